@@ -1,0 +1,1 @@
+//! The API types of Bascule: what users write and what the operator writes for agents.

@@ -1,0 +1,1 @@
+//! Pure: a snapshot of manifests in, what each director must do out.
