@@ -1,0 +1,49 @@
+# Two commands matter: `make lab` plays the teaching lab on this machine, `make test` runs every test.
+# Both install what is missing (Debian or Ubuntu, as root) and say so; see scripts/setup.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export CARGO_TERM_PROGRESS_WHEN ?= never
+
+# What is shipped names no path of the machine that built it.
+CARGO_HOME_DIR := $(or $(CARGO_HOME),$(HOME)/.cargo)
+RELEASE_FLAGS := --remap-path-prefix=$(CURDIR)=/bascule \
+  --remap-path-prefix=$(CARGO_HOME_DIR)/registry/src=/cargo --remap-path-prefix=$(CARGO_HOME_DIR)=/cargo \
+  --remap-path-prefix=$(shell rustc --print sysroot 2>/dev/null)=/rust
+OUT ?= lab-results
+SCENARIO ?= tp-ipvs
+
+.PHONY: help
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build the programs, optimised and stripped, into target/release.
+	RUSTFLAGS="$(RELEASE_FLAGS)" cargo build --release --locked --bins
+
+.PHONY: lab
+lab: ## Play the teaching lab (SCENARIO=tp-ipvs) on this machine's kernel, or in a virtual machine where that lacks IPVS.
+	@venv=$$(scripts/setup lab) && $(MAKE) --no-print-directory build && \
+	PATH="$$venv/bin:$$PATH" target/release/bascule-lab run $(SCENARIO) --out $(OUT)
+
+.PHONY: test
+test: ## Run every test; prints how long each stage took.
+	@scripts/test
+
+.PHONY: bench
+bench: ## Measure beside ipvsadm and keepalived; writes $(OUT)/bench.
+	@venv=$$(scripts/setup lab) && $(MAKE) --no-print-directory build && cargo build --release --locked -p bascule-ipvs --example ipvs && \
+	for name in ipvs-program ipvs-change drift; do \
+	  PATH="$$venv/bin:$$PATH" target/release/bascule-lab bench $$name --out $(OUT)/bench || exit; \
+	done
+
+.PHONY: generate
+generate: ## Write the CRDs and JSON Schemas anew from the types.
+	cargo run -q -p bascule-crds --example generate
+
+.PHONY: deny
+deny: ## Check licences, sources, duplicates and, where their database is at hand, advisories.
+	@scripts/deny
+
+.PHONY: fuzz-smoke
+fuzz-smoke: ## Feed the decoders random bytes (the stable part of fuzzing; see the fuzz folders for cargo-fuzz).
+	cargo test --locked -p bascule-ipvs -p bascule-crds -p bascule-lab random
