@@ -54,7 +54,15 @@ pub struct Daemon {
 impl Daemon {
     /// A daemon with the kernel's defaults.
     pub fn new(role: DaemonRole, interface: impl Into<String>, sync_id: u8) -> Self {
-        Self { role, interface: interface.into(), sync_id, max_length: None, group: None, port: None, ttl: None }
+        Self {
+            role,
+            interface: interface.into(),
+            sync_id,
+            max_length: None,
+            group: None,
+            port: None,
+            ttl: None,
+        }
     }
 }
 

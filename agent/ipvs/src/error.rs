@@ -16,7 +16,9 @@ pub enum Error {
         advice: String,
     },
     /// The kernel refused for lack of rights.
-    #[error("the kernel refuses: IPVS needs CAP_NET_ADMIN in the initial user namespace (run as root, not in a user namespace)")]
+    #[error(
+        "the kernel refuses: IPVS needs CAP_NET_ADMIN in the initial user namespace (run as root, not in a user namespace)"
+    )]
     Permission,
     /// The netlink socket failed.
     #[error("netlink socket: cannot {action}: {source}")]

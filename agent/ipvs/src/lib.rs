@@ -42,5 +42,7 @@ pub use destination::{
 pub use error::{CommandError, Error, InvalidCommand};
 pub use nix::errno::Errno;
 pub use scheduler::{NO_SCHEDULER, Scheduler, SchedulerFlag, UnknownScheduler};
-pub use service::{Family, Netmask, Protocol, Service, ServiceEntry, ServiceFlags, ServiceId, UnknownProtocol};
+pub use service::{
+    Family, Netmask, Protocol, Service, ServiceEntry, ServiceFlags, ServiceId, UnknownProtocol,
+};
 pub use stats::Stats64;

@@ -37,11 +37,15 @@ enum Sent {
 
 impl<L: Link> Connection<L> {
     /// See [`crate::Client::execute_all`].
-    pub(super) fn execute_all(&mut self, commands: &[Command]) -> Result<Vec<Result<(), CommandError>>, Error> {
+    pub(super) fn execute_all(
+        &mut self,
+        commands: &[Command],
+    ) -> Result<Vec<Result<(), CommandError>>, Error> {
         let outcomes = self.execute_batches(commands)?;
         // Should ip_vs have been unloaded and loaded again, the id of the family means nothing any more, and the kernel answers every
         // message alike.
-        let all = |wanted| !outcomes.is_empty() && outcomes.iter().all(|outcome| errno_of(outcome) == Some(wanted));
+        let all =
+            |wanted| !outcomes.is_empty() && outcomes.iter().all(|outcome| errno_of(outcome) == Some(wanted));
         if all(Errno::EPERM) {
             return Err(Error::Permission);
         }
@@ -119,21 +123,19 @@ impl<L: Link> Connection<L> {
         let mut overflow = false;
         let mut finished = false;
         loop {
-            let received = self.receive_datagram(!overflow, |message| {
-                match message.payload {
-                    Payload::Overrun => overflow = true,
-                    Payload::Answer { errno } => {
-                        let index = usize::try_from(message.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
-                        if let (Some(command), Some(outcome)) = (commands.get(index), outcomes.get_mut(index)) {
-                            *outcome = Some(match errno {
-                                0 => Ok(()),
-                                errno => Err(CommandError::kernel(command, Errno::from_raw(errno))),
-                            });
-                            finished |= message.sequence == last;
-                        }
+            let received = self.receive_datagram(!overflow, |message| match message.payload {
+                Payload::Overrun => overflow = true,
+                Payload::Answer { errno } => {
+                    let index = usize::try_from(message.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
+                    if let (Some(command), Some(outcome)) = (commands.get(index), outcomes.get_mut(index)) {
+                        *outcome = Some(match errno {
+                            0 => Ok(()),
+                            errno => Err(CommandError::kernel(command, Errno::from_raw(errno))),
+                        });
+                        finished |= message.sequence == last;
                     }
-                    Payload::Done { .. } | Payload::Noop | Payload::Family { .. } => {}
-                };
+                }
+                Payload::Done { .. } | Payload::Noop | Payload::Family { .. } => {}
             });
             match received {
                 Ok(()) => {}

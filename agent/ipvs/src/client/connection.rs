@@ -10,7 +10,8 @@ use super::{Options, UNEXPECTED, link::Link, missing};
 use crate::{
     Command, CommandError, Daemon, DestinationEntry, Errno, Error, Family, ServiceEntry, ServiceId,
     codec::{
-        self, CONTROLLER, DecodeError, NLM_F_ACK, NLM_F_DUMP_INTR, Payload, Query, Reply, encode_command, encode_query,
+        self, CONTROLLER, DecodeError, NLM_F_ACK, NLM_F_DUMP_INTR, Payload, Query, Reply, encode_command,
+        encode_query,
     },
 };
 
@@ -88,7 +89,7 @@ impl<L: Link> Connection<L> {
         self.begin()?;
         let sequence = self.next_sequence();
         codec::encode_family_query(&mut self.request, sequence);
-        let result = self.exchange(sequence, CONTROLLER, |payload| codec::decode_family(payload));
+        let result = self.exchange(sequence, CONTROLLER, codec::decode_family);
         match self.broken(result)? {
             Ok(id) => {
                 self.family = id;
@@ -163,7 +164,8 @@ impl<L: Link> Connection<L> {
         loop {
             self.begin()?;
             let sequence = self.next_sequence();
-            if let Err(invalid) = encode_command(&mut self.request, self.family, sequence, NLM_F_ACK, command) {
+            if let Err(invalid) = encode_command(&mut self.request, self.family, sequence, NLM_F_ACK, command)
+            {
                 return Ok(Err(invalid.into()));
             }
             let result = self.acknowledged(sequence);
@@ -189,7 +191,9 @@ impl<L: Link> Connection<L> {
 
     /// Sends the request and waits for its acknowledgement.
     fn acknowledged(&mut self, sequence: u32) -> Result<Result<(), Errno>, Error> {
-        self.link.send(&self.request).map_err(|source| Error::Socket { action: "send to the kernel", source })?;
+        self.link
+            .send(&self.request)
+            .map_err(|source| Error::Socket { action: "send to the kernel", source })?;
         let mut answer = Ok(());
         self.receive(|message| {
             if message.sequence != sequence {
@@ -211,7 +215,9 @@ impl<L: Link> Connection<L> {
         family: u16,
         decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
     ) -> Result<Result<T, Errno>, Error> {
-        self.link.send(&self.request).map_err(|source| Error::Socket { action: "send to the kernel", source })?;
+        self.link
+            .send(&self.request)
+            .map_err(|source| Error::Socket { action: "send to the kernel", source })?;
         let mut answer = None;
         self.receive(|message| {
             if message.sequence != sequence {
@@ -261,7 +267,9 @@ impl<L: Link> Connection<L> {
         query: Query,
         select: impl Fn(Reply) -> Option<T>,
     ) -> Result<Dump<T>, Error> {
-        self.link.send(&self.request).map_err(|source| Error::Socket { action: "send to the kernel", source })?;
+        self.link
+            .send(&self.request)
+            .map_err(|source| Error::Socket { action: "send to the kernel", source })?;
         let family = self.family;
         let of = service_family(query);
         let mut entries = Vec::new();
@@ -329,7 +337,12 @@ impl<L: Link> Connection<L> {
 }
 
 /// One datagram, come what may with signals.
-fn receive_one(link: &mut impl Link, datagram: &mut Vec<u8>, timeout: Duration, wait: bool) -> Result<(), Error> {
+fn receive_one(
+    link: &mut impl Link,
+    datagram: &mut Vec<u8>,
+    timeout: Duration,
+    wait: bool,
+) -> Result<(), Error> {
     let begun = Instant::now();
     loop {
         match link.receive(datagram, wait) {

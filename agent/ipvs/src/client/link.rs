@@ -1,9 +1,6 @@
 //! The socket.
 
-use std::{
-    io,
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
 use nix::{
@@ -54,8 +51,12 @@ impl NetlinkLink {
         }
         let timeout = options.timeout.max(Duration::from_millis(1));
         let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
-        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(seconds, i64::from(timeout.subsec_micros())))
-            .map_err(|errno| failed("set its timeout")(errno.into()))?;
+        setsockopt(
+            &socket,
+            sockopt::ReceiveTimeout,
+            &TimeVal::new(seconds, i64::from(timeout.subsec_micros())),
+        )
+        .map_err(|errno| failed("set its timeout")(errno.into()))?;
         let receive_buffer = socket.get_rx_buf_sz().map_err(failed("read its receive buffer's size"))?;
         Ok(Self { socket, options: *options, receive_buffer })
     }

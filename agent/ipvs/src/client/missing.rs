@@ -15,7 +15,9 @@ fn advice_for(release: &str, modules: &Path) -> String {
         fs::read_to_string(modules.join(file)).is_ok_and(|text| text.contains("/net/netfilter/ipvs/ip_vs.ko"))
     };
     if listed("modules.builtin") {
-        return format!("kernel {release} has it built in, yet it does not answer: look for `IPVS` in its log (dmesg)");
+        return format!(
+            "kernel {release} has it built in, yet it does not answer: look for `IPVS` in its log (dmesg)"
+        );
     }
     if listed("modules.dep") || modules.join("kernel/net/netfilter/ipvs").is_dir() {
         return format!(

@@ -2,11 +2,13 @@
 
 mod batch;
 mod connection;
-#[cfg(any())]
+#[cfg(test)]
 mod fake;
 mod link;
 mod missing;
 mod settle;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -72,16 +72,16 @@ impl<L: Link> Connection<L> {
 
 /// Whether a daemon is what was asked for; what was left to the kernel may be anything.
 fn is_as_wanted(daemon: &Daemon, wanted: &Daemon) -> bool {
-    fn free<T: PartialEq>(held: &Option<T>, wanted: &Option<T>) -> bool {
+    fn free<T: PartialEq>(held: Option<T>, wanted: Option<T>) -> bool {
         wanted.is_none() || held == wanted
     }
     daemon.role == wanted.role
         && daemon.interface == wanted.interface
         && daemon.sync_id == wanted.sync_id
-        && free(&daemon.max_length, &wanted.max_length)
-        && free(&daemon.group, &wanted.group)
-        && free(&daemon.port, &wanted.port)
-        && free(&daemon.ttl, &wanted.ttl)
+        && free(daemon.max_length, wanted.max_length)
+        && free(daemon.group, wanted.group)
+        && free(daemon.port, wanted.port)
+        && free(daemon.ttl, wanted.ttl)
 }
 
 /// For each command, whether a later one of the batch that may have worked is about the same entry, so that looking tells nothing

@@ -5,12 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{
     DecodeError, cmd, daemon, dest, info, stats, svc, top,
     wire::{
-        Attribute, GENERIC_HEADER, attributes, get_be16, get_bytes, get_text, get_u8, get_u16, get_u32, get_u64,
+        Attribute, GENERIC_HEADER, attributes, get_be16, get_bytes, get_text, get_u8, get_u16, get_u32,
+        get_u64,
     },
 };
 use crate::{
-    Command, Daemon, DaemonRole, Destination, DestinationEntry, DestinationId, Family, Forwarding, Info, Netmask,
-    Protocol, Service, ServiceEntry, ServiceFlags, ServiceId, Stats64, Timeouts, Tunnel, TunnelFlags, TunnelKind,
+    Command, Daemon, DaemonRole, Destination, DestinationEntry, DestinationId, Family, Forwarding, Info,
+    Netmask, Protocol, Service, ServiceEntry, ServiceFlags, ServiceId, Stats64, Timeouts, Tunnel,
+    TunnelFlags, TunnelKind,
 };
 
 /// What the kernel tells.
@@ -136,7 +138,9 @@ impl<'a> Top<'a> {
                 top::DEST => all.destination = Some(value),
                 top::DAEMON => all.daemon = Some(value),
                 top::TIMEOUT_TCP => all.timeouts.tcp = get_u32(value, "IPVS_CMD_ATTR_TIMEOUT_TCP")?,
-                top::TIMEOUT_TCP_FIN => all.timeouts.tcp_fin = get_u32(value, "IPVS_CMD_ATTR_TIMEOUT_TCP_FIN")?,
+                top::TIMEOUT_TCP_FIN => {
+                    all.timeouts.tcp_fin = get_u32(value, "IPVS_CMD_ATTR_TIMEOUT_TCP_FIN")?;
+                }
                 top::TIMEOUT_UDP => all.timeouts.udp = get_u32(value, "IPVS_CMD_ATTR_TIMEOUT_UDP")?,
                 _ => {}
             }
@@ -169,7 +173,9 @@ fn address(value: &[u8], family: Family, attribute: &'static str) -> Result<IpAd
         (Family::Ipv4, 4 | 16) => {
             value.first_chunk::<4>().map(|&octets| Ipv4Addr::from(octets).into()).ok_or(wrong)
         }
-        (Family::Ipv6, 16) => value.first_chunk::<16>().map(|&octets| Ipv6Addr::from(octets).into()).ok_or(wrong),
+        (Family::Ipv6, 16) => {
+            value.first_chunk::<16>().map(|&octets| Ipv6Addr::from(octets).into()).ok_or(wrong)
+        }
         _ => Err(wrong),
     }
 }
@@ -201,11 +207,11 @@ impl<'a> ServiceAttributes<'a> {
                 svc::ADDR => all.address = Some(value),
                 svc::PORT => all.port = Some(get_be16(value, "IPVS_SVC_ATTR_PORT")?),
                 svc::FWMARK => all.fwmark = Some(get_u32(value, "IPVS_SVC_ATTR_FWMARK")?),
-                svc::SCHED_NAME => all.scheduler = Some(get_text(value, "IPVS_SVC_ATTR_SCHED_NAME")?),
+                svc::SCHED_NAME => all.scheduler = get_text(value),
                 svc::FLAGS => all.flags = Some(get_bytes(value, "IPVS_SVC_ATTR_FLAGS")?),
                 svc::TIMEOUT => all.timeout = Some(get_u32(value, "IPVS_SVC_ATTR_TIMEOUT")?),
                 svc::NETMASK => all.netmask = Some(get_bytes(value, "IPVS_SVC_ATTR_NETMASK")?),
-                svc::PE_NAME => all.pe_name = Some(get_text(value, "IPVS_SVC_ATTR_PE_NAME")?),
+                svc::PE_NAME => all.pe_name = get_text(value),
                 svc::STATS => all.stats = Some(read_stats(value, true)?),
                 svc::STATS64 => all.stats64 = Some(read_stats(value, false)?),
                 _ => {}
@@ -379,7 +385,7 @@ impl DaemonAttributes {
             let Attribute { kind, value } = attribute?;
             match kind {
                 daemon::STATE => all.state = Some(get_u32(value, "IPVS_DAEMON_ATTR_STATE")?),
-                daemon::MCAST_IFN => all.interface = Some(get_text(value, "IPVS_DAEMON_ATTR_MCAST_IFN")?),
+                daemon::MCAST_IFN => all.interface = get_text(value),
                 daemon::SYNC_ID => all.sync_id = Some(get_u32(value, "IPVS_DAEMON_ATTR_SYNC_ID")?),
                 daemon::SYNC_MAXLEN => all.max_length = Some(get_u16(value, "IPVS_DAEMON_ATTR_SYNC_MAXLEN")?),
                 daemon::MCAST_GROUP => {

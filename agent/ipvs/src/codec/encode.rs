@@ -6,13 +6,11 @@ use super::{
     CONTROLLER, FAMILY_NAME, cmd, daemon, dest,
     framing::{NLM_F_DUMP, NLM_F_REQUEST},
     svc, top,
-    wire::{
-        close, finish, open, put, put_be16, put_text, put_u8, put_u16, put_u32, start,
-    },
+    wire::{close, finish, open, put, put_be16, put_text, put_u8, put_u16, put_u32, start},
 };
 use crate::{
-    Command, Daemon, DaemonRole, Destination, DestinationId, Forwarding, InvalidCommand, Netmask, Protocol, Service,
-    ServiceId, TunnelKind,
+    Command, Daemon, DaemonRole, Destination, DestinationId, Forwarding, InvalidCommand, Netmask, Protocol,
+    Service, ServiceId, TunnelKind,
 };
 
 /// IPVS_GENL_VERSION.
@@ -57,7 +55,12 @@ pub fn encode_family_query(buffer: &mut Vec<u8>, sequence: u32) {
 ///
 /// # Errors
 /// The service of the question is none that the kernel would understand; nothing is appended then.
-pub fn encode_query(buffer: &mut Vec<u8>, family: u16, sequence: u32, query: Query) -> Result<(), InvalidCommand> {
+pub fn encode_query(
+    buffer: &mut Vec<u8>,
+    family: u16,
+    sequence: u32,
+    query: Query,
+) -> Result<(), InvalidCommand> {
     let (command, service) = match query {
         Query::Services => (cmd::GET_SERVICE, None),
         Query::Service(id) => (cmd::GET_SERVICE, Some(id)),
@@ -187,7 +190,9 @@ fn check_destination(destination: &Destination) -> Result<(), InvalidCommand> {
         return Err(InvalidCommand::Weight);
     }
     match destination.forwarding {
-        Forwarding::Other(0..=4 | 8..) => Err(InvalidCommand::OtherNumber { what: "the forwarding method's number" }),
+        Forwarding::Other(0..=4 | 8..) => {
+            Err(InvalidCommand::OtherNumber { what: "the forwarding method's number" })
+        }
         Forwarding::Tunnel(tunnel) if matches!(tunnel.kind, TunnelKind::Other { number: 0..=2, .. }) => {
             Err(InvalidCommand::OtherNumber { what: "the tunnel type's number" })
         }
@@ -279,16 +284,16 @@ fn put_daemon(buffer: &mut Vec<u8>, daemon: &Daemon) {
     if let Some(length) = daemon.max_length {
         put_u16(buffer, daemon::SYNC_MAXLEN, length);
     }
-    match daemon.group {
-        Some(IpAddr::V4(group)) => put(buffer, daemon::MCAST_GROUP, &group.octets()),
-        Some(IpAddr::V6(group)) => put(buffer, daemon::MCAST_GROUP6, &group.octets()),
-        None => {}
-    }
     if let Some(port) = daemon.port {
         put_u16(buffer, daemon::MCAST_PORT, port);
     }
     if let Some(ttl) = daemon.ttl {
         put_u8(buffer, daemon::MCAST_TTL, ttl);
+    }
+    match daemon.group {
+        Some(IpAddr::V4(group)) => put(buffer, daemon::MCAST_GROUP, &group.octets()),
+        Some(IpAddr::V6(group)) => put(buffer, daemon::MCAST_GROUP6, &group.octets()),
+        None => {}
     }
     close(buffer, nest);
 }

@@ -71,7 +71,8 @@ impl<'a> Messages<'a> {
     fn parse(&mut self) -> Result<Message<'a>, DecodeError> {
         const CUT: DecodeError = DecodeError::Truncated { what: "a netlink message" };
         let header = self.bytes.first_chunk::<MESSAGE_HEADER>().ok_or(CUT)?;
-        let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let word =
+            |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
         let length = usize::try_from(word(0)).map_err(|_| CUT)?;
         let bytes = self.bytes.get(MESSAGE_HEADER..length).ok_or(CUT)?;

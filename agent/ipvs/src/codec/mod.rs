@@ -13,7 +13,9 @@ mod wire;
 
 pub use decode::{Reply, decode_command, decode_family, decode_reply};
 pub use encode::{Query, encode_command, encode_family_query, encode_query};
-pub use framing::{Message, Messages, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, Payload, messages};
+pub use framing::{
+    Message, Messages, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, Payload, messages,
+};
 
 /// The id of generic netlink's controller (GENL_ID_CTRL), which knows the ids of all other families.
 pub const CONTROLLER: u16 = 0x10;

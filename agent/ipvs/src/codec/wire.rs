@@ -16,7 +16,14 @@ pub(super) fn align(length: usize) -> usize {
 }
 
 /// Where in the buffer a message begins; to be handed to [`finish`].
-pub(super) fn start(buffer: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, command: u8, version: u8) -> usize {
+pub(super) fn start(
+    buffer: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    command: u8,
+    version: u8,
+) -> usize {
     let at = buffer.len();
     buffer.extend_from_slice(&[0; 4]);
     buffer.extend_from_slice(&kind.to_ne_bytes());
@@ -111,16 +118,12 @@ impl<'a> Iterator for Attributes<'a> {
             let rest = self.bytes.get(align(length)..).unwrap_or_default();
             Some((Attribute { kind: u16::from_ne_bytes([k0, k1]) & TYPE_MASK, value }, rest))
         });
-        match parsed {
-            Some((attribute, rest)) => {
-                self.bytes = rest;
-                Some(Ok(attribute))
-            }
-            None => {
-                self.bytes = &[];
-                Some(Err(DecodeError::Truncated { what: "an attribute" }))
-            }
-        }
+        let Some((attribute, rest)) = parsed else {
+            self.bytes = &[];
+            return Some(Err(DecodeError::Truncated { what: "an attribute" }));
+        };
+        self.bytes = rest;
+        Some(Ok(attribute))
     }
 }
 
@@ -149,17 +152,18 @@ pub(super) fn get_u64(value: &[u8], attribute: &'static str) -> Result<u64, Deco
     exactly(value, attribute).map(u64::from_ne_bytes)
 }
 
-pub(super) fn get_bytes<const N: usize>(value: &[u8], attribute: &'static str) -> Result<[u8; N], DecodeError> {
+pub(super) fn get_bytes<const N: usize>(
+    value: &[u8],
+    attribute: &'static str,
+) -> Result<[u8; N], DecodeError> {
     exactly(value, attribute)
 }
 
-/// A string up to its NUL. Bytes that are no UTF-8 (an interface may have such a name) become U+FFFD.
-pub(super) fn get_text(value: &[u8], attribute: &'static str) -> Result<String, DecodeError> {
+/// A string up to its NUL; none if it is empty, as `ipvsadm` sends where it has nothing to say. Bytes that are no UTF-8 (an
+/// interface may have such a name) become U+FFFD.
+pub(super) fn get_text(value: &[u8]) -> Option<String> {
     let text = value.split(|&byte| byte == 0).next().unwrap_or_default();
-    if text.is_empty() {
-        return Err(DecodeError::Length { attribute, length: value.len() });
-    }
-    Ok(String::from_utf8_lossy(text).into_owned())
+    (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
 }
 
 #[cfg(test)]
@@ -180,7 +184,7 @@ mod tests {
         assert_eq!(get_u8(all[0].value, ""), Ok(7));
         assert_eq!(all[1].value, [0, 80]);
         assert_eq!(all[2].value, b"wlc\0");
-        assert_eq!(get_text(all[2].value, "").unwrap(), "wlc");
+        assert_eq!(get_text(all[2].value).unwrap(), "wlc");
         let inner: Vec<_> = attributes(all[3].value).collect::<Result<_, _>>().unwrap();
         assert_eq!(get_u32(inner[0].value, ""), Ok(9));
     }
@@ -205,8 +209,8 @@ mod tests {
         assert!(get_u16(&[1], "").is_err());
         assert!(get_u16(&[1, 2, 3], "").is_err());
         assert!(get_u32(&[], "").is_err());
-        assert!(get_text(&[], "").is_err());
-        assert!(get_text(&[0], "").is_err());
-        assert_eq!(get_text(b"eth0", "").unwrap(), "eth0", "a missing NUL is harmless");
+        assert_eq!(get_text(&[]), None);
+        assert_eq!(get_text(&[0]), None);
+        assert_eq!(get_text(b"eth0").unwrap(), "eth0", "a missing NUL is harmless");
     }
 }
