@@ -1,1 +1,3 @@
 //! The API types of Bascule: what users write and what the operator writes for agents.
+
+pub mod manifest;
