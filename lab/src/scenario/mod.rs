@@ -1,9 +1,119 @@
 //! The scenario language: one YAML file with a topology, steps and expectations.
 
+mod check;
+pub mod expectation;
 pub mod fault;
+mod load;
+mod refer;
+pub mod schema;
+pub mod shipped;
+pub mod step;
+mod suggest;
+#[cfg(test)]
+mod tests;
 pub mod topology;
 pub mod value;
 
+use std::collections::BTreeSet;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use expectation::{Expectation, Kind};
 pub use fault::Fault;
-pub use topology::Topology;
+pub use load::{MAX_BYTES, Problem, load, load_file};
+pub use step::{Action, Step};
+pub use topology::{Name, Topology};
 pub use value::{Prefix, Span};
+
+/// A scenario: a network, what is done to it, and what has to come out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Scenario {
+    /// Its name: the file's, without `.yaml`.
+    #[serde(skip)]
+    pub name: String,
+    /// What it shows, in the words of the TP where it is one.
+    #[schemars(length(min = 1, max = 4096))]
+    pub summary: String,
+    /// What the machine has to have; without it the scenario is `unsupported`.
+    #[serde(default, skip_serializing_if = "Requirements::is_empty")]
+    pub requires: Requirements,
+    /// Which links are recorded without being asked.
+    #[serde(default)]
+    pub record: Record,
+    /// The network.
+    pub topology: Topology,
+    /// What happens, one thing after another. A step that fails ends the scenario.
+    #[schemars(length(min = 1, max = 256))]
+    pub steps: Vec<Step>,
+    /// A negative control: a scenario that must fail, and where. It proves that the lab notices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Control>,
+}
+
+/// What a machine has to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Requirements {
+    /// Features of the kernel.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub kernel: BTreeSet<Feature>,
+    /// Programs, by their names.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub programs: BTreeSet<String>,
+}
+
+impl Requirements {
+    /// Whether any machine will do.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A feature of a kernel. Namespaces, bridges and veth are always needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Feature {
+    /// IP virtual server (`ip_vs`).
+    Ipvs,
+    /// IP in IP tunnels (`tunl0`).
+    Ipip,
+    /// nftables with connection tracking.
+    Nftables,
+}
+
+impl Feature {
+    /// Its name, as it is written in a scenario.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ipvs => "ipvs",
+            Self::Ipip => "ipip",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
+/// Which links are recorded without being asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Record {
+    /// Those of nodes with an agent or a peer program, and those that `frames` expectations name.
+    #[default]
+    Directors,
+    /// All.
+    All,
+    /// Only those that `frames` expectations name.
+    Asked,
+}
+
+/// Where a negative control must fail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Control {
+    /// The step.
+    pub fails_at: String,
+    /// Words of the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+}

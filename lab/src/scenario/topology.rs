@@ -15,10 +15,30 @@ use super::value::{Destination, Listen, Mac, Prefix};
 /// The name of a node, network, interface, server or load, as people see it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(extend("format" = "name"))]
 pub struct Name(
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"))]
     pub String,
 );
+
+impl Name {
+    /// Whether `text` can be a name: letters and digits, and `_`, `.`, `-` inside; at most 63.
+    pub(crate) fn check(text: &str) -> Result<(), String> {
+        let inside = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        if text.len() <= 63
+            && text.chars().all(inside)
+            && ends(text.chars().next())
+            && ends(text.chars().last())
+        {
+            Ok(())
+        } else {
+            Err(format!(
+                "`{text}` cannot be a name; use letters, digits, and `_`, `.` or `-` between them, at most 63"
+            ))
+        }
+    }
+}
 
 impl Deref for Name {
     type Target = str;

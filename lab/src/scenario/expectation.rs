@@ -1,0 +1,582 @@
+//! What a scenario judges, in the field's words.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::topology::Name;
+use super::value::Span;
+
+/// One expectation: exactly one kind, and perhaps the time within which it comes true.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "ExpectationForm", into = "ExpectationForm")]
+#[schemars(!try_from, !into, with = "ExpectationForm")]
+pub struct Expectation {
+    /// What is judged.
+    pub kind: Kind,
+    /// It need not hold at once, but within this of the step's beginning.
+    pub within: Option<Span>,
+}
+
+/// What is judged.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// A load's requests.
+    Requests(RequestsExpectation),
+    /// Who has an address.
+    Holders(HoldersExpectation),
+    /// What a kernel's tables hold.
+    Kernel(KernelExpectation),
+    /// Held connections.
+    Connections(ConnectionsExpectation),
+    /// Recorded frames.
+    Frames(FramesExpectation),
+    /// What an agent says about itself.
+    AgentStatus(AgentStatusExpectation),
+    /// What an agent would change.
+    Plan(PlanExpectation),
+    /// What a program logged.
+    Log(LogExpectation),
+    /// What a command prints.
+    Command(CommandExpectation),
+}
+
+impl Kind {
+    /// The name of the kind, as it is written in a scenario.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Requests(_) => "requests",
+            Self::Holders(_) => "holders",
+            Self::Kernel(_) => "kernel",
+            Self::Connections(_) => "connections",
+            Self::Frames(_) => "frames",
+            Self::AgentStatus(_) => "agentStatus",
+            Self::Plan(_) => "plan",
+            Self::Log(_) => "log",
+            Self::Command(_) => "command",
+        }
+    }
+}
+
+/// How an expectation is written: exactly one kind, and perhaps `within`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename = "Expectation", rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-exactly-one" = ["requests", "holders", "kernel", "connections", "frames", "agentStatus", "plan", "log", "command"]))]
+pub struct ExpectationForm {
+    /// It need not hold at once, but within this of the step's beginning, plus the lateness that the canary measured meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    within: Option<Span>,
+    /// What became of a load's requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    requests: Option<RequestsExpectation>,
+    /// Who has an address, and for how long nobody or several had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    holders: Option<HoldersExpectation>,
+    /// What a node's kernel holds: IPVS, addresses, sysctls, nftables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kernel: Option<KernelExpectation>,
+    /// What became of held connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    connections: Option<ConnectionsExpectation>,
+    /// How many frames of a kind were seen on a link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    frames: Option<FramesExpectation>,
+    /// What `bascule-agent status -o json` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    agent_status: Option<AgentStatusExpectation>,
+    /// `bascule-agent plan` has nothing to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    plan: Option<PlanExpectation>,
+    /// What a program of a node logged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    log: Option<LogExpectation>,
+    /// What a command prints; with `within`, it is run until it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    command: Option<CommandExpectation>,
+}
+
+impl TryFrom<ExpectationForm> for Expectation {
+    type Error = String;
+
+    fn try_from(form: ExpectationForm) -> Result<Self, String> {
+        let mut kinds: Vec<Kind> = [
+            form.requests.map(Kind::Requests),
+            form.holders.map(Kind::Holders),
+            form.kernel.map(Kind::Kernel),
+            form.connections.map(Kind::Connections),
+            form.frames.map(Kind::Frames),
+            form.agent_status.map(Kind::AgentStatus),
+            form.plan.map(Kind::Plan),
+            form.log.map(Kind::Log),
+            form.command.map(Kind::Command),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        match (kinds.pop(), kinds.pop()) {
+            (Some(kind), None) => Ok(Self { kind, within: form.within }),
+            (None, _) => Err("an expectation has exactly one kind; this one has none".into()),
+            (Some(last), Some(other)) => Err(format!(
+                "an expectation has exactly one kind; this one has `{}` and `{}`",
+                other.name(),
+                last.name()
+            )),
+        }
+    }
+}
+
+impl From<Expectation> for ExpectationForm {
+    fn from(expectation: Expectation) -> Self {
+        let mut form = Self { within: expectation.within, ..Self::default() };
+        match expectation.kind {
+            Kind::Requests(kind) => form.requests = Some(kind),
+            Kind::Holders(kind) => form.holders = Some(kind),
+            Kind::Kernel(kind) => form.kernel = Some(kind),
+            Kind::Connections(kind) => form.connections = Some(kind),
+            Kind::Frames(kind) => form.frames = Some(kind),
+            Kind::AgentStatus(kind) => form.agent_status = Some(kind),
+            Kind::Plan(kind) => form.plan = Some(kind),
+            Kind::Log(kind) => form.log = Some(kind),
+            Kind::Command(kind) => form.command = Some(kind),
+        }
+        form
+    }
+}
+
+/// A number: exactly `10`, or `{atLeast: 1}`, `{atMost: 3}`, both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Count {
+    /// Exactly this many.
+    Exactly(u64),
+    /// Within these limits.
+    Limits(Limits),
+}
+
+/// Limits of a number, both included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limits {
+    /// No fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_least: Option<u64>,
+    /// No more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<u64>,
+}
+
+impl Count {
+    /// Whether `seen` is such a number.
+    pub fn admits(self, seen: u64) -> bool {
+        match self {
+            Self::Exactly(wanted) => seen == wanted,
+            Self::Limits(limits) => {
+                limits.at_least.is_none_or(|least| seen >= least)
+                    && limits.at_most.is_none_or(|most| seen <= most)
+            }
+        }
+    }
+
+    /// Whether some number from `low` to `high`, both included, is such a number.
+    pub fn admits_any(self, low: u64, high: u64) -> bool {
+        match self {
+            Self::Exactly(wanted) => (low..=high).contains(&wanted),
+            Self::Limits(limits) => {
+                limits.at_least.is_none_or(|least| high >= least)
+                    && limits.at_most.is_none_or(|most| low <= most)
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exactly(wanted) => write!(f, "exactly {wanted}"),
+            Self::Limits(Limits { at_least: Some(least), at_most: Some(most) }) => {
+                write!(f, "{least} to {most}")
+            }
+            Self::Limits(Limits { at_least: Some(least), at_most: None }) => write!(f, "at least {least}"),
+            Self::Limits(Limits { at_least: None, at_most: Some(most) }) => write!(f, "at most {most}"),
+            Self::Limits(Limits { at_least: None, at_most: None }) => f.write_str("any number"),
+        }
+    }
+}
+
+/// A length of time that is judged. The limit is this plus the lateness that the canary measured in that window; where the
+/// measure is coarser than the difference, the verdict is `undecided`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Bound {
+    /// No longer.
+    pub at_most: Span,
+}
+
+/// A part of the run, between the beginnings of two steps; all of it unless told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Window {
+    /// From the beginning of this step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// To the beginning of this step; until now unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+}
+
+impl Window {
+    /// Whether it is the whole run.
+    pub fn is_all(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What became of a load's requests. Requests belong to a window by their scheduled time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestsExpectation {
+    /// The load.
+    pub load: Name,
+    /// Which of them; all unless told.
+    #[serde(default, skip_serializing_if = "Window::is_all")]
+    pub window: Window,
+    /// How many were sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<Count>,
+    /// How many were answered well and in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ok: Option<Count>,
+    /// How many were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Count>,
+    /// Who answered how many. A server that is not named here answered none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answerers: Option<BTreeMap<String, Count>>,
+    /// In what proportion servers answered, by weight: `{SRV1: 1, SRV2: 2}`. Exact: at most one request off for each, unless
+    /// `tolerance` says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proportion: Option<BTreeMap<String, u32>>,
+    /// How many requests each server may be off its share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<u64>,
+    /// Answers, in the order in which the requests were scheduled, go round the servers: with two they alternate exactly.
+    #[serde(default)]
+    pub alternate: bool,
+    /// All were answered by one and the same server, whichever.
+    #[serde(default)]
+    pub one_answerer: bool,
+    /// The longest time without a good answer (`served`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_gap: Option<Bound>,
+}
+
+/// Who has an address, from the kernels' own notifications (`held`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HoldersExpectation {
+    /// The address.
+    pub address: IpAddr,
+    /// The nodes that have it now; an empty list: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Vec<Name>>,
+    /// The part of the run for gaps and overlaps; all of it, from the first time that somebody had it, unless told.
+    #[serde(default, skip_serializing_if = "Window::is_all")]
+    pub window: Window,
+    /// The longest time that nobody had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_gap: Option<Bound>,
+    /// The longest time that two or more had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_overlap: Option<Bound>,
+}
+
+/// What a node's kernel holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KernelExpectation {
+    /// The node.
+    pub node: Name,
+    /// What `ipvsadm -Ln` prints, without its three heading lines; spaces in a row count as one, `*` stands for anything, the order
+    /// of services and of servers does not matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub ipvsadm: Option<Vec<String>>,
+    /// Virtual services that are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub services: Option<Vec<ServiceExpectation>>,
+    /// Virtual services that are not there: `TCP 192.16.193.30:80`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub no_services: Vec<String>,
+    /// Addresses that are there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub addresses: Vec<AddressExpectation>,
+    /// Addresses that no interface has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub no_addresses: Vec<IpAddr>,
+    /// Kernel parameters and their values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+    /// What `nft list ruleset` prints.
+    #[serde(default, skip_serializing_if = "TextExpectation::is_empty")]
+    pub nft: TextExpectation,
+}
+
+/// A virtual service in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceExpectation {
+    /// As `ipvsadm -Ln` prints it: `TCP 192.16.193.30:80`, `UDP [2001:db8::30]:53`, `FWM 1`, `FWM 1 IPv6`.
+    pub service: String,
+    /// Its scheduler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<String>,
+    /// Its other words: `ops`, `persistent 360`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flags: Option<String>,
+    /// Its real servers: these and no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub destinations: Option<Vec<DestinationExpectation>>,
+}
+
+/// A real server in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DestinationExpectation {
+    /// As `ipvsadm -Ln` prints it: `172.16.193.10:80`.
+    pub server: String,
+    /// `Masq`, `Route`, `Tunnel` or `Local`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<String>,
+    /// Its weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// Its active connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<Count>,
+    /// Its inactive connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inactive: Option<Count>,
+}
+
+/// An address on an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AddressExpectation {
+    /// With its prefix: `192.16.193.30/32`.
+    pub address: super::value::Prefix,
+    /// Its interface; any unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<Name>,
+    /// Its label: `enp0s3:30`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+/// What became of held connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConnectionsExpectation {
+    /// The name that they were given when they were opened.
+    pub load: Name,
+    /// How many were ever opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<Count>,
+    /// How many are alive: open, and a line was exchanged since the step began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alive: Option<Count>,
+    /// How many were lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Count>,
+    /// Who answered how many of those that were opened. A server that is not named here answered none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answerers: Option<BTreeMap<String, Count>>,
+}
+
+/// Frames of a kind on a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FramesExpectation {
+    /// The node.
+    pub node: Name,
+    /// Its interface.
+    pub interface: Name,
+    /// Which frames; all of this must be true of one.
+    #[serde(default)]
+    pub filter: FrameFilter,
+    /// How many.
+    pub count: Count,
+    /// When; the whole run unless told.
+    #[serde(default, skip_serializing_if = "Window::is_all")]
+    pub window: Window,
+}
+
+/// What is true of a frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FrameFilter {
+    /// Its innermost protocol that the lab knows; with `ipip`, the outer one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<FrameProtocol>,
+    /// The TCP flags, of which each is set, or with `!` clear: `[syn, "!ack"]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 6))]
+    pub tcp_flags: Vec<TcpFlag>,
+    /// The source address; for ARP, the sender's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+    /// The destination address; for ARP, the target's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<IpAddr>,
+    /// The source port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<u16>,
+    /// The destination port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_port: Option<u16>,
+    /// The hardware address that it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_mac: Option<super::value::Mac>,
+    /// For ARP: sender and target are the same address. For IPv6: an unsolicited neighbour advertisement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gratuitous: Option<bool>,
+}
+
+/// A protocol that the lab tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum FrameProtocol {
+    /// Address resolution.
+    Arp,
+    /// ICMP and ICMPv6.
+    Icmp,
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// VRRP.
+    Vrrp,
+    /// IP in IP: IPv4 or IPv6 in either.
+    Ipip,
+    /// Generic routing encapsulation.
+    Gre,
+}
+
+/// A TCP flag that is set, or with `!` clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum TcpFlag {
+    /// SYN set.
+    Syn,
+    /// SYN clear.
+    #[serde(rename = "!syn")]
+    NoSyn,
+    /// ACK set.
+    Ack,
+    /// ACK clear.
+    #[serde(rename = "!ack")]
+    NoAck,
+    /// RST set.
+    Rst,
+    /// RST clear.
+    #[serde(rename = "!rst")]
+    NoRst,
+    /// FIN set.
+    Fin,
+    /// FIN clear.
+    #[serde(rename = "!fin")]
+    NoFin,
+}
+
+/// What `bascule-agent status -o json` says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentStatusExpectation {
+    /// The node.
+    pub node: Name,
+    /// JSON pointers (RFC 6901) and the values there: `/ready: true`. In a list, `*` as an index stands for any element.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, serde_json::Value>,
+    /// Words that are somewhere in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub contains: Vec<String>,
+}
+
+/// `bascule-agent plan` has nothing to do: exit 0 and no operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlanExpectation {
+    /// The node.
+    pub node: Name,
+}
+
+/// What a program of a node logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LogExpectation {
+    /// The node.
+    pub node: Name,
+    /// `agent`, the name of one of its servers, or its peer program.
+    pub program: Name,
+    /// Words that one of its lines has.
+    #[schemars(length(min = 1, max = 1024))]
+    pub contains: String,
+    /// How many such lines; at least one unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<Count>,
+    /// When they were written; the whole run unless told.
+    #[serde(default, skip_serializing_if = "Window::is_all")]
+    pub window: Window,
+}
+
+/// What a command prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CommandExpectation {
+    /// The node.
+    pub node: Name,
+    /// For `/bin/sh -c`.
+    #[schemars(length(min = 1, max = 4096))]
+    pub command: String,
+    /// Its exit code; 0 unless told.
+    #[serde(default)]
+    pub exit_code: u8,
+    /// What it prints.
+    #[serde(default, skip_serializing_if = "TextExpectation::is_empty")]
+    pub stdout: TextExpectation,
+}
+
+/// What is true of a text. Spaces in a row count as one; `*` in `lines` and `noLines` stands for anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TextExpectation {
+    /// Words that are in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub contains: Vec<String>,
+    /// Words that are not in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub contains_not: Vec<String>,
+    /// Lines that are in it, in this order, perhaps with others between.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub lines: Vec<String>,
+    /// All of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equals: Option<String>,
+}
+
+impl TextExpectation {
+    /// Whether any text will do.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

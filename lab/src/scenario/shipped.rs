@@ -1,0 +1,55 @@
+//! The scenarios that ship inside the program.
+
+/// Name and text of a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shipped {
+    /// Its name.
+    pub name: &'static str,
+    /// Its file.
+    pub text: &'static str,
+}
+
+macro_rules! shipped {
+    ($($name:literal),* $(,)?) => {
+        &[$(Shipped { name: $name, text: include_str!(concat!("../../scenarios/", $name, ".yaml")) }),*]
+    };
+}
+
+/// All of them, sorted by name.
+pub const SHIPPED: &[Shipped] = shipped![];
+
+/// The shipped scenario of that name.
+pub fn find(name: &str) -> Option<&'static Shipped> {
+    SHIPPED.iter().find(|shipped| shipped.name == name)
+}
+
+/// What to say when none has that name: the nearest one.
+pub fn hint(name: &str) -> String {
+    super::suggest::hint(name, SHIPPED.iter().map(|shipped| shipped.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_ships_sorted_and_loads() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .filter_map(|entry| {
+                entry.unwrap().file_name().into_string().unwrap().strip_suffix(".yaml").map(Into::into)
+            })
+            .collect();
+        files.sort();
+        assert_eq!(SHIPPED.iter().map(|shipped| shipped.name).collect::<Vec<_>>(), files);
+        for shipped in SHIPPED {
+            let scenario = crate::scenario::load(shipped.name, shipped.text);
+            assert!(scenario.is_ok(), "{}: {}", shipped.name, render(scenario.unwrap_err()));
+        }
+    }
+
+    fn render(problems: Vec<crate::scenario::Problem>) -> String {
+        problems.iter().map(|problem| format!("\n{problem}")).collect()
+    }
+}
