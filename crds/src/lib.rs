@@ -1,8 +1,27 @@
 //! The API types of Bascule: what users write and what the operator writes for agents.
+//!
+//! - One module a kind, with its types. Their doc comments are the text of `kubectl explain`.
+//! - [`object`]: a manifest of any kind that users write.
 
+pub mod binding;
+pub mod common;
+pub mod director;
+pub mod director_config;
+pub mod forwarding;
+pub mod health_check;
 pub mod manifest;
+pub mod nat_rule;
+pub mod object;
+mod rules;
+pub mod virtual_service;
+pub mod vrrp_group;
 
-/// Judges manifests.
-pub mod validate {
-    pub mod structural;
-}
+pub use binding::{NatRuleBinding, NatRuleBindingSpec, VirtualServiceBinding, VirtualServiceBindingSpec};
+pub use director::{Director, DirectorSpec};
+pub use director_config::{DirectorConfig, DirectorConfigSpec};
+pub use forwarding::{ForwardingMethod, SourceNat};
+pub use health_check::{HealthCheck, HealthCheckSpec};
+pub use nat_rule::{NatRule, NatRuleSpec};
+pub use object::{Kind, Object, ObjectRef};
+pub use virtual_service::{VirtualService, VirtualServiceSpec};
+pub use vrrp_group::{VrrpGroup, VrrpGroupSpec};

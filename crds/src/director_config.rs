@@ -1,0 +1,205 @@
+//! DirectorConfig: what the operator writes for one director besides bindings. It never grows with the services.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::{Condition, Duration, conditions, rule, shape};
+use crate::director::{ConnectionSync, Expire, Sysctls, Timeouts};
+use crate::vrrp_group::{
+    Authentication, GratuitousArp, Instance, MachineService, Notify, OnAgentLoss, Preempt, Track, VrrpState,
+};
+
+/// VRRP, synchronisation, timeouts and sysctls of one director.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "bascule.dev",
+    version = "v1alpha1",
+    kind = "DirectorConfig",
+    plural = "directorconfigs",
+    shortname = "dc",
+    category = "bascule",
+    status = "DirectorConfigStatus",
+    derive = "PartialEq",
+    selectable = ".spec.director",
+    doc = "VRRP, synchronisation, timeouts and sysctls of one director. Written by the operator; its status is written by that director's agent.",
+    printcolumn(
+        name = "Director",
+        type_ = "string",
+        json_path = ".spec.director",
+        description = "The director."
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].status",
+        description = "Whether it is in the kernel."
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DirectorConfigSpec {
+    /// Name of the director. Immutable.
+    #[schemars(with = "shape::Name", extend("x-kubernetes-validations" = [rule("self == oldSelf",
+        "director is immutable: another one is another DirectorConfig")]))]
+    pub director: String,
+    /// Whether the agent sets the sysctls that its work needs.
+    #[serde(default)]
+    pub sysctls: Sysctls,
+    /// Timeouts of IPVS connections. Absent: the kernel's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    /// What becomes of connections whose real server is gone.
+    #[serde(default)]
+    pub expire: Expire,
+    /// Synchronises IPVS connections, interface resolved. Absent: not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_sync: Option<ConnectionSync>,
+    /// Groups that this director is a member of, at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = [
+        rule("self.map(g, g.instances.map(i, i.addresses.size() + (has(i.excludedAddresses) ? i.excludedAddresses.size() : 0)).sum()).sum() <= 8192",
+            "all groups of a director together have at most 8192 addresses")]))]
+    pub vrrp: Vec<DirectorVrrpGroup>,
+    /// Names for interfaces, at most 32: alias to interface.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, shape::Interface>", extend("maxProperties" = 32))]
+    pub interface_aliases: BTreeMap<String, String>,
+}
+
+/// A VrrpGroup as one of its members carries it out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DirectorVrrpGroup {
+    /// Name of the VrrpGroup.
+    #[schemars(with = "shape::Name")]
+    pub name: String,
+    /// This member's priority, 254 when it is preferred.
+    #[schemars(range(min = 1, max = 254))]
+    pub priority: u8,
+    /// Whether no member has a higher priority.
+    #[serde(default)]
+    pub highest: bool,
+    /// 2 or 3.
+    #[schemars(range(min = 2, max = 3))]
+    pub version: u8,
+    /// From one advertisement to the next.
+    pub advertisement_interval: Duration,
+    /// Missed advertisements until the active director is taken for dead.
+    #[schemars(range(min = 1, max = 100))]
+    pub down_intervals: u32,
+    /// Silence after which to warn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warn_after: Option<Duration>,
+    /// Extends the first wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup_grace: Option<Duration>,
+    /// Whether and when to take over from a living one.
+    pub preempt: Preempt,
+    /// Virtual routers, interfaces and ids resolved.
+    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub instances: Vec<Instance>,
+    /// This member's own address in each instance, by the instance's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, shape::Unicast>", extend("maxProperties" = 32))]
+    pub own_addresses: BTreeMap<String, IpAddr>,
+    /// The other members' addresses in each instance, for unicast. Empty: multicast.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, PeerAddresses>", extend("maxProperties" = 32))]
+    pub unicast_peers: BTreeMap<String, Vec<IpAddr>>,
+    /// Least TTL or hop limit of what is accepted, for unicast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 255))]
+    pub min_ttl: Option<u8>,
+    /// What lowers the priority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub track: Option<Track>,
+    /// Gratuitous ARP and unsolicited neighbour advertisements.
+    #[serde(default)]
+    pub gratuitous_arp: GratuitousArp,
+    /// How advertisements are authenticated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<Authentication>,
+    /// What becomes of the addresses when the agent is dead.
+    pub on_agent_loss: OnAgentLoss,
+    /// Services of the machine that run where the group is active.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub services: Vec<MachineService>,
+    /// Whom to tell of transitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Notify>,
+}
+
+/// Addresses of the other members, for the schema.
+#[derive(Debug)]
+enum PeerAddresses {}
+
+impl JsonSchema for PeerAddresses {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "PeerAddresses".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "array", "maxItems": 15, "x-kubernetes-list-type": "atomic",
+            "items": shape::Unicast::json_schema(generator)})
+    }
+}
+
+/// What that director's agent says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DirectorConfigStatus {
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Programmed, Ready; Degraded where it applies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions")]
+    pub conditions: Vec<Condition>,
+    /// State of each group, at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["group"]))]
+    pub vrrp: Vec<GroupState>,
+    /// Version of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub agent_version: Option<String>,
+    /// Release of the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub kernel: Option<String>,
+    /// What the machine lacks, such as a kernel module, at most 16 lines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<shape::Argument>", length(max = 16))]
+    pub missing: Vec<String>,
+}
+
+/// State of a group on this director.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupState {
+    /// Name of the VrrpGroup.
+    #[schemars(with = "shape::Name")]
+    pub group: String,
+    /// Initialize, Backup, Active or Fault.
+    pub state: VrrpState,
+    /// Effective priority.
+    #[schemars(range(max = 255))]
+    pub priority: u8,
+    /// When the state last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_transition: Option<Time>,
+    /// Why it is in that state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub reason: Option<String>,
+}

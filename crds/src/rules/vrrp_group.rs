@@ -1,0 +1,141 @@
+//! Rules of VrrpGroup.
+
+use serde_json::Value;
+
+use crate::common::{between, rule, rule_at, shape};
+
+/// Rules of the spec as a whole.
+pub(crate) fn spec() -> Vec<Value> {
+    vec![
+        rule_at(
+            ".preferred",
+            "!has(self.preferred) || self.members.exists(m, m.director == self.preferred)",
+            "preferred must be one of the members",
+        ),
+        rule_at(
+            ".advertisementInterval",
+            "self.version == 3 ? duration(self.advertisementInterval) <= duration('40s950ms') : !self.advertisementInterval.contains('ms')",
+            "version 3 has at most 40s950ms, version 2 whole seconds",
+        ),
+        rule_at(
+            ".version",
+            "self.version == 3 || self.instances.all(i, i.addresses.all(a, !a.contains(':')))",
+            "version 2 is for IPv4 only",
+        ),
+        rule_at(
+            ".instances",
+            "self.instances.all(i, !has(i.virtualRouterId) || self.instances.exists_one(j, \
+             has(j.virtualRouterId) && j.virtualRouterId == i.virtualRouterId && j.interface == i.interface))",
+            "two instances on one interface must have different virtualRouterIds",
+        ),
+        rule_at(
+            ".instances",
+            "self.instances.map(i, i.addresses.size()).sum() <= 2048",
+            "all instances together have at most 2048 addresses",
+        ),
+        rule_at(
+            ".instances",
+            "self.instances.map(i, has(i.excludedAddresses) ? i.excludedAddresses.size() : 0).sum() <= 4096",
+            "all instances together have at most 4096 excludedAddresses",
+        ),
+        rule_at(
+            ".members",
+            "self.members.all(m, !has(m.addresses) || m.addresses.all(n, self.instances.exists(i, i.name == n)))",
+            "the addresses of a member are named after instances",
+        ),
+        rule_at(
+            ".members",
+            "!has(self.peers) || !has(self.peers.unicast) \
+             || self.members.all(m, has(m.addresses) && self.instances.all(i, i.name in m.addresses))",
+            "unicast needs every member's own address in every instance",
+        ),
+        rule_at(
+            ".authentication",
+            "self.version == 2 || !has(self.authentication) || !has(self.authentication.simple)",
+            "version 3 has no simple authentication: use hmac",
+        ),
+        rule_at(
+            ".onAgentLoss",
+            "!has(self.onAgentLoss) || self.onAgentLoss == 'Keep' || self.members.size() >= 2",
+            "Release needs at least two members",
+        ),
+    ]
+}
+
+/// Rules of `spec.advertisementInterval`.
+pub(crate) fn advertisement_interval() -> Vec<Value> {
+    let mut rules = between("10ms", "255s");
+    rules.push(rule(
+        &format!(
+            "!self.matches('{}') || self.matches('^([0-9]{{1,5}}(h|m|s)|[0-9]{{0,4}}0ms)+$')",
+            shape::DURATION
+        ),
+        "must be a multiple of 10ms",
+    ));
+    rules
+}
+
+/// Rules of an instance.
+pub(crate) fn instance() -> Vec<Value> {
+    vec![
+        rule_at(
+            ".addresses",
+            "self.addresses.filter(a, !a.contains(':')).size() <= 255 && self.addresses.filter(a, a.contains(':')).size() <= 80",
+            "one packet holds at most 255 IPv4 and 80 IPv6 addresses; put more into excludedAddresses",
+        ),
+        rule_at(
+            ".label",
+            "!has(self.label) || self.label.startsWith(self.interface + ':')",
+            "a label begins with the interface's name and a colon",
+        ),
+    ]
+}
+
+/// Rules of a route.
+pub(crate) fn route() -> Vec<Value> {
+    vec![
+        rule_at(
+            ".via",
+            "!has(self.via) || self.via.contains(':') == self.to.contains(':')",
+            "via must be of the family of to",
+        ),
+        rule_at(
+            ".source",
+            "!has(self.source) || self.source.contains(':') == self.to.contains(':')",
+            "source must be of the family of to",
+        ),
+    ]
+}
+
+/// Rules of a policy rule.
+pub(crate) fn routing_rule() -> Vec<Value> {
+    vec![
+        rule("has(self.from) || has(self.to)", "from or to must be set"),
+        rule_at(
+            ".from",
+            "!has(self.from) || !has(self.to) || self.from.contains(':') == self.to.contains(':')",
+            "from must be of the family of to",
+        ),
+    ]
+}
+
+/// Rules of what is tracked.
+pub(crate) fn weight() -> Vec<Value> {
+    vec![rule_at(
+        ".weight",
+        "!has(self.weight) || self.weight != 0",
+        "a weight of 0 would change nothing: leave it out for Fault",
+    )]
+}
+
+/// Rules of the HMAC.
+pub(crate) fn hmac() -> Vec<Value> {
+    vec![
+        rule_at(
+            ".activeKey",
+            "self.keys.exists(k, k.id == self.activeKey)",
+            "activeKey must be the id of one of the keys",
+        ),
+        rule_at(".window", "!has(self.window) || self.antiReplay == 'Time'", "window needs antiReplay: Time"),
+    ]
+}
