@@ -41,7 +41,7 @@ pub enum Forwarding {
     Tunnel(Tunnel),
     /// By MAC address on a shared network (`ipvsadm -g`).
     DirectRouting,
-    /// Past the cache: the kernel uses it for connections of its own; `ipvsadm` prints `Bypass`.
+    /// Past the cache: the kernel uses it for connections of its own; `ipvsadm` has no name for it.
     Bypass,
     /// 5 to 7: no meaning yet, yet the kernel stores them.
     Other(u8),

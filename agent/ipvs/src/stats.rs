@@ -2,6 +2,9 @@
 
 /// Counters since the entry was made or zeroed, and rates over the last seconds as the kernel's estimator sees them
 /// (IPVS_STATS_ATTR_*).
+///
+/// The kernel's estimator adds everything up every 2 s, so that all of it, not only the rates, is up to 2 s old; with the sysctl
+/// `net.ipv4.vs.run_estimation = 0` (Linux 6.2) it stands still.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stats64 {
     /// Connections scheduled.

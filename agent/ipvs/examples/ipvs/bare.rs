@@ -17,7 +17,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
 const BATCH: usize = 1000;
 
 /// The commands for `services` services of `destinations` destinations each, a service before its destinations.
-pub fn commands(services: u32, destinations: u32) -> impl Iterator<Item = Command> {
+pub(crate) fn commands(services: u32, destinations: u32) -> impl Iterator<Item = Command> {
     (0..services).flat_map(move |service| {
         let id = ServiceId::Address {
             protocol: Protocol::Tcp,
@@ -33,7 +33,7 @@ pub fn commands(services: u32, destinations: u32) -> impl Iterator<Item = Comman
 }
 
 /// Sends the messages and returns how long that took and how many there were.
-pub fn send(services: u32, destinations: u32) -> Result<(Duration, usize), Box<dyn Error>> {
+pub(crate) fn send(services: u32, destinations: u32) -> Result<(Duration, usize), Box<dyn Error>> {
     let family = Client::connect()?.family_id();
     let mut socket = Socket::new(NETLINK_GENERIC)?;
     socket.bind_auto()?;

@@ -27,7 +27,7 @@ struct Rule {
 }
 
 /// Reads one rule; none if the line is empty or a comment.
-pub fn parse(line: &str) -> Result<Option<Command>, String> {
+pub(crate) fn parse(line: &str) -> Result<Option<Command>, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words.first() {
         None => Ok(None),
@@ -193,56 +193,52 @@ fn name(id: &ServiceId) -> String {
 }
 
 /// The rule that makes a service.
-pub fn service(service: &Service) -> String {
-    let mut line = format!("-A {} -s {}", name(&service.id), service.scheduler);
+pub(crate) fn service(service: &Service) -> String {
+    let mut words = vec!["-A".to_owned(), name(&service.id), format!("-s {}", service.scheduler)];
     if service.flags.contains(ServiceFlags::PERSISTENT) {
-        line += &format!(" -p {}", service.timeout);
+        words.push(format!("-p {}", service.timeout));
         if service.netmask != Netmask::host(service.id.family()) {
-            line += &format!(" -M {}", service.netmask);
+            words.push(format!("-M {}", service.netmask));
         }
     }
-    if let Some(engine) = &service.pe_name {
-        line += &format!(" --pe {engine}");
-    }
+    words.extend(service.pe_name.as_ref().map(|engine| format!("--pe {engine}")));
     if service.flags.contains(ServiceFlags::ONE_PACKET) {
-        line += " -o";
+        words.push("-o".into());
     }
     let known = service.scheduler.parse().map_or(&[][..], Scheduler::flags);
-    let general = [
+    let flags: Vec<&str> = [
         ("flag-1", ServiceFlags::SCHED1),
         ("flag-2", ServiceFlags::SCHED2),
         ("flag-3", ServiceFlags::SCHED3),
-    ];
-    let flags: Vec<&str> = general
-        .iter()
-        .filter(|(_, flag)| service.flags.contains(*flag))
-        .map(|(name, flag)| known.iter().find(|known| known.flag == *flag).map_or(*name, |known| known.name))
-        .collect();
+    ]
+    .into_iter()
+    .filter(|(_, flag)| service.flags.contains(*flag))
+    .map(|(name, flag)| known.iter().find(|known| known.flag == flag).map_or(name, |known| known.name))
+    .collect();
     if !flags.is_empty() {
-        line += &format!(" -b {}", flags.join(","));
+        words.push(format!("-b {}", flags.join(",")));
     }
-    line
+    words.join(" ")
 }
 
 /// The rule that makes a destination.
-pub fn destination(id: &ServiceId, destination: &Destination) -> String {
-    let mut line = format!("-a {} -r {}", name(id), destination.id);
-    line += match destination.forwarding {
-        Forwarding::Masquerade => " -m",
-        Forwarding::Tunnel(_) => " -i",
-        _ => " -g",
+pub(crate) fn destination(id: &ServiceId, destination: &Destination) -> String {
+    let method = match destination.forwarding {
+        Forwarding::Masquerade => "-m",
+        Forwarding::Tunnel(_) => "-i",
+        _ => "-g",
     };
-    line += &format!(" -w {}", destination.weight);
+    let mut words = vec![format!("-a {} -r {} {method} -w {}", name(id), destination.id, destination.weight)];
     if destination.upper_threshold != 0 || destination.lower_threshold != 0 {
-        line += &format!(" -x {} -y {}", destination.upper_threshold, destination.lower_threshold);
+        words.push(format!("-x {} -y {}", destination.upper_threshold, destination.lower_threshold));
     }
     if let Forwarding::Tunnel(tunnel) = destination.forwarding {
-        line += &match tunnel.kind {
-            TunnelKind::Ipip => " --tun-type ipip".to_owned(),
-            TunnelKind::Gue { port } => format!(" --tun-type gue --tun-port {port} --tun-{}", tunnel.flags),
-            TunnelKind::Gre => format!(" --tun-type gre --tun-{}", tunnel.flags),
-            TunnelKind::Other { number, .. } => format!(" --tun-type {number}"),
-        };
+        words.push(match tunnel.kind {
+            TunnelKind::Ipip => "--tun-type ipip".into(),
+            TunnelKind::Gue { port } => format!("--tun-type gue --tun-port {port} --tun-{}", tunnel.flags),
+            TunnelKind::Gre => format!("--tun-type gre --tun-{}", tunnel.flags),
+            TunnelKind::Other { number, .. } => format!("--tun-type {number}"),
+        });
     }
-    line
+    words.join(" ")
 }

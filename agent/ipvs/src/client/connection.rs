@@ -33,11 +33,18 @@ pub(super) struct Connection<L> {
 
 /// How a dump ended that did not fail for good.
 enum Dump<T> {
-    Whole(Vec<T>),
+    Whole(Listing<T>),
     /// It changed meanwhile, or was cut.
     Interrupted,
     /// The kernel refused.
     Refused(Errno),
+}
+
+/// What a dump gave.
+struct Listing<T> {
+    entries: Vec<T>,
+    /// It came in one datagram, which the kernel fills while it holds its lock. One in several may lack entries.
+    at_once: bool,
 }
 
 /// What a reader of messages says.
@@ -136,19 +143,43 @@ impl<L: Link> Connection<L> {
     }
 
     pub(super) fn services(&mut self) -> Result<Vec<ServiceEntry>, Error> {
-        let entries = self.dump("the services", Query::Services, |reply| match reply {
+        Ok(self.list_services()?.entries)
+    }
+
+    fn list_services(&mut self) -> Result<Listing<ServiceEntry>, Error> {
+        let mut listing = self.dump("the services", Query::Services, |reply| match reply {
             Reply::Service(entry) => Some(entry),
             _ => None,
         })?;
-        Ok(once(entries, |entry| entry.service.id))
+        once(&mut listing.entries, |entry| entry.service.id);
+        Ok(listing)
+    }
+
+    /// See [`crate::Client::services_with`].
+    pub(super) fn services_with(
+        &mut self,
+        expected: impl IntoIterator<Item = ServiceId>,
+    ) -> Result<Vec<ServiceEntry>, Error> {
+        let mut listing = self.list_services()?;
+        if listing.at_once {
+            return Ok(listing.entries);
+        }
+        let mut known: HashSet<ServiceId> = listing.entries.iter().map(|entry| entry.service.id).collect();
+        for id in expected {
+            if known.insert(id) {
+                listing.entries.extend(self.service(&id)?);
+            }
+        }
+        Ok(listing.entries)
     }
 
     pub(super) fn destinations(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>, Error> {
-        let entries = self.dump("the real servers", Query::Destinations(*id), |reply| match reply {
+        let mut listing = self.dump("the real servers", Query::Destinations(*id), |reply| match reply {
             Reply::Destination(entry) => Some(entry),
             _ => None,
         })?;
-        Ok(once(entries, |entry| entry.destination.id))
+        once(&mut listing.entries, |entry| entry.destination.id);
+        Ok(listing.entries)
     }
 
     pub(super) fn daemons(&mut self) -> Result<Vec<Daemon>, Error> {
@@ -156,6 +187,7 @@ impl<L: Link> Connection<L> {
             Reply::Daemon(daemon) => Some(daemon),
             _ => None,
         })
+        .map(|listing| listing.entries)
     }
 
     /// Carries out one command, asking for an answer.
@@ -195,7 +227,7 @@ impl<L: Link> Connection<L> {
             .send(&self.request)
             .map_err(|source| Error::Socket { action: "send to the kernel", source })?;
         let mut answer = Ok(());
-        self.receive(|message| {
+        self.receive(|message, _| {
             if message.sequence != sequence {
                 return Ok(Progress::More);
             }
@@ -219,7 +251,7 @@ impl<L: Link> Connection<L> {
             .send(&self.request)
             .map_err(|source| Error::Socket { action: "send to the kernel", source })?;
         let mut answer = None;
-        self.receive(|message| {
+        self.receive(|message, _| {
             if message.sequence != sequence {
                 return Ok(Progress::More);
             }
@@ -239,17 +271,17 @@ impl<L: Link> Connection<L> {
         what: &'static str,
         query: Query,
         select: impl Fn(Reply) -> Option<T>,
-    ) -> Result<Vec<T>, Error> {
+    ) -> Result<Listing<T>, Error> {
         let mut resolved = false;
         for _ in 0..DUMP_ATTEMPTS {
             self.begin()?;
             let sequence = self.next_sequence();
             if encode_query(&mut self.request, self.family, sequence, query).is_err() {
-                return Ok(Vec::new());
+                return Ok(Listing { entries: Vec::new(), at_once: true });
             }
             let result = self.dump_once(sequence, query, &select);
             match self.broken(result)? {
-                Dump::Whole(entries) => return Ok(entries),
+                Dump::Whole(listing) => return Ok(listing),
                 Dump::Interrupted => self.stale = true,
                 Dump::Refused(Errno::ENOENT) if !resolved => {
                     resolved = true;
@@ -273,15 +305,17 @@ impl<L: Link> Connection<L> {
         let family = self.family;
         let of = service_family(query);
         let mut entries = Vec::new();
+        let mut datagrams = HashSet::new();
         let mut interrupted = false;
         let mut refused = None;
-        let end = self.receive(|message| {
+        let end = self.receive(|message, datagram| {
             if message.sequence != sequence {
                 return Ok(Progress::More);
             }
             interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
             match message.payload {
                 Payload::Family { id, bytes } if id == family => {
+                    datagrams.insert(datagram);
                     entries.push(select(codec::decode_reply(bytes, of)?).ok_or(UNEXPECTED)?);
                     return Ok(Progress::More);
                 }
@@ -300,26 +334,27 @@ impl<L: Link> Connection<L> {
             Some(Errno::ENOBUFS | Errno::EBUSY | Errno::EINTR) => Dump::Interrupted,
             Some(errno) => Dump::Refused(errno),
             None if interrupted => Dump::Interrupted,
-            None => Dump::Whole(entries),
+            None => Dump::Whole(Listing { entries, at_once: datagrams.len() <= 1 }),
         })
     }
 
-    /// Hands messages to `handle` until it says that it has what it wants; fails when nothing of use comes in for as long as the
+    /// Hands messages, each with the number of its datagram, to `handle` until it says that it has what it wants; fails when nothing of use comes in for as long as the
     /// options say.
     fn receive(
         &mut self,
-        mut handle: impl FnMut(&codec::Message<'_>) -> Result<Progress, DecodeError>,
+        mut handle: impl FnMut(&codec::Message<'_>, u64) -> Result<Progress, DecodeError>,
     ) -> Result<(), Error> {
         // Each datagram gets the full time: a long dump is no reason to give up. Datagrams of no use do not come in for ever, the
         // socket hears only the kernel.
-        loop {
+        for datagram in 0.. {
             receive_one(&mut self.link, &mut self.datagram, self.options.timeout, true)?;
             for message in codec::messages(&self.datagram) {
-                if let Progress::Finished = handle(&message?)? {
+                if let Progress::Finished = handle(&message?, datagram)? {
                     return Ok(());
                 }
             }
         }
+        Ok(())
     }
 
     /// Hands the messages of the next datagram to `handle`; an io::Error as it came.
@@ -374,8 +409,7 @@ fn service_family(query: Query) -> Family {
 }
 
 /// Each entry once: the kernel goes through a dump by position, so that an addition makes it list an entry twice.
-fn once<T, I: Eq + std::hash::Hash>(mut entries: Vec<T>, id: impl Fn(&T) -> I) -> Vec<T> {
+fn once<T, I: Eq + std::hash::Hash>(entries: &mut Vec<T>, id: impl Fn(&T) -> I) {
     let mut seen = HashSet::with_capacity(entries.len());
     entries.retain(|entry| seen.insert(id(entry)));
-    entries
 }

@@ -91,10 +91,20 @@ impl Client {
 
     /// All services with their counters.
     ///
-    /// The kernel says nothing when a service is added or removed during the dump: then others may be missing. (Some it lists
-    /// twice, they are here once.)
+    /// The kernel goes through its table in steps of about a hundred services, by position, and says nothing when services come or go
+    /// between two steps, be it in another network namespace, for it has one table for all: then others may be missing here. (Some
+    /// it lists twice, they are here once.) So before acting on the absence of one, ask for it: [`Client::services_with`].
     pub fn services(&mut self) -> Result<Vec<ServiceEntry>, Error> {
         self.connection.services()
+    }
+
+    /// All services, like [`Client::services`], but of those `expected` none is missing that is there: each that was not in the
+    /// dump is asked for by itself, unless the dump came in one step and so cannot be wrong.
+    pub fn services_with(
+        &mut self,
+        expected: impl IntoIterator<Item = ServiceId>,
+    ) -> Result<Vec<ServiceEntry>, Error> {
+        self.connection.services_with(expected)
     }
 
     /// One service with its counters, if it is there.
@@ -103,12 +113,12 @@ impl Client {
     }
 
     /// The destinations of a service with their counters; none when there is no such service (the kernel does not tell the
-    /// difference).
+    /// difference). More than about 90 come in steps, as [`Client::services`]; here only changes of this very service matter.
     pub fn destinations(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>, Error> {
         self.connection.destinations(id)
     }
 
-    /// All services, each with its destinations: a dump for each service.
+    /// All services as [`Client::services`] gives them, each with its destinations: a dump for each service.
     pub fn dump(&mut self) -> Result<Vec<(ServiceEntry, Vec<DestinationEntry>)>, Error> {
         let services = self.services()?;
         services
