@@ -1,0 +1,313 @@
+//! The first process of a node: `bascule-lab node-init CONFIG`, a subcommand that people do not see.
+//!
+//! The process that the lab starts makes the namespaces and forks; the child is process 1 of the node, sets up its mounts, takes
+//! requests and reaps what ends. Both are single-threaded and die with the lab: the kernel kills the outer one when the lab's
+//! spawner thread ends, the inner one when the outer one ends, and everything else in the node with the inner one.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, getppid, setsid};
+use serde::{Deserialize, Serialize};
+
+use super::error::{Doing, Error, Result};
+use super::mounts;
+use super::protocol::{self, Exit, Reply, Request};
+
+/// The subcommand's name.
+pub(crate) const SUBCOMMAND: &str = "node-init";
+/// How many connections a node serves at once; more wait in the socket's queue.
+const MAX_CONNECTIONS: usize = 512;
+
+/// What a node's first process has to know. Written by the lab, read once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The process whose end ends the node.
+    pub(crate) parent: i32,
+    /// What `uname -n` prints.
+    pub(crate) hostname: String,
+    /// Where requests are taken; at most 107 bytes.
+    pub(crate) socket: PathBuf,
+    /// The group of processes that it joins, a folder of the cgroup2 file system.
+    pub(crate) cgroup: Option<PathBuf>,
+    /// Its disk. None: the switch, which has no mounts of its own.
+    pub(crate) machine: Option<mounts::Config>,
+}
+
+/// What it says on its standard output, a line each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) enum Status {
+    /// The number of process 1 of the node, as the lab sees it.
+    Forked {
+        /// The number.
+        pid: i32,
+    },
+    /// It takes requests now.
+    Ready,
+    /// It cannot start, and ends.
+    Failed {
+        /// Why.
+        error: String,
+    },
+}
+
+impl Status {
+    fn say(&self) {
+        let mut line = serde_json::to_string(self).expect("a status is plain data");
+        line.push('\n');
+        // The lab notices a missing line by its own time limit.
+        let _ = io::stdout().lock().write_all(line.as_bytes());
+    }
+}
+
+/// Runs the hidden subcommand if that is what the arguments ask for.
+pub(crate) fn main() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().as_deref() != Some(OsStr::new(SUBCOMMAND)) {
+        return None;
+    }
+    let Some(path) = arguments.next() else {
+        eprintln!("{SUBCOMMAND} is started by the lab itself");
+        return Some(ExitCode::from(2));
+    };
+    Some(match outer(Path::new(&path)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error}");
+            Status::Failed { error: error.to_string() }.say();
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn outer(path: &Path) -> Result<ExitCode> {
+    let text = std::fs::read(path).doing(|| format!("reading {}", path.display()))?;
+    let config: Config = serde_json::from_slice(&text)
+        .map_err(|error| Error::wrong(format!("{}: {error}", path.display())))?;
+    prctl::set_pdeathsig(Signal::SIGKILL).doing(|| "asking to die with the lab".into())?;
+    if getppid().as_raw() != config.parent {
+        return Err(Error::wrong("the lab ended before its node had started"));
+    }
+    // Ctrl-C is the lab's to handle, in its order.
+    setsid().doing(|| "leaving the lab's session".into())?;
+    let listener =
+        protocol::listen_at(&config.socket).doing(|| format!("listening at {}", config.socket.display()))?;
+    let mut namespaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID;
+    if config.machine.is_some() {
+        namespaces |= CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
+    }
+    unshare(namespaces).doing(|| "making namespaces (this needs root)".into())?;
+    let (alive, held) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)
+        .doing(|| "making a pipe".into())?;
+    // SAFETY: this process has a single thread, so the child may do anything.
+    match unsafe { fork() }.doing(|| "forking".into())? {
+        ForkResult::Child => {
+            drop(held);
+            std::process::exit(match inner(&config, &listener, &alive) {
+                Ok(never) => match never {},
+                Err(error) => {
+                    eprintln!("{error}");
+                    Status::Failed { error: error.to_string() }.say();
+                    1
+                }
+            })
+        }
+        ForkResult::Parent { child } => {
+            Status::Forked { pid: child.as_raw() }.say();
+            drop((alive, listener));
+            silence().doing(|| "closing standard output".into())?;
+            loop {
+                match waitpid(child, None) {
+                    Ok(WaitStatus::Exited(_, code)) => {
+                        return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
+                    }
+                    Ok(WaitStatus::Signaled(..)) => return Ok(ExitCode::FAILURE),
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(errno).doing(|| "waiting for the node".into()),
+                }
+            }
+        }
+    }
+}
+
+/// Process 1 of the node.
+fn inner(config: &Config, listener: &OwnedFd, alive: &OwnedFd) -> Result<std::convert::Infallible> {
+    prctl::set_pdeathsig(Signal::SIGKILL).doing(|| "asking to die with the outer process".into())?;
+    // Had the outer process ended before the line above, nobody would end this one: the pipe would be at its end.
+    if nix::unistd::read(alive, &mut [0]) == Ok(0) {
+        return Err(Error::wrong("the outer process ended before the node had started"));
+    }
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGCHLD);
+    signals.thread_block().doing(|| "blocking SIGCHLD".into())?;
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .doing(|| "watching SIGCHLD".into())?;
+    if let Some(cgroup) = &config.cgroup {
+        std::fs::write(cgroup.join("cgroup.procs"), "0")
+            .doing(|| format!("joining the group {}", cgroup.display()))?;
+        // Kernels without it simply show the whole tree.
+        let _ = unshare(CloneFlags::CLONE_NEWCGROUP);
+    }
+    if let Some(machine) = &config.machine {
+        nix::unistd::sethostname(&config.hostname)
+            .doing(|| format!("setting the host name {}", config.hostname))?;
+        mounts::set_up(machine)?;
+    }
+    nix::unistd::chdir("/").doing(|| "changing to /".into())?;
+    Status::Ready.say();
+    silence().doing(|| "closing standard output".into())?;
+    serve(listener, &signals)
+}
+
+/// Replaces standard input and output by `/dev/null`: the lab reads its pipe to the end.
+fn silence() -> io::Result<()> {
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    Ok(())
+}
+
+/// A connection, and the process that it asked for.
+struct Connection {
+    socket: OwnedFd,
+    child: Option<Pid>,
+}
+
+fn serve(listener: &OwnedFd, signals: &SignalFd) -> Result<std::convert::Infallible> {
+    let mut connections: BTreeMap<i32, Connection> = BTreeMap::new();
+    loop {
+        let (ready, accepting, children) = {
+            let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            let wanted = if connections.len() < MAX_CONNECTIONS { PollFlags::POLLIN } else { PollFlags::empty() };
+            fds.push(PollFd::new(listener.as_fd(), wanted));
+            fds.extend(connections.values().map(|one| PollFd::new(one.socket.as_fd(), PollFlags::POLLIN)));
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => {}
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(errno).doing(|| "waiting for requests".into()),
+            }
+            let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+            let ready: Vec<i32> =
+                fds[2..].iter().filter(|fd| is_ready(fd)).map(|fd| fd.as_fd().as_raw_fd()).collect();
+            (ready, is_ready(&fds[1]), is_ready(&fds[0]))
+        };
+        for key in ready {
+            let Some(connection) = connections.get_mut(&key) else { continue };
+            if !handle(connection) {
+                if let Some(child) = connection.child {
+                    // Whoever asked for it is gone.
+                    let _ = killpg(child, Signal::SIGKILL);
+                }
+                connections.remove(&key);
+            }
+        }
+        if children {
+            while let Ok(Some(_)) = signals.read_signal() {}
+            reap(&mut connections);
+        }
+        if accepting && let Ok(fd) = nix::sys::socket::accept4(listener.as_raw_fd(), nix::sys::socket::SockFlag::SOCK_CLOEXEC)
+        {
+            // SAFETY: `accept4` has just made it for us.
+            let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+            connections.insert(fd, Connection { socket, child: None });
+        }
+    }
+}
+
+/// Reads from a connection; `false` when it is over.
+fn handle(connection: &mut Connection) -> bool {
+    let socket = connection.socket.as_raw_fd();
+    match protocol::receive::<Request>(socket) {
+        Ok(Some((request, files))) if connection.child.is_none() => match start(&request, files) {
+            Ok((child, pidfd)) => {
+                connection.child = Some(child);
+                protocol::send(socket, &Reply::Started { pid: child.as_raw() }, &[pidfd.as_raw_fd()]).is_ok()
+            }
+            Err(error) => {
+                // If it cannot be told, the connection is closed, which says enough.
+                let _ = protocol::send(socket, &Reply::Failed { error: error.to_string() }, &[]);
+                false
+            }
+        },
+        Ok(Some(_) | None) | Err(_) => false,
+    }
+}
+
+fn start(request: &Request, files: Vec<OwnedFd>) -> io::Result<(Pid, OwnedFd)> {
+    let [input, output, error] = <[OwnedFd; 3]>::try_from(files)
+        .map_err(|files| io::Error::other(format!("{} files came with the request, not 3", files.len())))?;
+    let (program, arguments) =
+        request.argv.split_first().ok_or_else(|| io::Error::other("a command needs at least its program"))?;
+    let terminal = request.terminal;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(request.env.iter().map(|(name, value)| (name, value)))
+        .current_dir(&request.directory)
+        .stdin(Stdio::from(input))
+        .stdout(Stdio::from(output))
+        .stderr(Stdio::from(error));
+    // SAFETY: only system calls that are safe between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            setsid()?;
+            if terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    let child = command.spawn().map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
+    let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+    match pidfd_open(pid) {
+        Ok(pidfd) => Ok((pid, pidfd)),
+        Err(error) => {
+            let _ = kill(pid, Signal::SIGKILL);
+            Err(error)
+        }
+    }
+}
+
+/// A handle on a process that no other process can take over (`pidfd_open(2)`, Linux 5.3).
+pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: a system call with plain numbers; on success it returns a descriptor that is ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: just made.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Collects everything that has ended: children, and orphans of the node.
+fn reap(connections: &mut BTreeMap<i32, Connection>) {
+    loop {
+        let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => (pid, Exit::Code(code)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Signal(signal as i32)),
+            Ok(WaitStatus::StillAlive) | Err(_) => return,
+            Ok(_) => continue,
+        };
+        let key = connections.iter().find(|(_, one)| one.child == Some(pid)).map(|(key, _)| *key);
+        if let Some(connection) = key.and_then(|key| connections.remove(&key)) {
+            // The other side may have gone; the process has ended all the same.
+            let _ = protocol::send(connection.socket.as_raw_fd(), &Reply::Exited(exit), &[]);
+        }
+    }
+}
