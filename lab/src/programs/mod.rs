@@ -12,3 +12,33 @@ mod packet_socket;
 pub mod pcapng;
 pub mod record;
 pub mod serve;
+
+use std::process::ExitCode;
+
+/// The programs as subcommands.
+#[derive(Debug, clap::Subcommand)]
+pub enum Program {
+    /// Small servers that say who they are.
+    #[command(hide = true)]
+    Serve(serve::ServeArgs),
+    /// An open-loop client, or held connections.
+    #[command(hide = true)]
+    Load(load::LoadArgs),
+    /// Every frame of a link into a pcapng file.
+    #[command(hide = true)]
+    Capture(capture::CaptureArgs),
+}
+
+impl Program {
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// What kept it from running at all.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Serve(args) => serve::run(args),
+            Self::Load(args) => load::run(args),
+            Self::Capture(args) => capture::run(args),
+        }
+    }
+}
