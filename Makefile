@@ -39,6 +39,7 @@ bench: ## Measure beside ipvsadm and keepalived; writes $(OUT)/bench.
 .PHONY: generate
 generate: ## Write the CRDs and JSON Schemas anew from the types.
 	cargo run -q -p bascule-crds --example generate
+	cargo run -q -p bascule-crds --example reference > docs/reference/manifests.md
 
 .PHONY: deny
 deny: ## Check licences, sources, duplicates and, where their database is at hand, advisories.

@@ -1,0 +1,133 @@
+//! Prints the reference of all kinds as Markdown, from the types: `make generate` writes it to docs/reference/manifests.md.
+
+use std::fmt::Write as _;
+
+use bascule_crds::{Director, HealthCheck, NatRule, VirtualService, VrrpGroup};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt as _;
+use serde_json::Value;
+
+fn main() {
+    print!("{}", render());
+}
+
+/// The whole page.
+pub fn render() -> String {
+    let mut page = String::from(
+        "# Manifests, field by field\n\n\
+         Generated from the types by `make generate`; do not edit. Group `bascule.dev`, version `v1alpha1`. In a cluster\n\
+         `kubectl explain virtualservice.spec` shows the same text.\n\n\
+         A default in the table is filled in by the schema; one in the text by Bascule, because it depends on other fields.\n\
+         Required fields are marked `*`.\n",
+    );
+    for crd in [VirtualService::crd(), Director::crd(), VrrpGroup::crd(), HealthCheck::crd(), NatRule::crd()]
+    {
+        kind(&mut page, &crd);
+    }
+    page
+}
+
+fn kind(page: &mut String, crd: &CustomResourceDefinition) {
+    let names = &crd.spec.names;
+    let short = names.short_names.as_deref().unwrap_or_default().join(", ");
+    let version = &crd.spec.versions[0];
+    let schema = version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref());
+    let schema = serde_json::to_value(schema).expect("a schema is JSON");
+    let _ = write!(
+        page,
+        "\n## {}\n\n{} (`{short}`, {}",
+        names.kind,
+        line(&schema["description"]),
+        crd.spec.scope.to_lowercase()
+    );
+    page.push_str(")\n");
+    let mut todo = vec![("spec".to_owned(), schema["properties"]["spec"].clone())];
+    while let Some((path, object)) = todo.pop() {
+        let rules = rules(&object);
+        let Some(fields) = object["properties"].as_object() else { continue };
+        let _ = writeln!(page, "\n### {}: `{path}`\n", names.kind);
+        for rule in rules {
+            let _ = writeln!(page, "- {rule}");
+        }
+        page.push_str("\n| field | type | default | meaning |\n| --- | --- | --- | --- |\n");
+        let required: Vec<&str> =
+            object["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let mut below = Vec::new();
+        for (name, field) in fields {
+            let star = if required.contains(&name.as_str()) { "`*`" } else { "" };
+            let default = field.get("default").map_or(String::new(), |default| format!("`{default}`"));
+            let (shape, inner) = shape(field);
+            let mut text = line(&field["description"]);
+            for rule in self::rules(field) {
+                let _ = write!(text, " ({rule})");
+            }
+            let _ = writeln!(page, "| `{name}`{star} | {shape} | {default} | {text} |");
+            if let Some((suffix, inner)) = inner {
+                below.push((format!("{path}.{name}{suffix}"), inner.clone()));
+            }
+        }
+        below.reverse();
+        todo.extend(below);
+    }
+}
+
+/// A type for people, and the object inside it that needs a table of its own.
+fn shape(field: &Value) -> (String, Option<(&'static str, &Value)>) {
+    let bound = |least: &str, most: &str| match (field[least].as_u64(), field[most].as_u64()) {
+        (Some(least), Some(most)) => format!(", {least} to {most}"),
+        (None, Some(most)) => format!(", at most {most}"),
+        (Some(least), None) => format!(", at least {least}"),
+        (None, None) => String::new(),
+    };
+    if field["x-kubernetes-int-or-string"] == true {
+        return ("number or string".to_owned(), None);
+    }
+    match field["type"].as_str() {
+        Some("array") => {
+            let (of, inner) = shape(&field["items"]);
+            (format!("list of {of}{}", bound("minItems", "maxItems")), inner.map(|(_, inner)| ("[]", inner)))
+        }
+        Some("object") if field["additionalProperties"].is_object() => {
+            let (of, inner) = shape(&field["additionalProperties"]);
+            (
+                format!("map to {of}{}", bound("minProperties", "maxProperties")),
+                inner.map(|(_, inner)| ("[KEY]", inner)),
+            )
+        }
+        Some("object") => ("object".to_owned(), Some(("", field))),
+        Some("integer") => {
+            let number = |name: &str| field[name].as_f64().map(|bound| bound.to_string());
+            let range = match (number("minimum"), number("maximum")) {
+                (Some(least), Some(most)) => format!(", {least} to {most}"),
+                (Some(least), None) => format!(", at least {least}"),
+                (None, Some(most)) => format!(", at most {most}"),
+                (None, None) => String::new(),
+            };
+            (format!("number{range}"), None)
+        }
+        Some("string") => match field["enum"].as_array() {
+            Some(values) => {
+                let values: Vec<String> =
+                    values.iter().filter_map(Value::as_str).map(|value| format!("`{value}`")).collect();
+                (values.join(" "), None)
+            }
+            None => (format!("string{}", bound("minLength", "maxLength")), None),
+        },
+        Some("boolean") => ("`true` `false`".to_owned(), None),
+        other => (other.unwrap_or("any").to_owned(), None),
+    }
+}
+
+fn rules(schema: &Value) -> Vec<String> {
+    let rules = schema["x-kubernetes-validations"].as_array();
+    rules.into_iter().flatten().filter_map(|rule| rule["message"].as_str()).map(escape).collect()
+}
+
+/// A description on one line of a table.
+fn line(text: &Value) -> String {
+    escape(&text.as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+fn escape(text: &str) -> String {
+    text.replace('|', "\\|").replace('<', "&lt;")
+}
