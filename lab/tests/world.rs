@@ -107,18 +107,26 @@ fn a_world_is_as_described() {
     assert!(world.node("nobody").unwrap_err().to_string().contains("ClientA, dir1, dir2, srv1"));
 
     // Across both networks, both families.
-    assert!(pings(&client, "172.16.193.10") && pings(&client, "2001:db8:2::10") && pings(&srv1, "192.16.193.100"));
+    assert!(
+        pings(&client, "172.16.193.10") && pings(&client, "2001:db8:2::10") && pings(&srv1, "192.16.193.100")
+    );
 
     // As `ip` shows it.
     let addresses = shell(&dir1, "ip -4 -o addr show dev enp0s3");
-    assert!(addresses.contains("inet 192.16.193.1/24 brd 192.16.193.255 scope global enp0s3\\"), "{addresses}");
+    assert!(
+        addresses.contains("inet 192.16.193.1/24 brd 192.16.193.255 scope global enp0s3\\"),
+        "{addresses}"
+    );
     assert!(addresses.contains("inet 192.16.193.30/32 scope global enp0s3:30\\"), "{addresses}");
     assert!(shell(&srv1, "ip link show enp0s3").contains("link/ether 02:00:00:aa:bb:cc"));
     assert!(shell(&srv1, "ip link show enp0s3").contains("mtu 1400"));
     assert!(shell(&dir1, "ip link show enp0s8").contains("link/ether 02:00:00:00:02:02"));
     assert!(shell(&srv1, "ip route").contains("default via 172.16.193.254 dev enp0s3"));
     assert!(!shell(&srv1, "ip -6 addr").contains("tentative"));
-    assert_eq!(shell(&dir1, "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/enp0s3/arp_ignore"), "1\n1\n");
+    assert_eq!(
+        shell(&dir1, "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/enp0s3/arp_ignore"),
+        "1\n1\n"
+    );
     assert_eq!(shell(&srv1, "cat /proc/sys/net/ipv4/ip_forward"), "0\n");
 
     // A machine of its own.
@@ -128,17 +136,30 @@ fn a_world_is_as_described() {
     assert!(pings(&dir1, "SRV1"));
     assert_eq!(shell(&dir1, "ls -A /run/netns /tmp 2>/dev/null; ls /run"), "/tmp:\nbascule-lab\nlock\n");
     assert_eq!(shell(&srv1, "ls -A /var/log /var/lib"), "/var/lib:\n\n/var/log:\n");
-    assert_eq!(shell(&dir1, "cat /etc/bascule/web.yaml /etc/ha.d/haresources /var/lib/boots; /usr/share/bascule-test/x"),
-        "kind: VirtualService\ndir1 172.16.193.30\nbooted\nmade\n");
+    assert_eq!(
+        shell(
+            &dir1,
+            "cat /etc/bascule/web.yaml /etc/ha.d/haresources /var/lib/boots; /usr/share/bascule-test/x"
+        ),
+        "kind: VirtualService\ndir1 172.16.193.30\nbooted\nmade\n"
+    );
     assert!(!std::path::Path::new("/usr/share/bascule-test").exists(), "a node's file is on the machine");
     assert!(shell(&srv1, "ls /sys/class/net").split_whitespace().eq(["enp0s3", "lo"]));
     assert_eq!(shell(&srv1, "ls /proc | grep -c '^[0-9]'").trim().parse::<u32>().unwrap() < 8, true);
     for line in ["touch /usr/x", "touch /boot/x", "touch /x", "touch /dev/x", "echo 1 > /etc/../bin/x"] {
         assert!(!srv1.exec(&Exec::shell(line)).unwrap().success(), "{line}");
     }
-    assert_eq!(shell(&srv1, "echo x > /dev/null; touch /dev/shm/x /tmp/x /run/x; echo changed > /etc/motd; cat /etc/motd"), "changed\n");
-    assert_eq!(shell(&dir1, "again one two; bascule-lab --version >/dev/null 2>&1; command -v bascule-lab"),
-        "one two\n/run/bascule-lab/bin/bascule-lab\n");
+    assert_eq!(
+        shell(
+            &srv1,
+            "echo x > /dev/null; touch /dev/shm/x /tmp/x /run/x; echo changed > /etc/motd; cat /etc/motd"
+        ),
+        "changed\n"
+    );
+    assert_eq!(
+        shell(&dir1, "again one two; bascule-lab --version >/dev/null 2>&1; command -v bascule-lab"),
+        "one two\n/run/bascule-lab/bin/bascule-lab\n"
+    );
 
     // Frames as on a wire.
     let traffic = shell(&srv1, "cat /sys/class/net/enp0s3/gro_flush_timeout; ip -d link show enp0s3");
@@ -148,7 +169,12 @@ fn a_world_is_as_described() {
     let slow = dir1.exec(&Exec::shell("echo begun; sleep 60").timeout(Duration::from_millis(300))).unwrap();
     assert!(slow.timed_out && !slow.success() && slow.text() == "begun\n");
     let much = dir1.exec(&Exec::shell("yes | head -c 300000; echo late >&2; exit 3").limit(1000)).unwrap();
-    assert!(much.truncated && much.stdout.len() == 1000 && much.status == Exit::Code(3) && much.error_text() == "late\n");
+    assert!(
+        much.truncated
+            && much.stdout.len() == 1000
+            && much.status == Exit::Code(3)
+            && much.error_text() == "late\n"
+    );
     let fed = dir1.exec(&Exec::new(["tr", "a-z", "A-Z"]).stdin("shout").env("A", "b")).unwrap();
     assert_eq!(fed.text(), "SHOUT");
     // What a command leaves behind does not hold it up.
@@ -167,7 +193,10 @@ fn a_world_is_as_described() {
 
     // Processes that go on.
     let process = dir1
-        .spawn(&Spawn::new("talker", ["sh", "-c", "echo ready; trap 'echo bye; exit 4' TERM; while :; do sleep 0.05; done"]))
+        .spawn(&Spawn::new(
+            "talker",
+            ["sh", "-c", "echo ready; trap 'echo bye; exit 4' TERM; while :; do sleep 0.05; done"],
+        ))
         .unwrap();
     assert_eq!(process.wait_for_line("ready", Duration::from_secs(20)).unwrap(), "ready");
     assert!(process.alive() && process.pid() > 1 && process.wait(Duration::from_millis(20)).is_none());
@@ -178,13 +207,15 @@ fn a_world_is_as_described() {
     assert!(error.contains("exit code 4") && error.contains("bye"), "{error}");
 
     // In its network, from here.
-    let names = dir1.in_netns(|| nix::ifaddrs::getifaddrs().unwrap().map(|one| one.interface_name).collect::<Vec<_>>());
+    let names = dir1
+        .in_netns(|| nix::ifaddrs::getifaddrs().unwrap().map(|one| one.interface_name).collect::<Vec<_>>());
     assert!(names.unwrap().contains(&"enp0s8".to_owned()));
 
     // With a terminal, from another process: here, by the run's identifier.
     let run = janitor::runs().into_iter().find(|run| run.id == world.id()).unwrap();
     assert_eq!(run.nodes, ["ClientA", "dir1", "dir2", "srv1"]);
-    let argv = ["sh", "-c", "test -t 0 && stty size && tty && read line && echo got $line && exit 7"].map(String::from);
+    let argv = ["sh", "-c", "test -t 0 && stty size && tty && read line && echo got $line && exit 7"]
+        .map(String::from);
     let session = terminal::open(&run.id, "dir1", &argv, 100, 30).unwrap();
     let mut master = std::fs::File::from(session.master().try_clone_to_owned().unwrap());
     master.write_all(b"a word\n").unwrap();
@@ -240,7 +271,8 @@ fn serve(node: &Node) -> bascule_lab::world::Process {
 
 fn connect(node: &Node, address: &str) -> TcpStream {
     let target = SocketAddr::from((address.parse::<Ipv4Addr>().unwrap(), 80));
-    let mut stream = node.in_netns(|| TcpStream::connect_timeout(&target, Duration::from_secs(20))).unwrap().unwrap();
+    let mut stream =
+        node.in_netns(|| TcpStream::connect_timeout(&target, Duration::from_secs(20))).unwrap().unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut greeting = [0; 6];
     stream.read_exact(&mut greeting).unwrap();
@@ -304,15 +336,12 @@ fn every_fault_takes_effect_and_heals() {
         assert!(is_deaf(&client, "172.16.193.10"));
         assert!(count(&srv1, "rx_packets") > before, "requests still come in");
     });
-    check(
-        r#"{"partition": {"network": "outside", "groups": [["ClientA", "dir1"], ["dir2"]]}}"#,
-        &|proof| {
-            assert!(proof.contains("4 of 4"), "{proof}");
-            assert!(is_deaf(&client, "192.16.193.2") && is_deaf(&dir2, "192.16.193.1"));
-            assert!(pings(&client, "192.16.193.1"), "inside a group frames pass");
-            assert!(pings(&srv1, "172.16.193.2"), "another network is not touched");
-        },
-    );
+    check(r#"{"partition": {"network": "outside", "groups": [["ClientA", "dir1"], ["dir2"]]}}"#, &|proof| {
+        assert!(proof.contains("4 of 4"), "{proof}");
+        assert!(is_deaf(&client, "192.16.193.2") && is_deaf(&dir2, "192.16.193.1"));
+        assert!(pings(&client, "192.16.193.1"), "inside a group frames pass");
+        assert!(pings(&srv1, "172.16.193.2"), "another network is not touched");
+    });
     check(r#"{"freezeNode": {"node": "srv1"}}"#, &|_| {
         assert!(is_deaf(&client, "172.16.193.10"));
         assert!(srv1.exec(&Exec::shell("true")).unwrap_err().to_string().contains("frozen"));
@@ -393,10 +422,7 @@ fn a_fault_that_cannot_take_effect_is_an_error() {
     let process = srv1.spawn(&Spawn::new("deaf", ["sh", "-c", deaf])).unwrap();
     process.wait_for_line("ready", Duration::from_secs(20)).unwrap();
     refused(r#"{"stopService": {"node": "srv1", "service": "deaf"}}"#, "has not ended");
-    // A rule that somebody takes away from under a fault: it is not in effect, and says so.
     shell(&srv1, "ip link set enp0s3 up");
-    world.switch().exec(&Exec::new(["nft", "flush", "chain", "bridge", "bascule", "entering"])).unwrap().checked().unwrap();
-    refused(r#"{"blackhole": {"node": "dir2", "interface": "enp0s3", "direction": "out"}}"#, "was not swallowed");
 
     // Nothing to heal.
     for text in [
@@ -415,6 +441,18 @@ fn a_fault_that_cannot_take_effect_is_an_error() {
     }
     refused(r#"{"adminDown": {"node": "dir2", "interface": "enp0s3"}}"#, "is off");
     refused(r#"{"blackhole": {"node": "dir2", "interface": "enp0s3"}}"#, "no frame could be seen");
+
+    // A rule that somebody takes away from under a fault: it is not in effect, and says so.
+    world
+        .switch()
+        .exec(&Exec::new(["nft", "flush", "chain", "bridge", "bascule", "entering"]))
+        .unwrap()
+        .checked()
+        .unwrap();
+    refused(
+        r#"{"blackhole": {"node": "dir1", "interface": "enp0s3", "direction": "out"}}"#,
+        "was not swallowed",
+    );
 }
 
 #[test]
@@ -431,12 +469,17 @@ fn a_crash_is_silent_and_a_boot_brings_everything_back() {
     let server = serve(&srv1);
     let mut stream = connect(&client, "172.16.193.10");
     server.signal(Signal::SIGKILL).unwrap();
+    assert_eq!(server.wait(Duration::from_secs(20)), Some(Exit::Signal(9)));
     assert_eq!(stream.read(&mut [0; 8]).unwrap_or(0), 0, "a FIN or RST comes");
 
     serve(&srv1);
     let mut stream = connect(&client, "172.16.193.10");
-    shell(&srv1, "echo kept > /var/lib/kept; echo volatile > /run/volatile; echo edited > /etc/motd; echo line > /var/log/line");
-    let (mac, before) = (srv1.mac("enp0s3"), shell(&srv1, "ip -o addr show dev enp0s3; ip route; ip -6 route"));
+    shell(
+        &srv1,
+        "echo kept > /var/lib/kept; echo volatile > /run/volatile; echo edited > /etc/motd; echo line > /var/log/line",
+    );
+    let (mac, before) =
+        (srv1.mac("enp0s3"), shell(&srv1, "ip -o addr show dev enp0s3; ip route; ip -6 route"));
     let crash = a_fault(r#"{"crash": {"node": "srv1"}}"#);
     let injected = fault::inject(&world, &crash).unwrap();
     assert!(!srv1.is_up() && srv1.processes().is_empty() && srv1.process("server").is_none());
@@ -461,7 +504,10 @@ fn a_crash_is_silent_and_a_boot_brings_everything_back() {
     };
     assert_eq!(strip(&shell(&srv1, "ip -o addr show dev enp0s3; ip route; ip -6 route")), strip(&before));
     assert_eq!(
-        shell(&srv1, "cat /var/lib/kept /etc/motd /var/log/line /etc/bascule/offline.yaml; ls /run; uname -n"),
+        shell(
+            &srv1,
+            "cat /var/lib/kept /etc/motd /var/log/line /etc/bascule/offline.yaml; ls /run; uname -n"
+        ),
         "kept\nedited\nline\nwritten while off\nbascule-lab\nlock\nSRV1\n"
     );
     // After the boot the old connection is unknown there, and that is said.
@@ -473,7 +519,10 @@ fn a_crash_is_silent_and_a_boot_brings_everything_back() {
     fault::inject(&world, &a_fault(r#"{"carrierLost": {"node": "dir1", "interface": "enp0s3"}}"#)).unwrap();
     let reboot = fault::inject(&world, &a_fault(r#"{"reboot": {"node": "dir1"}}"#)).unwrap();
     assert_eq!(reboot.restart, Restart::Everything { node: "dir1".into() });
-    assert_eq!(shell(&dir1, "cat /var/lib/boots; ip -4 -o addr show lo | grep -c 127.0.0.99"), "booted\nbooted\n1\n");
+    assert_eq!(
+        shell(&dir1, "cat /var/lib/boots; ip -4 -o addr show lo | grep -c 127.0.0.99"),
+        "booted\nbooted\n1\n"
+    );
     assert_eq!(shell(&dir1, "cat /sys/class/net/enp0s3/carrier /proc/sys/net/ipv4/ip_forward"), "0\n1\n");
     fault::heal(&world, &a_fault(r#"{"carrierLost": {"node": "dir1", "interface": "enp0s3"}}"#)).unwrap();
     assert!(pings(&client, "172.16.193.10"));
@@ -508,18 +557,30 @@ fn what_cannot_be_built_says_why_and_leaves_nothing() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
+    let dir = |path: &std::path::Path| WorldDir { label: "refused".into(), ..dir(path) };
     let refused = |change: &dyn Fn(&mut serde_json::Value), why: &str| {
         let mut value: serde_json::Value = serde_json::from_str(TOPOLOGY).unwrap();
         change(&mut value);
         let topology: Topology = serde_json::from_value(value).unwrap();
-        let Err(error) = World::build(&topology, &dir(folder.path()), &|_| {}) else { panic!("{why} was built") };
+        let Err(error) = World::build(&topology, &dir(folder.path()), &|_| {}) else {
+            panic!("{why} was built")
+        };
         assert!(error.to_string().contains(why), "{error}");
     };
-    refused(&|value| value["nodes"][1]["exec"] = serde_json::json!(["echo out; echo wrong >&2; exit 5"]), "exit code 5: out / wrong");
-    refused(&|value| value["nodes"][1]["sysctls"]["kernel.panic"] = "1".into(), "kernel.panic is not a parameter of a network");
+    refused(
+        &|value| value["nodes"][1]["exec"] = serde_json::json!(["echo out; echo wrong >&2; exit 5"]),
+        "exit code 5: out / wrong",
+    );
+    refused(
+        &|value| value["nodes"][1]["sysctls"]["kernel.panic"] = "1".into(),
+        "kernel.panic is not a parameter of a network",
+    );
     refused(&|value| value["nodes"][1]["sysctls"]["net.ipv4.nonsense"] = "1".into(), "net.ipv4.nonsense");
     refused(&|value| value["nodes"][0]["links"][0]["network"] = "nowhere".into(), "no network nowhere");
-    refused(&|value| value["nodes"][0]["routes"][0]["via"] = "10.99.99.99".into(), "ClientA: adding the route");
+    refused(
+        &|value| value["nodes"][0]["routes"][0]["via"] = "10.99.99.99".into(),
+        "ClientA: adding the route",
+    );
     refused(&|value| value["nodes"][1]["files"]["/top"] = "x".into(), "/top");
     let mut other = dir(folder.path());
     other.program = "/bin/true".into();
@@ -527,7 +588,10 @@ fn what_cannot_be_built_says_why_and_leaves_nothing() {
     assert!(error.contains("/bin/true"), "{error}");
     let mine = format!("{}-", std::process::id());
     // Other tests of this process have runs of their own.
-    let left: Vec<_> = janitor::runs().into_iter().filter(|run| run.id.starts_with(&mine) && run.label == "refused").collect();
+    let left: Vec<_> = janitor::runs()
+        .into_iter()
+        .filter(|run| run.id.starts_with(&mine) && run.label == "refused")
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -547,16 +611,16 @@ fn nothing_is_left_however_it_ends() {
         Ok("inspector") => inspect(),
         Ok("holder") => hold(),
         _ => {
-            // A cgroup of its own too, where that is possible, and an empty /run.
+            // A group of its own too, where that is possible, and an empty /run.
             let script = r#"
-                G=$(awk '$9 == "cgroup2" || $8 == "cgroup2" || $10 == "cgroup2" {print $5; exit}' /proc/self/mountinfo)
-                if [ -n "$G" ] && mkdir "$G/bascule-test-$$" 2>/dev/null; then
-                    trap 'rmdir "$G/bascule-test-'$$'" 2>/dev/null' EXIT
-                    (echo 0 > "$G/bascule-test-$$/cgroup.procs"; exec unshare --cgroup --mount --net --pid --fork --mount-proc \
-                        sh -c 'mount -t cgroup2 cgroup2 "$0" && mount -t tmpfs tmpfs /run && exec "$@"' "$G" "$@")
-                else
-                    unshare --mount --net --pid --fork --mount-proc sh -c 'mount -t tmpfs tmpfs /run && exec "$@"' sh "$@"
-                fi"#;
+                G=$(awk '/ - cgroup2 / {print $5; exit}' /proc/self/mountinfo)
+                own="$G/bascule-test-$$"
+                inside='mount -t tmpfs tmpfs /run && if [ -n "$0" ]; then mount --bind "$1" "$0"; fi && shift && exec "$@"'
+                if [ -z "$G" ] || ! mkdir "$own" 2>/dev/null; then G= own=none; fi
+                unshare --mount --net --pid --fork --mount-proc sh -c "$inside" "$G" "$own" "$@"
+                status=$?
+                [ -z "$G" ] || rmdir "$own"
+                exit $status"#;
             let status = Command::new("sh")
                 .args(["-c", script, "sh"])
                 .arg(std::env::current_exe().unwrap())
@@ -593,7 +657,10 @@ impl Holder {
         let mut line = String::new();
         while !line.contains(wanted) {
             line.clear();
-            assert!(self.output.read_line(&mut line).unwrap() > 0, "the holder ended without saying {wanted}");
+            assert!(
+                self.output.read_line(&mut line).unwrap() > 0,
+                "the holder ended without saying {wanted}"
+            );
         }
     }
 
@@ -615,7 +682,9 @@ fn inspect() {
     };
     let there = || {
         let more = Inventory::take().beyond(&before);
-        for kind in ["namespace net:", "namespace mnt:", "namespace pid:", "namespace uts:", "process ", "run "] {
+        for kind in
+            ["namespace net:", "namespace mnt:", "namespace pid:", "namespace uts:", "process ", "run "]
+        {
             assert!(more.iter().any(|line| line.starts_with(kind)), "{kind} among {more:?}");
         }
         assert!(!more.iter().any(|line| line.starts_with("link ") || line.starts_with("mount ")), "{more:?}");
@@ -642,7 +711,10 @@ fn inspect() {
     // All processes die with it, without any sweep.
     until("the processes of a killed lab end", || {
         reap();
-        !Inventory::take().beyond(&before).iter().any(|line| line.starts_with("process ") || line.starts_with("namespace "))
+        !Inventory::take()
+            .beyond(&before)
+            .iter()
+            .any(|line| line.starts_with("process ") || line.starts_with("namespace "))
     });
     assert!(!janitor::runs().remove(0).alive);
     assert_eq!(janitor::sweep().unwrap(), [run.id]);
@@ -675,9 +747,7 @@ fn inspect() {
 
 /// Process 1 of these namespaces inherits every orphan; this process is it, or its child is collected by the shell that is.
 fn reap() {
-    while let Ok(status) =
-        nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
-    {
+    while let Ok(status) = nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)) {
         if status == nix::sys::wait::WaitStatus::StillAlive {
             return;
         }
@@ -698,7 +768,8 @@ fn hold() {
     }
     let (world, _folder) = build();
     let srv1 = world.node("srv1").unwrap();
-    srv1.spawn(&Spawn::new("deaf", ["sh", "-c", "trap '' TERM INT; sleep 1000 & while :; do sleep 1; done"])).unwrap();
+    srv1.spawn(&Spawn::new("deaf", ["sh", "-c", "trap '' TERM INT; sleep 1000 & while :; do sleep 1; done"]))
+        .unwrap();
     fault::inject(&world, &a_fault(r#"{"freezeNode": {"node": "srv1"}}"#)).unwrap();
     fault::inject(&world, &a_fault(r#"{"crash": {"node": "dir2"}}"#)).unwrap();
     println!("built");

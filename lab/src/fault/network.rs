@@ -8,7 +8,7 @@ use crate::scenario::fault::{Blackhole, Direction, InterfaceFault, Partition};
 use crate::world::{Cable, Cut, Error, Interface, Links, Node, Result, Switch, World, now};
 
 /// How long the kernel may take until a change is seen everywhere. It takes microseconds.
-const EFFECT: Duration = Duration::from_secs(10);
+const EFFECT: Duration = Duration::from_secs(5);
 
 /// What the kernel of a node says of one of its interfaces.
 pub(super) fn interface_of(node: &Node, interface: &str) -> Result<Interface> {
@@ -17,7 +17,12 @@ pub(super) fn interface_of(node: &Node, interface: &str) -> Result<Interface> {
 }
 
 /// Looks at an interface until it is as it has to be.
-fn wait_for(node: &Node, interface: &str, what: &str, wanted: impl Fn(&Interface) -> bool) -> Result<Interface> {
+fn wait_for(
+    node: &Node,
+    interface: &str,
+    what: &str,
+    wanted: impl Fn(&Interface) -> bool,
+) -> Result<Interface> {
     let mut links = Links::open(node.network()?.as_fd())?;
     let deadline = Instant::now() + EFFECT;
     loop {
@@ -26,7 +31,10 @@ fn wait_for(node: &Node, interface: &str, what: &str, wanted: impl Fn(&Interface
             return Ok(now);
         }
         if Instant::now() > deadline {
-            return Err(Error::wrong(format!("{interface} of {} is not {what} after {EFFECT:?}", node.name())));
+            return Err(Error::wrong(format!(
+                "{interface} of {} is not {what} after {EFFECT:?}",
+                node.name()
+            )));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -115,7 +123,11 @@ pub(super) fn carrier_back(world: &World, fault: &InterfaceFault) -> Result<Play
     }
     wait_for(&node, &fault.interface, "with carrier", |interface| interface.carrier)?;
     let passing = frames_pass(world, &node, cable)?;
-    Ok(Played::new(at, done, format!("{} of {}: IFF_LOWER_UP is set; {passing}", fault.interface, fault.node)))
+    Ok(Played::new(
+        at,
+        done,
+        format!("{} of {}: IFF_LOWER_UP is set; {passing}", fault.interface, fault.node),
+    ))
 }
 
 fn blackhole_reason(fault: &Blackhole) -> String {
@@ -179,10 +191,11 @@ pub(super) fn prove_swallowed(world: &World, node: &Node, cable: &Cable, cut: &C
         _ => (here, there, "to"),
     };
     let name = format!("{} of {}", cable.interface, node.name());
-    let before = switch
-        .swallowed(cut)?
-        .ok_or_else(|| Error::wrong(format!("the kernel does not hold the rule that cuts frames {way} {name}")))?;
-    let number = sender.send().map_err(|error| Error::wrong(format!("sending a probe {way} {name}: {error}")))?;
+    let before = switch.swallowed(cut)?.ok_or_else(|| {
+        Error::wrong(format!("the kernel does not hold the rule that cuts frames {way} {name}"))
+    })?;
+    let number =
+        sender.send().map_err(|error| Error::wrong(format!("sending a probe {way} {name}: {error}")))?;
     let deadline = Instant::now() + EFFECT;
     loop {
         if switch.swallowed(cut)?.is_some_and(|count| count > before) {
@@ -301,9 +314,8 @@ pub(super) fn partition(world: &World, fault: &Partition) -> Result<Played> {
         let cut = cut_of(&from.1, &to.1);
         let before = switch.swallowed(&cut)?.unwrap_or(0);
         let probe = Switch::probe_in(&from.0, &from.1)?;
-        let failed = |what: &str| {
-            Error::wrong(format!("a probe from {} to {} {what}", from.0.name(), to.0.name()))
-        };
+        let failed =
+            |what: &str| Error::wrong(format!("a probe from {} to {} {what}", from.0.name(), to.0.name()));
         probe.send().map_err(|error| failed(&format!("cannot be sent: {error}")))?;
         let deadline = Instant::now() + EFFECT;
         while switch.swallowed(&cut)?.is_none_or(|count| count <= before) {

@@ -11,7 +11,7 @@ use crate::world::{Error, Exit, Node, Process, Result, World, inventory, now};
 /// How long a signal may take until it is seen to have worked.
 const EFFECT: Duration = Duration::from_secs(10);
 /// How long a service may take to end in order.
-const ORDERLY: Duration = Duration::from_secs(20);
+const ORDERLY: Duration = Duration::from_secs(10);
 
 /// Whether every thread of a process and of those in its group is stopped.
 fn stopped(process: &Process) -> bool {
@@ -42,7 +42,11 @@ pub(super) fn freeze_agent(world: &World, name: &str) -> Result<Played> {
     agent.signal_group(Signal::SIGSTOP)?;
     wait_until(|| "the agent still runs".into(), || stopped(&agent))?;
     let threads: usize = agent.group().iter().map(|pid| inventory::thread_states(*pid).len()).sum();
-    Ok(Played::new(at, now(), format!("all {threads} threads of the agent (process {}) are stopped", agent.pid())))
+    Ok(Played::new(
+        at,
+        now(),
+        format!("all {threads} threads of the agent (process {}) are stopped", agent.pid()),
+    ))
 }
 
 pub(super) fn thaw_agent(world: &World, name: &str) -> Result<Played> {
@@ -74,9 +78,11 @@ pub(super) fn stop_service(world: &World, name: &str, service: &str) -> Result<P
     let at = now();
     process.signal(Signal::SIGTERM)?;
     match process.wait(ORDERLY) {
-        Some(exit) => {
-            Ok(Played::new(at, now(), format!("{service} (process {}) ended after SIGTERM: {exit}", process.pid())))
-        }
+        Some(exit) => Ok(Played::new(
+            at,
+            now(),
+            format!("{service} (process {}) ended after SIGTERM: {exit}", process.pid()),
+        )),
         None => Err(Error::wrong(format!("{service} has not ended {ORDERLY:?} after SIGTERM"))),
     }
 }
@@ -143,7 +149,8 @@ fn lose_power(world: &World, node: &Node) -> Result<(u64, u64, String)> {
     world.power_off(node, done)?;
     // What a frozen node was cut for is over with it.
     world.cabling().restore(&freeze_reason(node.name()))?;
-    if let Some(pid) = pid.filter(|pid| inventory::process(*pid).is_some_and(|process| process.state != 'Z')) {
+    if let Some(pid) = pid.filter(|pid| inventory::process(*pid).is_some_and(|process| process.state != 'Z'))
+    {
         return Err(Error::wrong(format!("process {pid} is still there")));
     }
     // Its last holders let go of it while they end.
@@ -168,7 +175,8 @@ pub(super) fn boot(world: &World, name: &str) -> Result<Played> {
     }
     let at = now();
     power_on(world, &node)?;
-    let proof = format!("{name} has booted for the {}. time; process {}", node.boots(), node.pid().unwrap_or(-1));
+    let proof =
+        format!("{name} has booted for the {}. time; process {}", node.boots(), node.pid().unwrap_or(-1));
     Ok(Played { restart: Restart::Everything { node: name.to_owned() }, ..Played::new(at, now(), proof) })
 }
 

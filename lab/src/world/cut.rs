@@ -118,9 +118,8 @@ impl Cuts {
     /// Cuts, for a reason. What another reason has cut already stays cut until both are over.
     pub(crate) fn add(&mut self, reason: &str, cuts: &[Cut]) -> Result<()> {
         let new: Vec<_> = cuts.iter().filter(|cut| !self.reasons.contains_key(cut)).cloned().collect();
-        self.change(NEW_ELEMENT, libc::NLM_F_CREATE, &new).map_err(|error| {
-            Error::wrong(format!("cutting frames for {reason}: {error}"))
-        })?;
+        self.change(NEW_ELEMENT, libc::NLM_F_CREATE, &new)
+            .map_err(|error| Error::wrong(format!("cutting frames for {reason}: {error}")))?;
         for cut in cuts {
             self.reasons.entry(cut.clone()).or_default().insert(reason.to_owned());
         }
@@ -135,9 +134,8 @@ impl Cuts {
             .filter(|(_, reasons)| reasons.len() == 1 && reasons.contains(reason))
             .map(|(cut, _)| cut.clone())
             .collect();
-        self.change(DELETE_ELEMENT, 0, &gone).map_err(|error| {
-            Error::wrong(format!("letting frames pass again after {reason}: {error}"))
-        })?;
+        self.change(DELETE_ELEMENT, 0, &gone)
+            .map_err(|error| Error::wrong(format!("letting frames pass again after {reason}: {error}")))?;
         self.reasons.retain(|_, reasons| {
             reasons.remove(reason);
             !reasons.is_empty()
@@ -157,17 +155,16 @@ impl Cuts {
 
     /// How many frames an element has swallowed since it was added; `None` if the kernel does not hold it.
     pub(crate) fn swallowed(&mut self, cut: &Cut) -> Result<Option<u64>> {
-        let body = Body::new(&[FAMILY_BRIDGE, 0, 0, 0])
-            .text(LIST_TABLE, TABLE)
-            .text(LIST_SET, cut.set());
+        let body = Body::new(&[FAMILY_BRIDGE, 0, 0, 0]).text(LIST_TABLE, TABLE).text(LIST_SET, cut.set());
         let answers = self
             .netlink
             .request(SUBSYSTEM << 8 | GET_ELEMENT, libc::NLM_F_DUMP, body.bytes())
             .doing(|| "reading what was cut".into())?;
         let wanted = cut.key();
         for answer in answers {
-            for (_, list) in
-                attributes(answer.body.get(4..).unwrap_or_default()).into_iter().filter(|(kind, _)| *kind == LIST_ELEMENTS)
+            for (_, list) in attributes(answer.body.get(4..).unwrap_or_default())
+                .into_iter()
+                .filter(|(kind, _)| *kind == LIST_ELEMENTS)
             {
                 for (_, element) in attributes(list) {
                     if let Some((key, packets)) = read_element(element)
@@ -206,7 +203,10 @@ fn read_element(bytes: &[u8]) -> Option<(Vec<u8>, u64)> {
     for (kind, value) in attributes(bytes) {
         match kind {
             ELEMENT_KEY => {
-                key = attributes(value).into_iter().find(|(kind, _)| *kind == DATA_VALUE).map(|(_, key)| key.to_vec());
+                key = attributes(value)
+                    .into_iter()
+                    .find(|(kind, _)| *kind == DATA_VALUE)
+                    .map(|(_, key)| key.to_vec());
             }
             ELEMENT_EXPRESSION => packets = read_counter(value),
             ELEMENT_EXPRESSIONS => {

@@ -192,7 +192,8 @@ fn serve(listener: &OwnedFd, signals: &SignalFd) -> Result<std::convert::Infalli
     loop {
         let (ready, accepting, children) = {
             let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-            let wanted = if connections.len() < MAX_CONNECTIONS { PollFlags::POLLIN } else { PollFlags::empty() };
+            let wanted =
+                if connections.len() < MAX_CONNECTIONS { PollFlags::POLLIN } else { PollFlags::empty() };
             fds.push(PollFd::new(listener.as_fd(), wanted));
             fds.extend(connections.values().map(|one| PollFd::new(one.socket.as_fd(), PollFlags::POLLIN)));
             match poll(&mut fds, PollTimeout::NONE) {
@@ -219,7 +220,9 @@ fn serve(listener: &OwnedFd, signals: &SignalFd) -> Result<std::convert::Infalli
             while let Ok(Some(_)) = signals.read_signal() {}
             reap(&mut connections);
         }
-        if accepting && let Ok(fd) = nix::sys::socket::accept4(listener.as_raw_fd(), nix::sys::socket::SockFlag::SOCK_CLOEXEC)
+        if accepting
+            && let Ok(fd) =
+                nix::sys::socket::accept4(listener.as_raw_fd(), nix::sys::socket::SockFlag::SOCK_CLOEXEC)
         {
             // SAFETY: `accept4` has just made it for us.
             let socket = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -272,7 +275,8 @@ fn start(request: &Request, files: Vec<OwnedFd>) -> io::Result<(Pid, OwnedFd)> {
             Ok(())
         });
     }
-    let child = command.spawn().map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
+    let child =
+        command.spawn().map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
     let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
     match pidfd_open(pid) {
         Ok(pidfd) => Ok((pid, pidfd)),

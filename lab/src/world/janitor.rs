@@ -36,7 +36,8 @@ pub struct Identity {
 impl Identity {
     /// The identity of a process that runs now.
     pub fn of(pid: i32) -> Result<Self> {
-        let process = inventory::process(pid).ok_or_else(|| Error::wrong(format!("there is no process {pid}")))?;
+        let process =
+            inventory::process(pid).ok_or_else(|| Error::wrong(format!("there is no process {pid}")))?;
         Ok(Self { pid, started: process.started, boot: boot() })
     }
 

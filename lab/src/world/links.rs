@@ -166,7 +166,13 @@ impl Links {
     }
 
     /// Makes a cable: one end here, plugged into the bridge numbered `bridge`, the other in another namespace. Both ends are down.
-    pub(crate) fn add_cable(&mut self, here: &End<'_>, there: &End<'_>, other: BorrowedFd<'_>, bridge: u32) -> Result<()> {
+    pub(crate) fn add_cable(
+        &mut self,
+        here: &End<'_>,
+        there: &End<'_>,
+        other: BorrowedFd<'_>,
+        bridge: u32,
+    ) -> Result<()> {
         let peer = Body::new(&link_header(0, 0, 0))
             .text(libc::IFLA_IFNAME, there.name)
             .with(libc::IFLA_ADDRESS, &there.mac)
@@ -183,9 +189,7 @@ impl Links {
                     .nest(libc::IFLA_INFO_DATA, Body::default().nest(VETH_INFO_PEER, peer)),
             );
         let what = || format!("making the cable {} - {}", here.name, there.name);
-        self.0
-            .request(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, body.bytes())
-            .doing(what)?;
+        self.0.request(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, body.bytes()).doing(what)?;
         let index = self.interface(here.name)?.index;
         let body = Body::new(&link_header(index, 0, 0)).number(libc::IFLA_MASTER, bridge);
         self.0.request(libc::RTM_SETLINK, 0, body.bytes()).doing(what)?;

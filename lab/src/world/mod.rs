@@ -45,9 +45,9 @@ pub use run::{Exec, Output, Spawn};
 pub use watch::{Event, Watched, now};
 
 use crate::scenario::topology::{self, Peer, Topology};
-use node::Shared;
 pub(crate) use links::Links;
 pub(crate) use node::Cable;
+use node::Shared;
 pub(crate) use switch::Switch;
 
 /// Runs the hidden subcommand by which nodes are started, if that is what the arguments ask for. The first thing that `main` does,
@@ -141,10 +141,15 @@ impl World {
     ) -> Result<Self> {
         let mut nodes = BTreeMap::new();
         for spec in &topology.nodes {
-            if let Some(path) =
-                spec.files.keys().find(|path| !path.starts_with('/') || Path::new(path).parent() == Some(Path::new("/")))
+            if let Some(path) = spec
+                .files
+                .keys()
+                .find(|path| !path.starts_with('/') || Path::new(path).parent() == Some(Path::new("/")))
             {
-                return Err(Error::wrong(format!("{}: {path}: not a path below a folder of the root", spec.name)));
+                return Err(Error::wrong(format!(
+                    "{}: {path}: not a path below a folder of the root",
+                    spec.name
+                )));
             }
             let cables = cables.remove(&*spec.name).unwrap_or_default();
             let node = Node::new(shared.clone(), &spec.name, spec.hostname(), Some(spec.clone()), cables);
@@ -231,10 +236,8 @@ impl World {
         let mut links = Links::open(network.as_fd())?;
         links.set_up("lo", true)?;
         // Somebody who sets accept_dad wants it.
-        let detect = spec
-            .sysctls
-            .iter()
-            .any(|(key, value)| key.ends_with("accept_dad") && value.trim() != "0");
+        let detect =
+            spec.sysctls.iter().any(|(key, value)| key.ends_with("accept_dad") && value.trim() != "0");
         let on_node = |error: Error| Error::wrong(format!("{}: {error}", node.name()));
         for link in spec.links.iter().filter(|link| only.is_none_or(|only| only == &*link.interface)) {
             links.set_up(&link.interface, true).map_err(on_node)?;
@@ -411,8 +414,12 @@ fn hosts(topology: &Topology) -> BTreeMap<String, Vec<String>> {
                 format!("{} {}", node.hostname(), node.name)
             };
             // One of each family: a name that stands for several networks would be a guess.
-            let addresses: Vec<IpAddr> =
-                node.links.iter().flat_map(|link| &link.addresses).map(|address| address.prefix().address).collect();
+            let addresses: Vec<IpAddr> = node
+                .links
+                .iter()
+                .flat_map(|link| &link.addresses)
+                .map(|address| address.prefix().address)
+                .collect();
             let first = [IpAddr::is_ipv4, IpAddr::is_ipv6]
                 .into_iter()
                 .filter_map(|family| addresses.iter().find(|address| family(address)));

@@ -107,7 +107,8 @@ pub(crate) fn set_up(config: &Config) -> Result<()> {
 }
 
 fn plain(kind: &str, target: &str, flags: MsFlags, options: &str) -> Result<()> {
-    mount(Some(kind), target, Some(kind), flags, Some(options)).doing(|| format!("mounting {kind} at {target}"))
+    mount(Some(kind), target, Some(kind), flags, Some(options))
+        .doing(|| format!("mounting {kind} at {target}"))
 }
 
 /// Keeps on the disk what is changed in a folder of the machine.
@@ -117,15 +118,10 @@ fn overlay(disk: &Path, folder: &Path) -> Result<()> {
     for path in [&upper, &work] {
         std::fs::create_dir_all(path).doing(|| format!("making {}", path.display()))?;
     }
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        escape(folder),
-        escape(&upper),
-        escape(&work)
-    );
-    mount(Some("overlay"), folder, Some("overlay"), MsFlags::empty(), Some(options.as_str())).doing(|| {
-        format!("overlaying {} (this needs overlayfs: `modprobe overlay`)", folder.display())
-    })
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", escape(folder), escape(&upper), escape(&work));
+    mount(Some("overlay"), folder, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .doing(|| format!("overlaying {} (this needs overlayfs: `modprobe overlay`)", folder.display()))
 }
 
 /// A path as a value of overlayfs's options, where colons and commas separate.

@@ -246,9 +246,9 @@ impl Node {
     /// Waits until it takes requests, and begins to watch it.
     pub(crate) fn ready(&self, mut starting: Starting, sink: Option<Sink>) -> Result<()> {
         let booted = self.booted(&mut starting).and_then(|(pid, processes)| {
-            let network = namespace_of(pid, "net").doing(|| format!("opening the network of {}", self.name()))?;
-            let watch =
-                sink.map(|sink| Watch::start(self.name(), network.as_fd(), sink)).transpose()?;
+            let network =
+                namespace_of(pid, "net").doing(|| format!("opening the network of {}", self.name()))?;
+            let watch = sink.map(|sink| Watch::start(self.name(), network.as_fd(), sink)).transpose()?;
             Ok((pid, processes, network, watch))
         });
         match booted {
@@ -276,14 +276,20 @@ impl Node {
             match starting.lines.recv_timeout(left) {
                 Ok(Status::Forked { pid: forked }) => {
                     pid = Some(forked);
-                    self.0.shared.registration.note(self.name(), &[starting.outer.id().cast_signed(), forked])?;
+                    self.0
+                        .shared
+                        .registration
+                        .note(self.name(), &[starting.outer.id().cast_signed(), forked])?;
                 }
                 Ok(Status::Ready) => break,
                 Ok(Status::Failed { error }) => {
                     return Err(Error::wrong(format!("the node {} cannot start: {error}", self.name())));
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(Error::wrong(format!("the node {} is not ready after {BOOT:?}", self.name())));
+                    return Err(Error::wrong(format!(
+                        "the node {} is not ready after {BOOT:?}",
+                        self.name()
+                    )));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let log = std::fs::read_to_string(&starting.log).unwrap_or_default();
@@ -302,7 +308,10 @@ impl Node {
             Some(pid) => pid,
             None => match starting.lines.recv_timeout(END) {
                 Ok(Status::Forked { pid }) => {
-                    self.0.shared.registration.note(self.name(), &[starting.outer.id().cast_signed(), pid])?;
+                    self.0
+                        .shared
+                        .registration
+                        .note(self.name(), &[starting.outer.id().cast_signed(), pid])?;
                     pid
                 }
                 other => return Err(Error::wrong(format!("the node {} said {other:?}", self.name()))),
@@ -436,7 +445,9 @@ impl Node {
         match registry.get(name) {
             Some(process) => match process.exit() {
                 None => Ok(process.clone()),
-                Some(exit) => Err(Error::wrong(format!("{name} on {} has ended already ({exit})", self.name()))),
+                Some(exit) => {
+                    Err(Error::wrong(format!("{name} on {} has ended already ({exit})", self.name())))
+                }
             },
             None => {
                 let names: Vec<_> = registry.keys().map(String::as_str).collect();
@@ -469,8 +480,9 @@ impl Node {
             (self.root_path()?, path.to_owned())
         } else {
             let mounts = self.0.mounts.as_ref().ok_or_else(|| self.off())?;
-            let target = mounts::on_disk(mounts, path)
-                .ok_or_else(|| Error::wrong(format!("{} is off, and {} is not on its disk", self.name(), path.display())))?;
+            let target = mounts::on_disk(mounts, path).ok_or_else(|| {
+                Error::wrong(format!("{} is off, and {} is not on its disk", self.name(), path.display()))
+            })?;
             let inside = target
                 .strip_prefix(&mounts.disk)
                 .map(|rest| Path::new("/").join(rest))
@@ -543,7 +555,8 @@ fn not_absolute(path: &Path) -> Error {
 /// `net/ipv4/conf/eth0.100/rp_filter`.
 fn sysctl_path(key: &str) -> Result<String> {
     let path = if key.contains('/') { key.to_owned() } else { key.replace('.', "/") };
-    if !path.starts_with("net/") || path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+    if !path.starts_with("net/") || path.split('/').any(|part| part.is_empty() || part == "." || part == "..")
+    {
         return Err(Error::wrong(format!(
             "{key} is not a parameter of a network (`net.…`); others belong to the whole machine and are left alone"
         )));
@@ -577,8 +590,10 @@ fn signal_all(namespace: u64, stop: bool) -> std::io::Result<String> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let processes = inventory::processes_in(namespace);
-        let others: Vec<_> =
-            processes.iter().filter(|process| process.state != 'Z' && (process.state == 'T') != stop).collect();
+        let others: Vec<_> = processes
+            .iter()
+            .filter(|process| process.state != 'Z' && (process.state == 'T') != stop)
+            .collect();
         if others.is_empty() {
             return Ok(format!(
                 "{} processes are {}",
@@ -621,7 +636,8 @@ mod tests {
 
     #[test]
     fn files_outside_the_usual_folders_get_an_overlay_of_the_nearest_folder() {
-        let files = ["/etc/ha.d/haresources", "/usr/share/nothing-here/a", "/usr/share/b", "/usr/c", "/var/lib/x"];
+        let files =
+            ["/etc/ha.d/haresources", "/usr/share/nothing-here/a", "/usr/share/b", "/usr/c", "/var/lib/x"];
         assert_eq!(writable(files.iter().map(Path::new)), vec![PathBuf::from("/usr")]);
     }
 

@@ -79,12 +79,18 @@ impl Probe {
         let mut frame = [0; 128];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if !super::protocol::readable(&self.socket, i32::try_from(left.as_millis()).unwrap_or(i32::MAX))? {
+            if !super::protocol::readable(&self.socket, i32::try_from(left.as_millis()).unwrap_or(i32::MAX))?
+            {
                 return Ok(false);
             }
             // SAFETY: the buffer outlives the call and its size is the one given.
             let length = unsafe {
-                libc::recv(self.socket.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), libc::MSG_DONTWAIT)
+                libc::recv(
+                    self.socket.as_raw_fd(),
+                    frame.as_mut_ptr().cast(),
+                    frame.len(),
+                    libc::MSG_DONTWAIT,
+                )
             };
             if length < 0 {
                 let error = io::Error::last_os_error();

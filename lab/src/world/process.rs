@@ -48,7 +48,9 @@ impl Process {
         let what = || format!("starting `{}`", request.argv.join(" "));
         let socket = protocol::connect_to(node_socket).doing(what)?;
         protocol::send(socket.as_raw_fd(), request, &files.map(AsRawFd::as_raw_fd)).doing(what)?;
-        if !protocol::readable(&socket, i32::try_from(patience.as_millis()).unwrap_or(i32::MAX)).doing(what)? {
+        if !protocol::readable(&socket, i32::try_from(patience.as_millis()).unwrap_or(i32::MAX))
+            .doing(what)?
+        {
             return Err(Error::wrong(format!("{}: the node does not answer", what())));
         }
         let (pid, pidfd) = match protocol::receive::<Reply>(socket.as_raw_fd()).doing(what)? {
@@ -124,7 +126,10 @@ impl Process {
                 return None;
             }
             // An error here is an error there as well.
-            let _ = protocol::readable(&self.0.socket, i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1));
+            let _ = protocol::readable(
+                &self.0.socket,
+                i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1),
+            );
         }
     }
 
@@ -149,7 +154,8 @@ impl Process {
         if self.0.pid <= 1 || !self.alive() {
             return Err(Error::wrong(format!("{} has ended already", self.0.name)));
         }
-        killpg(Pid::from_raw(self.0.pid), signal).doing(|| format!("sending {signal} to the group of {}", self.0.name))
+        killpg(Pid::from_raw(self.0.pid), signal)
+            .doing(|| format!("sending {signal} to the group of {}", self.0.name))
     }
 
     /// Ends it: SIGTERM, and SIGKILL to its group when it has not ended in time.

@@ -8,8 +8,8 @@ use std::path::Path;
 use nix::cmsg_space;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, bind,
-    connect, listen, recvmsg, sendmsg, socket,
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    bind, connect, listen, recvmsg, sendmsg, socket,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

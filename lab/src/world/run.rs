@@ -143,7 +143,8 @@ impl Exec {
                 sources.push(None);
             }
             // Rounded up: a wait of less than a millisecond must not spin.
-            let timeout = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+            let timeout =
+                PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(errno) => return Err(errno).doing(what),

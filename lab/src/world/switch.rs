@@ -233,14 +233,18 @@ pub(crate) fn cables(topology: &Topology) -> Result<BTreeMap<String, Vec<Cable>>
     for (node_number, node) in topology.nodes.iter().enumerate() {
         let mut cables = Vec::new();
         for (link_number, link) in node.links.iter().enumerate() {
-            let numbers = [u8::try_from(node_number + 1).unwrap_or(0), u8::try_from(link_number + 1).unwrap_or(0)];
+            let numbers =
+                [u8::try_from(node_number + 1).unwrap_or(0), u8::try_from(link_number + 1).unwrap_or(0)];
             let mut port = format!("{}.{}", node.name, link.interface);
             if port.len() >= libc::IFNAMSIZ || used.contains(&port) {
                 port = format!("port{}.{}", numbers[0], numbers[1]);
             }
             let mac = link.mac.map_or([0x02, 0, 0, 0, numbers[0], numbers[1]], |mac| mac.0);
             let network = topology.network(&link.network).ok_or_else(|| {
-                Error::wrong(format!("{} {}: there is no network {}", node.name, link.interface, link.network))
+                Error::wrong(format!(
+                    "{} {}: there is no network {}",
+                    node.name, link.interface, link.network
+                ))
             })?;
             if !used.insert(port.clone()) || !macs.insert((link.network.clone(), mac)) {
                 return Err(Error::wrong(format!(
@@ -264,7 +268,8 @@ pub(crate) fn cables(topology: &Topology) -> Result<BTreeMap<String, Vec<Cable>>
 
 /// A network's own name where it fits.
 fn bridge_name(topology: &Topology, name: &str, number: usize) -> String {
-    let fits = name.len() < libc::IFNAMSIZ && name != "lo" && !name.starts_with("port") && !name.contains('.');
+    let fits =
+        name.len() < libc::IFNAMSIZ && name != "lo" && !name.starts_with("port") && !name.contains('.');
     let again = topology.networks.iter().position(|network| &*network.name == name);
     if fits && again == Some(number) { name.to_owned() } else { format!("network{number}") }
 }
@@ -297,7 +302,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_wired_is_an_error() {
-        let unknown = topology(r#"{"networks": [], "nodes": [{"name": "a", "links": [{"network": "x", "interface": "e"}]}]}"#);
+        let unknown = topology(
+            r#"{"networks": [], "nodes": [{"name": "a", "links": [{"network": "x", "interface": "e"}]}]}"#,
+        );
         assert!(cables(&unknown).unwrap_err().to_string().contains("no network x"));
         let twice = topology(
             r#"{"networks": [{"name": "n"}], "nodes": [{"name": "a", "links": [

@@ -151,9 +151,8 @@ fn pass(session: &Session, input: BorrowedFd<'_>, output: BorrowedFd<'_>, resize
             Err(nix::Error::EINTR) => continue,
             Err(errno) => return Err(errno).doing(what),
         }
-        let ready = |index: usize| {
-            fds.get(index).and_then(PollFd::revents).is_some_and(|events| !events.is_empty())
-        };
+        let ready =
+            |index: usize| fds.get(index).and_then(PollFd::revents).is_some_and(|events| !events.is_empty());
         if ready(1) {
             while let Ok(Some(_)) = resized.read_signal() {}
             let (columns, rows) = size_of_terminal(output);
@@ -189,4 +188,3 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> nix::Result<()> {
     }
     Ok(())
 }
-

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -88,7 +88,7 @@ pub enum Event {
 
 /// Where events go. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Sink {
+pub(crate) struct Sink {
     sender: Sender<Watched>,
     lost: Arc<AtomicU64>,
 }
@@ -185,8 +185,10 @@ struct Teller {
 impl Teller {
     fn run(mut self, mut events: Netlink, mut questions: Netlink, stopped: &OwnedFd) -> Known {
         loop {
-            let mut fds =
-                [PollFd::new(stopped.as_fd(), PollFlags::POLLIN), PollFd::new(events.as_fd(), PollFlags::POLLIN)];
+            let mut fds = [
+                PollFd::new(stopped.as_fd(), PollFlags::POLLIN),
+                PollFd::new(events.as_fd(), PollFlags::POLLIN),
+            ];
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) => {}
                 Err(nix::Error::EINTR) => continue,
