@@ -49,19 +49,7 @@ impl<'a> Checker<'a> {
     }
 
     fn walk(&mut self, schema: &'a Value, value: &Value, path: &str) {
-        let before = self.violations.len();
-        let named = schema;
         let schema = self.resolve(schema);
-        self.walk_resolved(schema, value, path);
-        // A named type may be narrowed where it is used.
-        if let (Some(_), Value::String(text)) = (named.get("$ref"), value)
-            && self.violations.len() == before
-        {
-            self.string(named, text, path);
-        }
-    }
-
-    fn walk_resolved(&mut self, schema: &'a Value, value: &Value, path: &str) {
         if let Some(alternatives) = schema.get("oneOf").and_then(Value::as_array) {
             return self.one_of(alternatives, value, path);
         }

@@ -73,6 +73,10 @@ impl<'a> Checker<'a> {
                         format!("there is no network `{}`{hint}", link.network),
                     );
                 }
+                if link.interface.len() > 15 {
+                    let message = format!("has {} characters, but can have at most 15", link.interface.len());
+                    self.report(format!("{path}.interface"), message);
+                }
                 if &*link.interface == "lo" || !interfaces.insert(&*link.interface) {
                     let message = format!("the node has two interfaces `{}`", link.interface);
                     self.report(format!("{path}.interface"), message);

@@ -107,7 +107,15 @@ fn references() {
         "steps[1].expect[0].requests.load",
         "did you mean `pages`?",
     );
-    refuses("name: ClientB", "name: SRV1", 11, "topology.nodes[1].name", "two nodes");
+    refuses(
+        "- name: SRV1
+      links:",
+        "- name: ClientB
+      links:",
+        11,
+        "topology.nodes[1].name",
+        "two nodes",
+    );
     refuses(
         "172.16.193.50/16",
         "172.16.193.10/16",

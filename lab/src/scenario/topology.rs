@@ -160,7 +160,6 @@ pub struct Link {
     /// The network that it is plugged into.
     pub network: Name,
     /// Its name in the node, at most 15 characters: `enp0s3`.
-    #[schemars(length(max = 15))]
     pub interface: Name,
     /// Its hardware address; a fixed one, derived from node and interface, unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,248 @@
+//! Who had an address, from what the kernels notified (`held`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::bound::{self, Measured};
+use super::{Finding, Span, Verdict};
+use crate::scenario::expectation::HoldersExpectation;
+use crate::world::{Event, Watched};
+
+/// One change of who has an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Change {
+    at: u64,
+    node: String,
+    interface: String,
+    added: bool,
+}
+
+/// All changes of all addresses, in the order in which they came.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    changes: BTreeMap<IpAddr, Vec<Change>>,
+    /// When notifications were lost, in which node.
+    lost: Vec<(u64, String)>,
+}
+
+impl History {
+    /// Takes a notification in.
+    pub fn put(&mut self, watched: &Watched) {
+        let (address, interface, added) = match &watched.event {
+            Event::AddressAdded { address, interface, .. } => (address, interface, true),
+            Event::AddressRemoved { address, interface, .. } => (address, interface, false),
+            Event::Lost { .. } => return self.lost.push((watched.at, watched.node.clone())),
+            Event::Link { .. } | Event::LinkGone { .. } => return,
+        };
+        self.changes.entry(*address).or_default().push(Change {
+            at: watched.at,
+            node: watched.node.clone(),
+            interface: interface.clone(),
+            added,
+        });
+    }
+
+    /// The nodes that have it at the end of what was taken in.
+    pub fn holders(&self, address: IpAddr) -> BTreeSet<&str> {
+        let mut held = BTreeSet::new();
+        for change in self.changes.get(&address).into_iter().flatten() {
+            let place = (change.node.as_str(), change.interface.as_str());
+            if change.added {
+                held.insert(place);
+            } else {
+                held.remove(&place);
+            }
+        }
+        held.into_iter().map(|(node, _)| node).collect()
+    }
+
+    /// The periods with the number of nodes that had it, in order; the last one ends at `until`.
+    fn periods(&self, address: IpAddr, until: u64) -> Vec<(Span, usize)> {
+        let mut changes: Vec<&Change> = self.changes.get(&address).into_iter().flatten().collect();
+        // Nodes are watched side by side: their notifications may come a little out of order.
+        changes.sort_by_key(|change| change.at);
+        let mut held = BTreeSet::new();
+        let mut periods: Vec<(Span, usize)> = Vec::new();
+        for change in changes {
+            let place = (change.node.as_str(), change.interface.as_str());
+            if change.added {
+                held.insert(place);
+            } else {
+                held.remove(&place);
+            }
+            let nodes: BTreeSet<&str> = held.iter().map(|(node, _)| *node).collect();
+            if let Some((span, _)) = periods.last_mut() {
+                span.until = change.at;
+            }
+            periods.push((Span { since: change.at, until }, nodes.len()));
+        }
+        periods
+    }
+
+    /// The longest time within `window` in which the number of holders was as `wanted` says, and when it began. Before the first time that
+    /// somebody had it there is no gap.
+    fn longest(
+        &self,
+        address: IpAddr,
+        window: Span,
+        wanted: impl Fn(usize) -> bool,
+    ) -> (Duration, Option<u64>) {
+        let mut longest = (Duration::ZERO, None);
+        let mut run: Option<Span> = None;
+        for (span, nodes) in self.periods(address, window.until) {
+            let part = Span { since: span.since.max(window.since), until: span.until.min(window.until) };
+            if !wanted(nodes) || part.since >= part.until {
+                if !wanted(nodes) {
+                    run = None;
+                }
+                continue;
+            }
+            let whole = run.map_or(part, |before| Span { since: before.since, until: part.until });
+            run = Some(whole);
+            let length = Duration::from_nanos(whole.until - whole.since);
+            if length > longest.0 {
+                longest = (length, Some(whole.since));
+            }
+        }
+        longest
+    }
+}
+
+/// Judges who has an address now, and for how long nobody or several had it.
+pub fn judge(
+    expected: &HoldersExpectation,
+    history: &History,
+    window: Span,
+    lateness: &dyn Fn(Span) -> Duration,
+) -> Vec<Finding> {
+    let address = expected.address;
+    let mut findings = Vec::new();
+    if let Some(nodes) = &expected.nodes {
+        let wanted: BTreeSet<&str> = nodes.iter().map(|name| &**name).collect();
+        let seen = history.holders(address);
+        let finding = Finding::of(
+            seen == wanted,
+            format!("{address} on {}", names(&wanted)),
+            format!("on {}", names(&seen)),
+        );
+        findings.push(finding);
+    }
+    let judge = |what: &str, bound: Duration, (seen, at): (Duration, Option<u64>)| {
+        let span = at.map(|since| Span {
+            since,
+            until: since + u64::try_from(seen.as_nanos()).unwrap_or(u64::MAX / 2) + 1,
+        });
+        let lateness = span.map_or(Duration::ZERO, lateness);
+        // The kernels notify at once; what is uncertain is when the lab came to read it, and that is the lateness.
+        bound::judge(what, Measured { seen, resolution: Duration::ZERO, lateness }, bound).at(at)
+    };
+    if let Some(gap) = expected.longest_gap {
+        let what = format!("the longest time without a holder of {address}");
+        if history.changes.contains_key(&address) {
+            findings.push(judge(
+                &what,
+                gap.at_most.get(),
+                history.longest(address, window, |nodes| nodes == 0),
+            ));
+        } else {
+            findings.push(Finding::of(false, what, "nobody ever had it"));
+        }
+    }
+    if let Some(overlap) = expected.longest_overlap {
+        let what = format!("the longest time with two holders of {address}");
+        findings.push(judge(
+            &what,
+            overlap.at_most.get(),
+            history.longest(address, window, |nodes| nodes > 1),
+        ));
+    }
+    if let Some((_, node)) = history.lost.iter().find(|(at, _)| window.contains(*at)) {
+        for finding in findings.iter_mut().filter(|finding| finding.verdict == Verdict::Passed) {
+            finding.verdict = Verdict::Undecided;
+            finding.seen.push_str(&format!("; but notifications of {node} were lost"));
+        }
+    }
+    findings
+}
+
+fn names(nodes: &BTreeSet<&str>) -> String {
+    if nodes.is_empty() { "no node".into() } else { nodes.iter().copied().collect::<Vec<_>>().join(" and ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::worst;
+    use super::*;
+    use crate::scenario::expectation::{Bound, Window};
+
+    const MS: u64 = 1_000_000;
+
+    fn event(at: u64, node: &str, added: bool) -> Watched {
+        let (interface, address) = ("enp0s3".to_owned(), "192.16.193.30".parse().unwrap());
+        let event = if added {
+            Event::AddressAdded { interface, address, prefix: 32, label: None, initial: false }
+        } else {
+            Event::AddressRemoved { interface, address, prefix: 32, gone: false }
+        };
+        Watched { at: at * MS, node: node.into(), event }
+    }
+
+    fn expectation() -> HoldersExpectation {
+        HoldersExpectation {
+            address: "192.16.193.30".parse().unwrap(),
+            nodes: None,
+            window: Window::default(),
+            longest_gap: None,
+            longest_overlap: None,
+        }
+    }
+
+    fn verdict(expected: &HoldersExpectation, events: &[Watched], window: (u64, u64)) -> Verdict {
+        let mut history = History::default();
+        events.iter().for_each(|event| history.put(event));
+        let window = Span { since: window.0 * MS, until: window.1 * MS };
+        worst(&judge(expected, &history, window, &|_| Duration::ZERO))
+    }
+
+    #[test]
+    fn now() {
+        let on = |nodes: &[&str]| HoldersExpectation {
+            nodes: Some(nodes.iter().map(|name| (*name).into()).collect()),
+            ..expectation()
+        };
+        let events = [event(1, "dir1", true), event(2, "dir2", true), event(3, "dir1", false)];
+        assert_eq!(verdict(&on(&["dir2"]), &events, (0, 9)), Verdict::Passed);
+        assert_eq!(verdict(&on(&["dir1"]), &events, (0, 9)), Verdict::Failed);
+        assert_eq!(verdict(&on(&[]), &[], (0, 9)), Verdict::Passed);
+        assert_eq!(verdict(&on(&[]), &events, (0, 9)), Verdict::Failed);
+    }
+
+    #[test]
+    fn gaps_and_overlaps() {
+        let bound = |ms| Some(Bound { at_most: crate::scenario::Span::from_millis(ms) });
+        let gap = |ms| HoldersExpectation { longest_gap: bound(ms), ..expectation() };
+        let overlap = |ms| HoldersExpectation { longest_overlap: bound(ms), ..expectation() };
+        let events = [
+            event(100, "dir1", true),
+            event(200, "dir1", false),
+            event(250, "dir2", true),
+            event(300, "dir1", true),
+        ];
+        assert_eq!(verdict(&gap(50), &events, (0, 400)), Verdict::Passed);
+        assert_eq!(verdict(&gap(49), &events, (0, 400)), Verdict::Failed);
+        assert_eq!(verdict(&gap(10), &events, (240, 400)), Verdict::Passed, "the window cuts it");
+        assert_eq!(verdict(&overlap(100), &events, (0, 400)), Verdict::Passed);
+        assert_eq!(verdict(&overlap(99), &events, (0, 400)), Verdict::Failed);
+        assert_eq!(verdict(&gap(1000), &[], (0, 400)), Verdict::Failed, "nobody ever had it");
+        // It ends without a holder.
+        assert_eq!(verdict(&gap(99), &events[..2], (0, 300)), Verdict::Failed);
+    }
+
+    #[test]
+    fn lost_notifications_decide_nothing() {
+        let lost = Watched { at: 2 * MS, node: "dir1".into(), event: Event::Lost { count: 3 } };
+        let expected = HoldersExpectation { nodes: Some(vec!["dir1".into()]), ..expectation() };
+        assert_eq!(verdict(&expected, &[event(1, "dir1", true), lost], (0, 9)), Verdict::Undecided);
+    }
+}

@@ -1,0 +1,76 @@
+//! Judges what was recorded. Nothing here touches the system: records go in, findings come out.
+
+pub mod bound;
+pub mod connections;
+pub mod frames;
+pub mod holders;
+pub mod ipvsadm;
+pub mod kernel;
+pub mod requests;
+pub mod status;
+pub mod text;
+
+use serde::Serialize;
+
+/// What came of a judgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verdict {
+    /// As wanted.
+    Passed,
+    /// The measure is coarser than what it would have to decide.
+    Undecided,
+    /// Not as wanted.
+    Failed,
+}
+
+/// One thing that was judged.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What was wanted, with the bound as it was derived.
+    pub wanted: String,
+    /// What was seen.
+    pub seen: String,
+    /// When what speaks against it happened: CLOCK_MONOTONIC, nanoseconds.
+    #[serde(skip)]
+    pub at: Option<u64>,
+}
+
+impl Finding {
+    /// Passed or failed.
+    pub fn of(good: bool, wanted: impl Into<String>, seen: impl Into<String>) -> Self {
+        let verdict = if good { Verdict::Passed } else { Verdict::Failed };
+        Self { verdict, wanted: wanted.into(), seen: seen.into(), at: None }
+    }
+
+    /// The same with the time of what speaks against it.
+    #[must_use]
+    pub fn at(mut self, at: Option<u64>) -> Self {
+        self.at = at;
+        self
+    }
+}
+
+/// The worst verdict of all; passed if there is none.
+pub fn worst(findings: &[Finding]) -> Verdict {
+    findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Passed)
+}
+
+/// A part of the run, CLOCK_MONOTONIC in nanoseconds: from `since`, up to but without `until`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Its beginning.
+    pub since: u64,
+    /// Its end.
+    pub until: u64,
+}
+
+impl Span {
+    /// Whether `time` is in it.
+    pub fn contains(self, time: u64) -> bool {
+        (self.since..self.until).contains(&time)
+    }
+}
