@@ -7,4 +7,6 @@ pub mod manifests {
     pub mod watch;
     pub use disk::FileName;
 }
+pub mod plane;
+pub mod reconcile;
 pub mod state;

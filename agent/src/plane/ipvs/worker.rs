@@ -1,0 +1,603 @@
+//! The IPVS plane at work: a connection to the kernel, what is wanted, what is ours, and when to look.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::BorrowedFd,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bascule_compile::BindingKey;
+use bascule_ipvs::{Command, CommandError, DestinationEntry, Errno, Error, ServiceEntry, ServiceId};
+use tracing::{info, warn};
+
+use super::{
+    desired::Desired,
+    look::{Look, SAMPLES, Step, after, cpu_time},
+    observe::{Io, Scope, observe},
+    plan::{Held, Observed, Wanted, kind, plan, subject},
+};
+use crate::reconcile::{
+    Counters, DestinationCounters, Failure, FailureReason, PlaneName, PlaneReport, ServiceCounters,
+    backoff::Backoff,
+    inbox::Merged,
+    ledger::Ledger,
+    report::{DRIFT_LINES, note_failures},
+    runner::{Context, Plane, Turn},
+};
+
+/// A pass is repeated at once for what changed under its hands, so often.
+const ROUNDS: usize = 3;
+/// Services whose real servers are read in one step of a look.
+const STEP: usize = 16;
+/// Counters are read anew when somebody asks for them if that costs at most so many CPU seconds.
+const FRESH: f64 = 0.02;
+
+/// Why a pass is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The first one, or the first after the connection to the kernel was lost.
+    Start,
+    /// The configuration changed, or something failed before.
+    Change,
+    /// A look found a difference.
+    Drift,
+}
+
+/// The last figures of a service.
+struct Sample {
+    entry: ServiceEntry,
+    destinations: Vec<DestinationEntry>,
+    at: Instant,
+}
+
+/// The IPVS plane.
+pub(crate) struct IpvsPlane<I, C> {
+    connect: C,
+    io: Option<I>,
+    connection: Backoff,
+    configured: bool,
+    desired: Desired,
+    ledger: Ledger<ServiceId>,
+    adopt: bool,
+    full: bool,
+    dirty: BTreeSet<ServiceId>,
+    timeouts_dirty: bool,
+    failing: BTreeMap<ServiceId, (FailureReason, String)>,
+    timeouts_failure: Option<String>,
+    failures_changed: bool,
+    retry: Backoff,
+    look: Look,
+    sampled: Option<ServiceId>,
+    samples: BTreeMap<ServiceId, Sample>,
+    report: PlaneReport,
+}
+
+impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
+    pub(crate) fn new(connect: C, ledger: Ledger<ServiceId>, adopt: bool) -> Self {
+        Self {
+            connect,
+            io: None,
+            connection: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            configured: false,
+            desired: Desired::default(),
+            ledger,
+            adopt,
+            full: true,
+            dirty: BTreeSet::new(),
+            timeouts_dirty: false,
+            failing: BTreeMap::new(),
+            timeouts_failure: None,
+            failures_changed: true,
+            retry: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+            look: Look::new(Instant::now()),
+            sampled: None,
+            samples: BTreeMap::new(),
+            report: PlaneReport::default(),
+        }
+    }
+
+    fn work(&mut self, now: Instant) -> Result<(), Error> {
+        if self.full {
+            self.pass(None, Cause::Start, now)?;
+            self.full = false;
+            self.report.settled = true;
+            self.dirty.clear();
+            self.timeouts_dirty = false;
+        }
+        if !self.dirty.is_empty() || self.timeouts_dirty {
+            let dirty = std::mem::take(&mut self.dirty);
+            self.timeouts_dirty = false;
+            self.retry.reset();
+            self.pass(Some(&dirty), Cause::Change, now)?;
+        }
+        if self.retry.deadline().is_some_and(|at| at <= now) {
+            let failing: BTreeSet<_> = self.failing.keys().copied().collect();
+            self.pass(Some(&failing), Cause::Change, now)?;
+            self.ledger.retry();
+            self.failures_changed = true;
+        }
+        if self.look.due(now) {
+            self.look(now)?;
+        }
+        let well =
+            self.failing.is_empty() && self.timeouts_failure.is_none() && self.ledger.error().is_none();
+        if well {
+            self.retry.reset();
+        } else if self.retry.due(now) {
+            self.retry.failed(now);
+        }
+        Ok(())
+    }
+
+    /// Observes, plans and applies: all services, or some. Repeats at once for those that changed under its hands.
+    fn pass(&mut self, scope: Option<&BTreeSet<ServiceId>>, cause: Cause, now: Instant) -> Result<(), Error> {
+        let mut raced = self.pass_once(scope, cause, now)?;
+        for _ in 1..ROUNDS {
+            if raced.is_empty() {
+                break;
+            }
+            raced = self.pass_once(Some(&raced), cause, now)?;
+        }
+        for id in raced {
+            let message = "somebody else keeps changing it".to_owned();
+            self.note(id, Some((FailureReason::Refused, message)));
+        }
+        self.report.passes += 1;
+        self.report.last_pass = Some(SystemTime::now());
+        Ok(())
+    }
+
+    fn pass_once(
+        &mut self,
+        scope: Option<&BTreeSet<ServiceId>>,
+        cause: Cause,
+        now: Instant,
+    ) -> Result<BTreeSet<ServiceId>, Error> {
+        let Some(io) = self.io.as_mut() else { return Ok(BTreeSet::new()) };
+        let services = self.desired.services();
+        let (ledger, samples) = (&self.ledger, &mut self.samples);
+        let all: BTreeSet<ServiceId>;
+        let (ids, looked) = if let Some(scope) = scope {
+            (scope, Scope::Some(scope))
+        } else {
+            all = services.keys().chain(ledger.entries()).copied().collect();
+            (&all, Scope::All(&all))
+        };
+        let observed = observe(
+            io,
+            looked,
+            |id| ledger.contains(id),
+            |entry, destinations| {
+                if services.contains_key(&entry.service.id) {
+                    samples.insert(entry.service.id, Sample { entry, destinations, at: now });
+                }
+            },
+        )?;
+        let wanted = ids.iter().map(|id| (*id, services.get(id).map(|entry| &entry.wanted)));
+        let plan = plan(wanted, self.desired.timeouts(), &observed, self.adopt);
+
+        let new: Vec<ServiceId> = plan
+            .commands
+            .iter()
+            .filter_map(|command| match command {
+                Command::NewService(service) if !self.ledger.contains(&service.id) => Some(service.id),
+                _ => None,
+            })
+            .collect();
+        self.ledger.add(new.iter().copied().chain(plan.claims.iter().copied()));
+        let results = if plan.commands.is_empty() { Vec::new() } else { io.execute_all(&plan.commands)? };
+        let outcome = self.account(&plan.commands, &results, cause);
+        self.settle(ids, &observed, &plan.conflicts, &outcome, &new);
+        Ok(outcome.raced)
+    }
+
+    /// Counts and says what was done.
+    fn account(
+        &mut self,
+        commands: &[Command],
+        results: &[Result<(), CommandError>],
+        cause: Cause,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut said = 0;
+        for (command, result) in commands.iter().zip(results) {
+            let id = subject(command);
+            match result {
+                Ok(()) => {
+                    *self.report.operations.entry(kind(command)).or_default() += 1;
+                    if let Command::DelService(id) = command {
+                        outcome.gone.insert(*id);
+                    }
+                    let known = id.is_some_and(|id| self.failing.contains_key(&id));
+                    if cause == Cause::Drift && !known {
+                        *self.report.repaired.entry(kind(command)).or_default() += 1;
+                        said += 1;
+                        if said <= DRIFT_LINES {
+                            warn!(plane = "ipvs", "put back what somebody changed: {command}");
+                        }
+                    }
+                }
+                Err(error) => {
+                    let raced = matches!(error.errno(), Some(Errno::ESRCH | Errno::ENOENT | Errno::EEXIST))
+                        && !matches!(command, Command::NewService(_) | Command::SetService(_) if error.errno() == Some(Errno::ENOENT));
+                    match id {
+                        Some(id) if raced => {
+                            outcome.raced.insert(id);
+                        }
+                        Some(_) | None => self.report.refused += 1,
+                    }
+                    let message = format!("cannot {command}: {error}");
+                    match id {
+                        // The first failure explains those that follow from it.
+                        Some(id) => {
+                            outcome.failed.entry(id).or_insert(message);
+                        }
+                        None => outcome.timeouts = Some(message),
+                    }
+                }
+            }
+        }
+        if said > DRIFT_LINES {
+            warn!(plane = "ipvs", "put back {said} entries that somebody changed");
+        }
+        outcome
+    }
+
+    /// Notes what became of each service that was looked at.
+    fn settle(
+        &mut self,
+        ids: &BTreeSet<ServiceId>,
+        observed: &Observed,
+        conflicts: &BTreeSet<ServiceId>,
+        outcome: &Outcome,
+        new: &[ServiceId],
+    ) {
+        // Struck out: what is gone, what turned out not to be there, and what was noted but never came to be (it is somebody
+        // else's if it is there).
+        let mut gone = outcome.gone.clone();
+        gone.extend(new.iter().filter(|id| outcome.failed.contains_key(id)));
+        for id in ids {
+            let wanted = self.desired.services().contains_key(id);
+            if !wanted {
+                self.samples.remove(id);
+                if !observed.services.contains_key(id) {
+                    gone.insert(*id);
+                }
+            }
+            if outcome.raced.contains(id) {
+                continue;
+            }
+            let failure = if let Some(message) = outcome.failed.get(id) {
+                Some((FailureReason::Refused, message.clone()))
+            } else if conflicts.contains(id) {
+                Some((FailureReason::Conflict, conflict(&observed.services[id])))
+            } else {
+                None
+            };
+            self.note(*id, failure);
+        }
+        self.ledger.remove(&gone);
+        if self.timeouts_failure != outcome.timeouts {
+            self.timeouts_failure.clone_from(&outcome.timeouts);
+            self.failures_changed = true;
+        }
+    }
+
+    fn note(&mut self, id: ServiceId, failure: Option<(FailureReason, String)>) {
+        if self.failing.get(&id) == failure.as_ref() {
+            return;
+        }
+        self.failures_changed = true;
+        if let Some(failure) = failure {
+            warn!(plane = "ipvs", reason = %failure.0, "{id}: {}", failure.1);
+            self.report.last_error = Some(format!("{id}: {}", failure.1));
+            self.failing.insert(id, failure);
+        } else if self.failing.remove(&id).is_some() {
+            info!(plane = "ipvs", "{id}: as wanted again");
+        }
+    }
+
+    /// Looks at some of the table, within the budget, and puts back what differs.
+    fn look(&mut self, now: Instant) -> Result<(), Error> {
+        self.report.last_look = Some(SystemTime::now());
+        let Some(io) = self.io.as_mut() else { return Ok(()) };
+        let services = self.desired.services();
+        let mut suspects = BTreeSet::new();
+        let mut flushed = false;
+
+        let started = cpu_time();
+        let ours = |id: &ServiceId| !self.failing.contains_key(id);
+        let round =
+            services.range(after(self.sampled)).chain(services.iter()).take(SAMPLES.min(services.len()));
+        for (id, entry) in round.filter(|(id, _)| ours(id)) {
+            self.sampled = Some(*id);
+            match io.service(id)? {
+                None => flushed = true,
+                Some(held) if held.service != entry.wanted.service => {
+                    suspects.insert(*id);
+                }
+                Some(_) => {}
+            }
+        }
+        self.look.spend(cpu_time() - started, 0);
+        if flushed {
+            return self.pass(None, Cause::Drift, now);
+        }
+
+        let mut timeouts = None;
+        while self.look.affords() {
+            let started = cpu_time();
+            let (count, last) = match self.look.step() {
+                Step::Services => {
+                    timeouts = Some(io.timeouts()?);
+                    // One that is left out is suspected, and asked for then.
+                    let held: BTreeMap<_, _> =
+                        io.services(&[])?.into_iter().map(|entry| (entry.service.id, entry)).collect();
+                    for (id, entry) in services {
+                        if held.get(id).is_none_or(|held| held.service != entry.wanted.service) {
+                            suspects.insert(*id);
+                        }
+                    }
+                    for (id, entry) in held {
+                        if let Some(sample) = self.samples.get_mut(&id) {
+                            sample.entry = entry;
+                            sample.at = now;
+                        }
+                    }
+                    (0, None)
+                }
+                Step::Destinations(position) => {
+                    let mut last = None;
+                    let mut count = 0;
+                    for (id, entry) in services.range(after(position)).take(STEP) {
+                        let held = io.destinations(id)?;
+                        if differs(&entry.wanted, &held) {
+                            suspects.insert(*id);
+                        }
+                        if let Some(sample) = self.samples.get_mut(id) {
+                            sample.destinations = held;
+                            sample.at = now;
+                        }
+                        last = Some(*id);
+                        count += 1;
+                    }
+                    (count, last)
+                }
+            };
+            self.look.spend(cpu_time() - started, count);
+            if self.look.advance(now, last) {
+                self.report.look_period = self.look.period();
+                break;
+            }
+        }
+        // What the kernel refused waits for its next attempt; a conflict may have gone.
+        suspects
+            .retain(|id| self.failing.get(id).is_none_or(|(reason, _)| *reason == FailureReason::Conflict));
+        let timeouts = timeouts.is_some_and(|held| {
+            let empty = Observed { services: BTreeMap::new(), timeouts: Some(held) };
+            let nothing: [(ServiceId, Option<&Wanted>); 0] = [];
+            !plan(nothing, self.desired.timeouts(), &empty, false).commands.is_empty()
+        });
+        if !suspects.is_empty() || (timeouts && self.timeouts_failure.is_none()) {
+            self.pass(Some(&suspects), Cause::Drift, now)?;
+        }
+        Ok(())
+    }
+
+    fn failures(&self) -> BTreeMap<String, Failure> {
+        let mut failures = BTreeMap::new();
+        for (id, (reason, message)) in &self.failing {
+            let owner = self.desired.services().get(id).map(|entry| entry.owner.clone());
+            let failure = Failure {
+                object: id.to_string(),
+                reason: *reason,
+                message: message.clone(),
+                bindings: owner.into_iter().collect(),
+            };
+            failures.insert(failure.object.clone(), failure);
+        }
+        for (key, message) in self.desired.invalid() {
+            let object = format!("VirtualService {key}");
+            let bindings = BTreeSet::from([key.clone()]);
+            let failure = Failure {
+                object: object.clone(),
+                reason: FailureReason::Invalid,
+                message: message.clone(),
+                bindings,
+            };
+            failures.insert(object, failure);
+        }
+        for (id, losers) in self.desired.contested() {
+            let owner =
+                self.desired.services().get(id).map_or_else(String::new, |entry| entry.owner.to_string());
+            let object = format!("{id} of {}", join(losers));
+            let message = format!("belongs to VirtualService {owner} already");
+            let failure = Failure {
+                object: object.clone(),
+                reason: FailureReason::Conflict,
+                message,
+                bindings: losers.clone(),
+            };
+            failures.insert(object, failure);
+        }
+        if let Some(message) = &self.timeouts_failure {
+            failures.insert("timeouts".into(), director_failure("timeouts", FailureReason::Refused, message));
+        }
+        if let Some(message) = self.ledger.error() {
+            failures.insert("ledger".into(), director_failure("ledger", FailureReason::Ledger, message));
+        }
+        failures
+    }
+}
+
+#[derive(Default)]
+struct Outcome {
+    gone: BTreeSet<ServiceId>,
+    failed: BTreeMap<ServiceId, String>,
+    raced: BTreeSet<ServiceId>,
+    timeouts: Option<String>,
+}
+
+fn director_failure(object: &str, reason: FailureReason, message: &str) -> Failure {
+    Failure { object: object.to_owned(), reason, message: message.to_owned(), bindings: BTreeSet::new() }
+}
+
+fn join(keys: &BTreeSet<BindingKey>) -> String {
+    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What is said of somebody else's service.
+pub(crate) fn conflict(held: &Held) -> String {
+    format!(
+        "a service of somebody else stands here (scheduler {}, {} real servers) and is left alone; remove it (ipvsadm -D), or \
+         start the agent with --adopt to take it over",
+        held.service.scheduler,
+        held.destinations.len()
+    )
+}
+
+/// Whether real servers are other than wanted.
+fn differs(wanted: &Wanted, held: &[DestinationEntry]) -> bool {
+    wanted.destinations.len() != held.len()
+        || held.iter().any(|entry| {
+            wanted
+                .destinations
+                .binary_search_by_key(&entry.destination.id, |destination| destination.id)
+                .map_or(true, |index| wanted.destinations[index] != entry.destination)
+        })
+}
+
+impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
+    const NAME: PlaneName = PlaneName::Ipvs;
+
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    fn configure(&mut self, change: &Merged) {
+        self.configured = true;
+        self.failures_changed = true;
+        if let Some(director) = &change.director {
+            self.timeouts_dirty |= self.desired.set_director(director);
+        }
+        if change.all {
+            let gone: Vec<_> =
+                self.desired.keys().filter(|key| !change.bindings.contains_key(key)).cloned().collect();
+            for key in gone {
+                self.dirty.append(&mut self.desired.set(&key, None));
+            }
+        }
+        for (key, spec) in &change.bindings {
+            let known = spec.as_ref().is_some_and(|spec| self.desired.spec(key) == Some(spec));
+            if !known {
+                self.dirty.append(&mut self.desired.set(key, spec.as_ref()));
+            }
+        }
+    }
+
+    fn turn(&mut self, context: &Context) -> Turn {
+        if !self.configured {
+            return Turn { next: None, done: true };
+        }
+        let now = context.now;
+        if self.io.is_none() && self.connection.due(now) {
+            match (self.connect)() {
+                Ok(io) => {
+                    self.io = Some(io);
+                    self.full = true;
+                    if self.report.missing.take().is_some() {
+                        info!(plane = "ipvs", "IPVS is there now");
+                    }
+                }
+                Err(error) => {
+                    let message = error.to_string();
+                    if self.report.missing.as_ref() != Some(&message) {
+                        warn!(plane = "ipvs", "{message}");
+                    }
+                    self.report.last_error = Some(message.clone());
+                    self.report.missing = Some(message);
+                    self.connection.failed(now);
+                }
+            }
+        }
+        if self.io.is_some() {
+            match self.work(now) {
+                Ok(()) => self.connection.reset(),
+                Err(error) => {
+                    warn!(plane = "ipvs", "{error}; starting over");
+                    self.report.last_error = Some(error.to_string());
+                    self.io = None;
+                    self.connection.failed(now);
+                }
+            }
+        }
+        if self.failures_changed {
+            self.failures_changed = false;
+            let failures = self.failures();
+            note_failures(&mut self.report, failures);
+        }
+        let next = if self.io.is_some() {
+            let look = self.look.deadline();
+            Some(self.retry.deadline().map_or(look, |retry| retry.min(look)))
+        } else {
+            self.connection.deadline()
+        };
+        Turn { next, done: true }
+    }
+
+    fn report(&mut self) -> &mut PlaneReport {
+        &mut self.report
+    }
+
+    fn counters(&mut self, now: Instant) -> Counters {
+        let services = self.desired.services();
+        if let Some(io) = self.io.as_mut().filter(|_| self.look.estimate(services.len()) <= FRESH) {
+            let interesting: BTreeSet<_> = services.keys().copied().collect();
+            let samples = &mut self.samples;
+            // Old figures are better than none if it fails; the next turn finds out what is the matter.
+            let _ = observe(
+                io,
+                Scope::All(&interesting),
+                |_| true,
+                |entry, destinations| {
+                    if services.contains_key(&entry.service.id) {
+                        samples.insert(entry.service.id, Sample { entry, destinations, at: now });
+                    }
+                },
+            );
+        }
+        let mut age = Duration::ZERO;
+        let read = self.samples.iter().filter_map(|(id, sample)| {
+            let owner = &services.get(id)?.owner;
+            let spec = self.desired.spec(owner)?;
+            age = age.max(now.saturating_duration_since(sample.at));
+            Some(ServiceCounters {
+                binding: owner.clone(),
+                id: *id,
+                scheduler: sample.entry.service.scheduler.clone(),
+                stats: sample.entry.stats,
+                destinations: sample.destinations.iter().map(|entry| destination(spec, id, entry)).collect(),
+            })
+        });
+        let services = read.collect();
+        Counters { services, age }
+    }
+}
+
+fn destination(
+    spec: &Arc<bascule_crds::VirtualServiceBindingSpec>,
+    service: &ServiceId,
+    entry: &DestinationEntry,
+) -> DestinationCounters {
+    let id = entry.destination.id;
+    DestinationCounters {
+        name: super::expand::name(spec, service, id).map_or_else(|| id.to_string(), ToOwned::to_owned),
+        id,
+        weight: entry.destination.weight,
+        active_connections: entry.active_connections,
+        inactive_connections: entry.inactive_connections,
+        persistent_connections: entry.persistent_connections,
+        stats: entry.stats,
+    }
+}

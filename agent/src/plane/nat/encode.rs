@@ -1,0 +1,475 @@
+//! The nf_tables messages of our table (linux/netfilter/nf_tables.h), and reading them back.
+//!
+//! Spoken directly, not through `nft`: starting that program costs ten times as long as the whole transaction (a repair has
+//! 50 ms), and its older versions cannot say `ct original proto-dst` in a concatenation, which the kernel can.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use super::table::{By, Field, Key, Set, TABLE, Version};
+use crate::plane::{
+    attribute::{Attributes, Writer, find, text},
+    netlink::{ACK, APPEND, CREATE, Message, REQUEST, append},
+};
+
+/// NETLINK_NETFILTER.
+pub(super) const PROTOCOL: isize = 12;
+/// NFNLGRP_NFTABLES.
+pub(super) const GROUP: u32 = 7;
+
+const SUBSYSTEM: u16 = 10 << 8;
+pub(super) const NEW_TABLE: u16 = SUBSYSTEM;
+pub(super) const GET_TABLE: u16 = SUBSYSTEM | 1;
+const DELETE_TABLE: u16 = SUBSYSTEM | 2;
+const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+pub(super) const GET_CHAIN: u16 = SUBSYSTEM | 4;
+const NEW_RULE: u16 = SUBSYSTEM | 6;
+pub(super) const GET_RULE: u16 = SUBSYSTEM | 7;
+const NEW_SET: u16 = SUBSYSTEM | 9;
+pub(super) const GET_SET: u16 = SUBSYSTEM | 10;
+const NEW_ELEMENTS: u16 = SUBSYSTEM | 12;
+pub(super) const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
+const DELETE_ELEMENTS: u16 = SUBSYSTEM | 14;
+const NEW_GENERATION: u16 = SUBSYSTEM | 15;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+
+/// NFPROTO_INET.
+const INET: u8 = 1;
+/// struct nfgenmsg: family, version, resource id.
+const HEADER: usize = 4;
+
+const LIST_ELEMENT: u16 = 1;
+const DATA_VALUE: u16 = 1;
+/// Elements in one message: its list is one attribute, which has at most 65,535 bytes.
+const ELEMENTS: usize = 400;
+
+const SET_INTERVAL: u32 = 0x4;
+const SET_MAP: u32 = 0x8;
+const SET_CONCATENATION: u32 = 0x80;
+/// nft's number of the type of marks.
+const TYPE_MARK: u32 = 19;
+
+fn header(family: u8, resource: u16) -> [u8; HEADER] {
+    let resource = resource.to_be_bytes();
+    [family, 0, resource[0], resource[1]]
+}
+
+fn start() -> Writer {
+    Writer::after(&header(INET, 0))
+}
+
+/// Whether an attribute list that begins with a table's name names ours.
+fn is_ours(payload: &[u8]) -> bool {
+    payload.first() == Some(&INET)
+        && payload
+            .get(HEADER..)
+            .and_then(|attributes| find(attributes, 1))
+            .is_some_and(|name| text(name) == TABLE)
+}
+
+/// Whether a notification says that our table changed. All objects name their table in attribute 1.
+pub(super) fn concerns_us(message: &Message) -> bool {
+    message.kind & 0xff00 == SUBSYSTEM && message.kind != NEW_GENERATION && is_ours(&message.payload)
+}
+
+/// A request for what is in our table.
+pub(super) fn question() -> Vec<u8> {
+    start().string(1, TABLE).finish()
+}
+
+/// A request for the elements of a set.
+pub(super) fn elements_of(set: Set) -> Vec<u8> {
+    start().string(1, TABLE).string(2, set.name()).finish()
+}
+
+/// Elements to add or to remove.
+pub(super) type Elements = BTreeMap<Set, BTreeMap<Key, u32>>;
+
+/// One transaction under construction.
+pub(super) struct Batch {
+    messages: Vec<(u16, u16, Vec<u8>)>,
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        Self { messages: Vec::new() }
+    }
+
+    fn push(&mut self, kind: u16, flags: u16, message: Writer) {
+        self.messages.push((kind, flags, message.finish()));
+    }
+
+    /// Removes the table, whether it is there or not.
+    pub(super) fn delete_table(&mut self) {
+        self.push(NEW_TABLE, CREATE, start().string(1, TABLE));
+        self.push(DELETE_TABLE, 0, start().string(1, TABLE));
+    }
+
+    /// Makes the table with these sets, their elements, and a rule for each set.
+    pub(super) fn create_table(&mut self, elements: &Elements) {
+        self.push(NEW_TABLE, CREATE, start().string(1, TABLE));
+        for (id, set) in (1..).zip(elements.keys()) {
+            self.push(NEW_SET, CREATE, declaration(*set, id));
+        }
+        self.add(elements);
+        let marks = elements.keys().any(|set| set.maps());
+        let sources = elements.keys().any(|set| matches!(set, Set::Source { .. }));
+        if marks {
+            // -150: mangle, before routing and before IPVS look at the mark. `route` looks for the way anew after a change.
+            self.push(NEW_CHAIN, CREATE, chain("prerouting", "filter", 0, -150));
+            self.push(NEW_CHAIN, CREATE, chain("output", "route", 3, -150));
+        }
+        if sources {
+            self.push(NEW_CHAIN, CREATE, chain("postrouting", "nat", 4, 100));
+        }
+        for set in elements.keys() {
+            match *set {
+                Set::Marks(version) => {
+                    for name in ["prerouting", "output"] {
+                        self.push(NEW_RULE, CREATE | APPEND, rule(name, mark_rule(version)));
+                    }
+                }
+                Set::Source { version, by, auto } => {
+                    self.push(NEW_RULE, CREATE | APPEND, rule("postrouting", source_rule(version, by, auto)));
+                }
+                Set::Connected(_) => {}
+            }
+        }
+    }
+
+    /// Adds elements.
+    pub(super) fn add(&mut self, elements: &Elements) {
+        self.change(NEW_ELEMENTS, CREATE, elements);
+    }
+
+    /// Removes elements, all of which must be there.
+    pub(super) fn remove(&mut self, elements: &Elements) {
+        self.change(DELETE_ELEMENTS, 0, elements);
+    }
+
+    fn change(&mut self, kind: u16, flags: u16, elements: &Elements) {
+        for (set, entries) in elements {
+            let mut entries = entries.iter().peekable();
+            while entries.peek().is_some() {
+                let message = start().string(1, TABLE).string(2, set.name()).nest(3, |list| {
+                    entries.by_ref().take(ELEMENTS).fold(list, |list, (key, data)| {
+                        list.nest(LIST_ELEMENT, |one| element(*set, key, *data, one))
+                    })
+                });
+                self.push(kind, flags, message);
+            }
+        }
+    }
+
+    /// The datagram; see [`crate::plane::netlink::Connection::transact`].
+    pub(super) fn finish(self, sequence: u32) -> Vec<u8> {
+        let mut buffer = Vec::with_capacity(self.messages.iter().map(|(_, _, bytes)| bytes.len() + 20).sum());
+        let envelope = header(0, SUBSYSTEM >> 8);
+        append(&mut buffer, BATCH_BEGIN, REQUEST, sequence, &envelope);
+        let last = self.messages.len().saturating_sub(1);
+        for (index, (kind, flags, message)) in self.messages.into_iter().enumerate() {
+            let (flags, sequence) = if index == last {
+                (flags | ACK, sequence.wrapping_add(1).max(1))
+            } else {
+                (flags, sequence)
+            };
+            append(&mut buffer, kind, REQUEST | flags, sequence, &message);
+        }
+        append(&mut buffer, BATCH_END, REQUEST, sequence, &envelope);
+        buffer
+    }
+}
+
+fn element(set: Set, key: &[u8], data: u32, one: Writer) -> Writer {
+    let (first, last) = key.split_at(set.key_length().min(key.len()));
+    let mut one = one.nest(1, |value| value.bytes(DATA_VALUE, first));
+    if set.maps() {
+        one = one.nest(2, |value| value.bytes(DATA_VALUE, &data.to_ne_bytes()));
+    }
+    if set.ranges() {
+        one = one.nest(10, |value| value.bytes(DATA_VALUE, last));
+    }
+    one
+}
+
+fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+fn declaration(set: Set, id: u32) -> Writer {
+    let key_type =
+        set.fields().iter().fold(0, |number, field| number << 6 | field.type_number(set.version()));
+    let mut flags = 0;
+    if set.maps() {
+        flags |= SET_MAP;
+    }
+    if set.ranges() {
+        flags |= SET_INTERVAL | SET_CONCATENATION;
+    }
+    let mut message = start()
+        .string(1, TABLE)
+        .string(2, set.name())
+        .network(3, flags)
+        .network(4, key_type)
+        .network(5, length(set.key_length()));
+    if set.maps() {
+        message = message.network(6, TYPE_MARK).network(7, 4);
+    }
+    if set.ranges() {
+        message = message.nest(9, |description| {
+            description.nest(2, |fields| {
+                set.fields().iter().fold(fields, |fields, field| {
+                    fields.nest(LIST_ELEMENT, |one| one.network(1, length(field.length(set.version()))))
+                })
+            })
+        });
+    }
+    message.network(10, id)
+}
+
+fn chain(name: &str, kind: &str, hook: u32, priority: i32) -> Writer {
+    let accept = 1;
+    start()
+        .string(1, TABLE)
+        .string(3, name)
+        .nest(4, |place| place.network(1, hook).network(2, priority.cast_unsigned()))
+        .network(5, accept)
+        .string(7, kind)
+}
+
+fn rule(chain: &str, expressions: Writer) -> Writer {
+    start().string(1, TABLE).string(2, chain).nest(4, |_| expressions)
+}
+
+/// The first register of 16 bytes; the registers of 4 bytes of the same space start at 8.
+const FIRST: u32 = 1;
+
+/// The register at an offset in the space that a key takes.
+fn register(offset: usize) -> u32 {
+    // Registers of 16 bytes where aligned so, as nft does.
+    if offset.is_multiple_of(16) { FIRST + length(offset / 16) } else { 8 + length(offset / 4) }
+}
+
+fn expression(list: Writer, name: &str, write: impl FnOnce(Writer) -> Writer) -> Writer {
+    list.nest(LIST_ELEMENT, |one| one.string(1, name).nest(2, write))
+}
+
+/// NFT_META_*.
+fn meta(list: Writer, key: u32, into: u32) -> Writer {
+    expression(list, "meta", |data| data.network(2, key).network(1, into))
+}
+
+const META_MARK: u32 = 3;
+const META_FAMILY: u32 = 15;
+const META_PROTOCOL: u32 = 16;
+
+/// NFT_CT_* of the original direction.
+fn original(list: Writer, key: u32, into: u32) -> Writer {
+    expression(list, "ct", |data| data.network(2, key).network(1, into).bytes(3, &[0]))
+}
+
+const CT_PORT: u32 = 12;
+
+fn ct_address(version: Version) -> u32 {
+    match version {
+        Version::V4 => 20,
+        Version::V6 => 22,
+    }
+}
+
+/// NFT_PAYLOAD_*_HEADER.
+fn payload(list: Writer, base: u32, offset: u32, bytes: usize, into: u32) -> Writer {
+    expression(list, "payload", |data| {
+        data.network(1, into).network(2, base).network(3, offset).network(4, length(bytes))
+    })
+}
+
+const NETWORK: u32 = 1;
+const TRANSPORT: u32 = 2;
+
+fn source_address(list: Writer, version: Version, into: u32) -> Writer {
+    payload(list, NETWORK, if version == Version::V4 { 12 } else { 8 }, version.length(), into)
+}
+
+fn destination_address(list: Writer, version: Version, into: u32) -> Writer {
+    payload(list, NETWORK, if version == Version::V4 { 16 } else { 24 }, version.length(), into)
+}
+
+fn of_family(list: Writer, version: Version) -> Writer {
+    let family: u8 = if version == Version::V4 { 2 } else { 10 };
+    let list = meta(list, META_FAMILY, FIRST);
+    expression(list, "cmp", |data| {
+        data.network(1, FIRST).network(2, 0).nest(3, |value| value.bytes(DATA_VALUE, &[family]))
+    })
+}
+
+fn lookup(list: Writer, set: Set, into: Option<u32>) -> Writer {
+    expression(list, "lookup", |data| {
+        let data = data.string(1, set.name()).network(2, FIRST);
+        match into {
+            Some(register) => data.network(3, register),
+            None => data,
+        }
+    })
+}
+
+/// Loads the fields of a set's key one after another.
+fn load(list: Writer, set: Set, mut one: impl FnMut(Writer, usize, Field, u32) -> Writer) -> Writer {
+    let mut offset = 0;
+    set.fields().iter().enumerate().fold(list, |list, (index, field)| {
+        let list = one(list, index, *field, register(offset));
+        offset += field.space(set.version());
+        list
+    })
+}
+
+/// `ip daddr . meta l4proto . th dport` gets the mark of the map.
+fn mark_rule(version: Version) -> Writer {
+    let set = Set::Marks(version);
+    let list = load(of_family(Writer::default(), version), set, |list, _, field, into| match field {
+        Field::Address => destination_address(list, version, into),
+        Field::Protocol => meta(list, META_PROTOCOL, into),
+        // The ports stand at the same place in TCP, UDP and SCTP.
+        Field::Port | Field::Mark => payload(list, TRANSPORT, 2, 2, into),
+    });
+    let list = lookup(list, set, Some(FIRST));
+    expression(list, "meta", |data| data.network(2, META_MARK).network(3, FIRST))
+}
+
+/// The virtual address, protocol and port that the client asked for, and the real server that it gets; with `auto` also the
+/// client and the real server in one network: then the director's own address becomes the source.
+fn source_rule(version: Version, by: By, auto: bool) -> Writer {
+    let set = Set::Source { version, by, auto };
+    let last = set.fields().len() - 1;
+    let list = load(of_family(Writer::default(), version), set, |list, index, field, into| match field {
+        Field::Address if index == last => destination_address(list, version, into),
+        Field::Address => original(list, ct_address(version), into),
+        Field::Protocol => meta(list, META_PROTOCOL, into),
+        Field::Port => original(list, CT_PORT, into),
+        Field::Mark => meta(list, META_MARK, into),
+    });
+    let mut list = lookup(list, set, None);
+    if auto {
+        let connected = Set::Connected(version);
+        list = load(list, connected, |list, index, _, into| {
+            if index == 0 {
+                source_address(list, version, into)
+            } else {
+                destination_address(list, version, into)
+            }
+        });
+        list = lookup(list, connected, None);
+    }
+    expression(list, "masq", |data| data)
+}
+
+/// The elements of a set in an answer.
+pub(super) fn read_elements(set: Set, message: &Message, into: &mut BTreeMap<Key, u32>) {
+    let Some(list) = message.payload.get(HEADER..).and_then(|attributes| find(attributes, 3)) else { return };
+    for (_, one) in Attributes(list) {
+        let value = |kind| find(one, kind).and_then(|value| find(value, DATA_VALUE));
+        let Some(first) = value(1) else { continue };
+        let mut key = first.to_vec();
+        if set.ranges() {
+            key.extend_from_slice(value(10).unwrap_or(first));
+        }
+        let data = value(2).and_then(crate::plane::attribute::number).unwrap_or_default();
+        into.insert(key, data);
+    }
+}
+
+/// What makes up the table besides elements: chains, rules and sets as the kernel lists them, without what the kernel counts or
+/// numbers. A listing is not what was written, so it is compared with one that was read right after a commit.
+pub(super) fn fingerprint(chains: &[Message], rules: &[Message], sets: &[Message]) -> String {
+    // NFTA_CHAIN_NAME, HOOK, POLICY, TYPE, FLAGS; NFTA_RULE_CHAIN, EXPRESSIONS; NFTA_SET_NAME, FLAGS, KEY_TYPE, KEY_LEN, DATA_TYPE,
+    // DATA_LEN.
+    let listings: [(&[Message], &[u16]); 3] =
+        [(chains, &[3, 4, 5, 7, 10]), (rules, &[2, 4]), (sets, &[2, 3, 4, 5, 6, 7])];
+    let mut hash = Sha256::new();
+    for (messages, kinds) in listings {
+        for message in messages.iter().filter(|message| is_ours(&message.payload)) {
+            for (kind, value) in
+                Attributes(&message.payload[HEADER..]).filter(|(kind, _)| kinds.contains(kind))
+            {
+                hash.update(kind.to_ne_bytes());
+                hash.update(length(value.len()).to_ne_bytes());
+                hash.update(value);
+            }
+            hash.update(u16::MAX.to_ne_bytes());
+        }
+        hash.update(0u16.to_ne_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registers_are_nfts() {
+        // As `nft --debug=netlink` shows them for keys of these lengths.
+        assert_eq!([0, 4, 8, 12, 16, 20, 24].map(register), [1, 9, 10, 11, 2, 13, 14]);
+    }
+
+    #[test]
+    fn a_batch_asks_for_one_acknowledgement() {
+        let mut batch = Batch::new();
+        batch.delete_table();
+        batch.create_table(&Elements::from([(Set::Marks(Version::V4), BTreeMap::new())]));
+        let bytes = batch.finish(41);
+        let mut acknowledged = Vec::new();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let length = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;
+            let flags = u16::from_ne_bytes(rest[6..8].try_into().unwrap());
+            if flags & ACK != 0 {
+                acknowledged.push(u32::from_ne_bytes(rest[8..12].try_into().unwrap()));
+            }
+            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+        }
+        assert_eq!(acknowledged, [42]);
+    }
+
+    #[test]
+    fn elements_read_back_as_written() {
+        for (set, key) in [
+            (Set::Marks(Version::V4), vec![1; 12]),
+            (Set::Connected(Version::V6), [vec![1; 32], vec![2; 32]].concat()),
+        ] {
+            let elements = Elements::from([(set, BTreeMap::from([(key.clone(), 7)]))]);
+            let mut batch = Batch::new();
+            batch.add(&elements);
+            let message = Message { kind: NEW_ELEMENTS, port: 0, payload: batch.messages[0].2.clone() };
+            let mut read = BTreeMap::new();
+            read_elements(set, &message, &mut read);
+            assert_eq!(read, BTreeMap::from([(key, if set.maps() { 7 } else { 0 })]));
+        }
+    }
+
+    #[test]
+    fn big_sets_are_split() {
+        let entries = (0..1000u32).map(|number| (number.to_be_bytes().repeat(4), 0)).collect();
+        let mut batch = Batch::new();
+        batch.add(&Elements::from([(
+            Set::Source { version: Version::V4, by: By::Port, auto: false },
+            entries,
+        )]));
+        assert_eq!(batch.messages.len(), 3);
+    }
+
+    #[test]
+    fn only_our_table_concerns_us() {
+        let message = |family: u8, name: &str| Message {
+            kind: NEW_RULE,
+            port: 9,
+            payload: Writer::after(&header(family, 3)).string(1, name).finish(),
+        };
+        assert!(concerns_us(&message(INET, "bascule")));
+        assert!(!concerns_us(&message(INET, "filter")));
+        assert!(!concerns_us(&message(2, "bascule")), "ip bascule is somebody else's");
+        assert!(!concerns_us(&Message { kind: NEW_GENERATION, port: 0, payload: vec![0; 4] }));
+    }
+}

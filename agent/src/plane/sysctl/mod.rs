@@ -1,0 +1,244 @@
+//! The kernel's settings that virtual services need.
+//!
+//! Only what is needed is set, and nothing is set back when it is no longer needed: somebody else may rely on it by then.
+
+mod kernel;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use bascule_compile::{BindingKey, NodeConfig};
+use bascule_crds::{DirectorConfigSpec, ForwardingMethod, SourceNat, VirtualServiceBindingSpec};
+
+pub(crate) use kernel::{Io, Kernel};
+pub(crate) use worker::{SysctlPlane, absent, unmanaged};
+
+/// net.ipv4.ip_forward: the same as net.ipv4.conf.all.forwarding.
+pub const FORWARD_IPV4: &str = "net/ipv4/ip_forward";
+/// net.ipv6.conf.all.forwarding.
+pub const FORWARD_IPV6: &str = "net/ipv6/conf/all/forwarding";
+/// net.ipv4.vs.conntrack: IPVS's connections are known to netfilter, so that it can rewrite their source.
+pub const CONNTRACK: &str = "net/ipv4/vs/conntrack";
+/// net.ipv4.vs.expire_nodest_conn.
+pub const EXPIRE_NO_DESTINATION: &str = "net/ipv4/vs/expire_nodest_conn";
+/// net.ipv4.vs.expire_quiescent_template.
+pub const EXPIRE_QUIESCENT: &str = "net/ipv4/vs/expire_quiescent_template";
+/// Directory of the IPv6 settings of interfaces.
+pub const INTERFACES_IPV6: &str = "net/ipv6/conf";
+
+/// The path below /proc/sys of net.ipv4.conf.INTERFACE.promote_secondaries: with it, deleting an address does not delete those
+/// of the same network that came after it.
+fn promote_secondaries(interface: &str) -> String {
+    format!("net/ipv4/conf/{interface}/promote_secondaries")
+}
+
+/// net.ipv6.conf.INTERFACE.accept_ra.
+fn accept_ra(interface: &str) -> String {
+    format!("{INTERFACES_IPV6}/{interface}/accept_ra")
+}
+
+/// A path below /proc/sys as `sysctl` writes it.
+pub fn name(path: &str) -> String {
+    path.chars()
+        .map(|character| match character {
+            '/' => '.',
+            '.' => '/',
+            other => other,
+        })
+        .collect()
+}
+
+/// What one binding needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Needs {
+    paths: BTreeSet<String>,
+}
+
+/// A wanted setting and who needs it; nobody when it is the director's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Setting {
+    /// The value.
+    pub value: String,
+    /// The bindings.
+    pub bindings: BTreeSet<BindingKey>,
+}
+
+/// The wanted settings.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Desired {
+    director: BTreeMap<&'static str, bool>,
+    /// Whether to set what differs, or only to say so.
+    pub manage: bool,
+    needed: BTreeMap<String, BTreeSet<BindingKey>>,
+    bindings: BTreeMap<BindingKey, Needs>,
+}
+
+/// Everything that a configuration wants.
+pub fn desired(config: &NodeConfig) -> Desired {
+    let mut desired = Desired::default();
+    desired.set_director(&config.director);
+    for (key, spec) in &config.bindings {
+        desired.set(key, Some(spec));
+    }
+    desired
+}
+
+impl Desired {
+    /// The bindings that need anything.
+    pub fn keys(&self) -> impl Iterator<Item = &BindingKey> {
+        self.bindings.keys()
+    }
+
+    /// The wanted values by path.
+    pub fn settings(&self) -> BTreeMap<String, Setting> {
+        let mut settings = BTreeMap::new();
+        // Without any binding there is no IPVS in use whose connections could expire.
+        if !self.bindings.is_empty() {
+            for (path, on) in &self.director {
+                let value = if *on { "1" } else { "0" };
+                settings.insert(
+                    (*path).to_owned(),
+                    Setting { value: value.to_owned(), bindings: BTreeSet::new() },
+                );
+            }
+        }
+        for (path, bindings) in &self.needed {
+            settings.insert(path.clone(), Setting { value: "1".to_owned(), bindings: bindings.clone() });
+        }
+        settings
+    }
+
+    /// The paths whose values matter.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        let director = self.director.keys().copied().filter(|_| !self.bindings.is_empty());
+        director.chain(self.needed.keys().map(String::as_str))
+    }
+
+    /// Takes the director's settings; true when something changed.
+    pub fn set_director(&mut self, director: &DirectorConfigSpec) -> bool {
+        let (manage, values) = super::director_sysctls(director);
+        let changed = self.manage != manage || self.director != values;
+        self.manage = manage;
+        self.director = values;
+        changed
+    }
+
+    /// Takes a changed binding, none when it is gone; true when the wanted values may have changed.
+    pub fn set(&mut self, key: &BindingKey, spec: Option<&Arc<VirtualServiceBindingSpec>>) -> bool {
+        let new = spec.map(|spec| needs(spec));
+        let old = self.bindings.get(key);
+        if old == new.as_ref() {
+            return false;
+        }
+        let before = self.bindings.is_empty();
+        let old = self.bindings.remove(key).unwrap_or_default();
+        let mut changed = false;
+        if let Some(new) = &new {
+            for path in new.paths.difference(&old.paths) {
+                let keys = self.needed.entry(path.clone()).or_default();
+                changed |= keys.is_empty();
+                keys.insert(key.clone());
+            }
+        }
+        let kept = new.as_ref().map(|new| &new.paths);
+        for path in old.paths.iter().filter(|path| kept.is_none_or(|kept| !kept.contains(*path))) {
+            if let Some(keys) = self.needed.get_mut(path) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.needed.remove(path);
+                    changed = true;
+                }
+            }
+        }
+        self.bindings.extend(new.map(|new| (key.clone(), new)));
+        changed || before != self.bindings.is_empty()
+    }
+}
+
+fn needs(spec: &VirtualServiceBindingSpec) -> Needs {
+    let mut paths = BTreeSet::new();
+    let masquerade = super::forwardings(spec).any(|method| method == ForwardingMethod::Masquerade);
+    let (ipv4, ipv6) = super::families(spec);
+    if masquerade {
+        if ipv4 {
+            paths.insert(FORWARD_IPV4.to_owned());
+        }
+        if ipv6 {
+            paths.insert(FORWARD_IPV6.to_owned());
+        }
+        if spec.source_nat != SourceNat::Never {
+            paths.insert(CONNTRACK.to_owned());
+        }
+    }
+    if let (Some(interface), true) = (&spec.interface, ipv4) {
+        paths.insert(promote_secondaries(interface));
+    }
+    Needs { paths }
+}
+
+/// What the kernel holds; none where there is no such setting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Values by path.
+    pub values: BTreeMap<String, Option<String>>,
+    /// Interfaces (and `default`) that take router advertisements now and would stop to when IPv6 forwarding is switched on:
+    /// accept_ra is 1 and forwarding is 0. Read only when that is about to happen.
+    pub advertised: BTreeSet<String>,
+}
+
+/// Writes a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Op {
+    /// The path below /proc/sys.
+    pub path: String,
+    /// The value.
+    pub value: String,
+    /// What it is now.
+    pub was: String,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "set {} from {} to {}", name(&self.path), self.was, self.value)
+    }
+}
+
+/// What to do, and what is not there to be set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In this order.
+    pub ops: Vec<Op>,
+    /// Wanted settings that this kernel does not have (yet).
+    pub missing: BTreeSet<String>,
+}
+
+/// Plans all settings. Switching IPv6 forwarding on makes interfaces with accept_ra = 1 deaf to router advertisements, and a
+/// default route that came from one would expire: they get 2 first.
+pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
+    let mut plan = Plan::default();
+    for (path, setting) in desired.settings() {
+        match observed.values.get(&path) {
+            Some(Some(value)) if *value == setting.value => {}
+            Some(Some(value)) => {
+                if path == FORWARD_IPV6 {
+                    plan.ops.extend(observed.advertised.iter().map(|interface| Op {
+                        path: accept_ra(interface),
+                        value: "2".to_owned(),
+                        was: "1".to_owned(),
+                    }));
+                }
+                plan.ops.push(Op { path, value: setting.value, was: value.clone() });
+            }
+            Some(None) | None => {
+                plan.missing.insert(path);
+            }
+        }
+    }
+    plan
+}

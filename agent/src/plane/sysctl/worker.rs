@@ -1,0 +1,249 @@
+//! The sysctl plane at work.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::BorrowedFd,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tracing::{info, warn};
+
+use super::{CONNTRACK, Desired, EXPIRE_NO_DESTINATION, EXPIRE_QUIESCENT, Op, kernel::Io, name, plan};
+use crate::reconcile::{
+    Failure, FailureReason, PlaneName, PlaneReport,
+    backoff::Backoff,
+    inbox::Merged,
+    report::note_failures,
+    runner::{Context, Plane, Turn},
+};
+
+/// How often values are read that the kernel does not notify of: a handful of small files.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How often while one of them is not there.
+const SOON: Duration = Duration::from_millis(200);
+
+/// The sysctl plane.
+pub(crate) struct SysctlPlane<I, C> {
+    connect: C,
+    io: Option<I>,
+    connection: Backoff,
+    configured: bool,
+    desired: Desired,
+    dirty: bool,
+    failing: BTreeMap<String, (FailureReason, String)>,
+    failures_changed: bool,
+    retry: Backoff,
+    look: Instant,
+    report: PlaneReport,
+}
+
+impl<I: Io, C: FnMut() -> io::Result<I>> SysctlPlane<I, C> {
+    pub(crate) fn new(connect: C) -> Self {
+        Self {
+            connect,
+            io: None,
+            connection: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            configured: false,
+            desired: Desired::default(),
+            dirty: true,
+            failing: BTreeMap::new(),
+            failures_changed: true,
+            retry: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+            look: Instant::now(),
+            report: PlaneReport::default(),
+        }
+    }
+
+    fn work(&mut self, now: Instant) -> io::Result<()> {
+        let Some(io) = self.io.as_mut() else { return Ok(()) };
+        let notified = io.notified()?;
+        let looks = now >= self.look;
+        if looks {
+            self.look = now + LOOK;
+            self.report.last_look = Some(SystemTime::now());
+        }
+        if !(self.dirty || notified || looks) {
+            return Ok(());
+        }
+        let observed = io.observe(&self.desired)?;
+        let plan = plan(&self.desired, &observed);
+        let mut failing = BTreeMap::new();
+        let settings = if plan.ops.is_empty() && plan.missing.is_empty() {
+            BTreeMap::new()
+        } else {
+            self.desired.settings()
+        };
+        for path in &plan.missing {
+            failing.insert(path.clone(), (FailureReason::Missing, absent(path)));
+        }
+        let may_try = self.dirty || self.retry.due(now);
+        for op in &plan.ops {
+            if !self.desired.manage {
+                failing.insert(op.path.clone(), (FailureReason::NotManaged, unmanaged(op)));
+                continue;
+            }
+            if let Some(known) = self.failing.get(&op.path).filter(|_| !may_try) {
+                failing.insert(op.path.clone(), known.clone());
+                continue;
+            }
+            match io.apply(op) {
+                Ok(()) => {
+                    *self.report.operations.entry("set-sysctl").or_default() += 1;
+                    if self.dirty || self.failing.contains_key(&op.path) {
+                        info!(plane = "sysctl", "{op}");
+                    } else {
+                        *self.report.repaired.entry("set-sysctl").or_default() += 1;
+                        warn!(plane = "sysctl", "put back what somebody changed: {op}");
+                    }
+                }
+                Err(error) => {
+                    self.report.refused += 1;
+                    failing.insert(op.path.clone(), (FailureReason::Refused, refusal(op, &error)));
+                }
+            }
+        }
+        self.report.passes += 1;
+        self.report.last_pass = Some(SystemTime::now());
+        self.report.settled = true;
+        self.dirty = false;
+        let refused = failing.values().any(|(reason, _)| *reason == FailureReason::Refused);
+        if !refused {
+            self.retry.reset();
+        } else if self.retry.due(now) {
+            self.retry.failed(now);
+        }
+        self.note(failing, &settings);
+        Ok(())
+    }
+
+    fn note(
+        &mut self,
+        failing: BTreeMap<String, (FailureReason, String)>,
+        settings: &BTreeMap<String, super::Setting>,
+    ) {
+        if failing == self.failing && !self.failures_changed {
+            return;
+        }
+        self.failures_changed = false;
+        for (path, (reason, message)) in &failing {
+            if self.failing.get(path).is_none_or(|(_, old)| old != message) {
+                warn!(plane = "sysctl", reason = %reason, "{}: {message}", name(path));
+                self.report.last_error = Some(format!("{}: {message}", name(path)));
+            }
+        }
+        for path in self.failing.keys().filter(|path| !failing.contains_key(*path)) {
+            info!(plane = "sysctl", "{}: as wanted again", name(path));
+        }
+        let failures = failing.iter().map(|(path, (reason, message))| {
+            let object = name(path);
+            let bindings = settings.get(path).map_or_else(BTreeSet::new, |setting| setting.bindings.clone());
+            (object.clone(), Failure { object, reason: *reason, message: message.clone(), bindings })
+        });
+        note_failures(&mut self.report, failures.collect());
+        self.failing = failing;
+    }
+}
+
+/// What is said of a setting that differs and is not ours to set.
+pub(crate) fn unmanaged(op: &Op) -> String {
+    format!(
+        "is {} and must be {}; set it, or let the agent do it (Director: sysctls: Manage)",
+        op.was, op.value
+    )
+}
+
+/// What is said of a setting that this kernel does not have.
+pub(crate) fn absent(path: &str) -> String {
+    if [CONNTRACK, EXPIRE_NO_DESTINATION, EXPIRE_QUIESCENT].contains(&path) {
+        let conntrack = if path == CONNTRACK { ", built with CONFIG_IP_VS_NFCT" } else { "" };
+        format!("this kernel has no such setting: it comes with the module ip_vs{conntrack}")
+    } else {
+        "there is no such setting: the interface is not there, or the kernel lacks this address family"
+            .to_owned()
+    }
+}
+
+fn refusal(op: &Op, error: &io::Error) -> String {
+    let way_out = match error.raw_os_error() {
+        Some(libc::EROFS) => {
+            "; /proc/sys is mounted read-only: mount it writable for the agent, or set it yourself"
+        }
+        Some(libc::EACCES | libc::EPERM) => "; root or CAP_NET_ADMIN is needed",
+        _ => "",
+    };
+    format!("cannot {op}: {error}{way_out}")
+}
+
+impl<I: Io, C: FnMut() -> io::Result<I>> Plane for SysctlPlane<I, C> {
+    const NAME: PlaneName = PlaneName::Sysctl;
+
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.io.as_ref().and_then(Io::descriptor).into_iter().collect()
+    }
+
+    fn configure(&mut self, change: &Merged) {
+        self.configured = true;
+        if let Some(director) = &change.director {
+            self.dirty |= self.desired.set_director(director);
+        }
+        if change.all {
+            let gone: Vec<_> =
+                self.desired.keys().filter(|key| !change.bindings.contains_key(key)).cloned().collect();
+            for key in gone {
+                self.dirty |= self.desired.set(&key, None);
+            }
+        }
+        for (key, spec) in &change.bindings {
+            self.dirty |= self.desired.set(key, spec.as_ref());
+        }
+        // Which bindings a failure concerns may have changed, too.
+        self.failures_changed |= !self.failing.is_empty();
+        self.dirty |= self.failures_changed;
+    }
+
+    fn turn(&mut self, context: &Context) -> Turn {
+        let now = context.now;
+        if !self.configured {
+            return Turn { next: None, done: true };
+        }
+        if self.io.is_none() && self.connection.due(now) {
+            match (self.connect)() {
+                Ok(io) => {
+                    self.io = Some(io);
+                    self.dirty = true;
+                    self.report.missing = None;
+                }
+                Err(error) => {
+                    let message = format!("cannot open an rtnetlink socket: {error}");
+                    warn!(plane = "sysctl", "{message}");
+                    self.report.last_error = Some(message.clone());
+                    self.report.missing = Some(message);
+                    self.connection.failed(now);
+                }
+            }
+        }
+        if self.io.is_some() {
+            match self.work(now) {
+                Ok(()) => self.connection.reset(),
+                Err(error) => {
+                    warn!(plane = "sysctl", "cannot read /proc/sys: {error}; starting over");
+                    self.report.last_error = Some(format!("cannot read /proc/sys: {error}"));
+                    self.io = None;
+                    self.connection.failed(now);
+                }
+            }
+        }
+        if self.failing.values().any(|(reason, _)| *reason == FailureReason::Missing) {
+            // It comes with a module or an interface, any moment.
+            self.look = self.look.min(now + SOON);
+        }
+        let next = if self.io.is_some() { Some(self.look) } else { self.connection.deadline() };
+        Turn { next, done: true }
+    }
+
+    fn report(&mut self) -> &mut PlaneReport {
+        &mut self.report
+    }
+}

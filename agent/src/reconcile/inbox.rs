@@ -1,0 +1,135 @@
+//! What a plane has yet to do: changes of one binding merge, so that the queue is never longer than the configuration.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bascule_compile::BindingKey;
+use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
+use tokio::sync::oneshot;
+
+use super::{ConfigChange, ConfigUpdate, Counters};
+
+/// Requests for counters that wait; whoever asks when there are more gets none.
+const MAX_READERS: usize = 16;
+
+/// Several updates as one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Merged {
+    /// The newest serial.
+    pub(crate) serial: u64,
+    /// Whether `bindings` is all there is.
+    pub(crate) all: bool,
+    /// The director's settings, when they changed.
+    pub(crate) director: Option<DirectorConfigSpec>,
+    /// The changed bindings; none where one is gone.
+    pub(crate) bindings: BTreeMap<BindingKey, Option<Arc<VirtualServiceBindingSpec>>>,
+}
+
+impl Merged {
+    fn merge(&mut self, update: &ConfigUpdate) {
+        self.serial = self.serial.max(update.serial);
+        match &update.change {
+            ConfigChange::All(config) => {
+                self.all = true;
+                self.director = Some(config.director.clone());
+                self.bindings =
+                    config.bindings.iter().map(|(key, spec)| (key.clone(), Some(Arc::clone(spec)))).collect();
+            }
+            ConfigChange::Some { director, bindings } => {
+                if let Some(director) = director {
+                    self.director = Some(director.clone());
+                }
+                for (key, spec) in bindings {
+                    if spec.is_none() && self.all {
+                        self.bindings.remove(key);
+                    } else {
+                        self.bindings.insert(key.clone(), spec.clone());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    merged: Option<Merged>,
+    readers: Vec<oneshot::Sender<Counters>>,
+    stop: bool,
+}
+
+/// What was taken out of an [`Inbox`].
+#[derive(Default)]
+pub(crate) struct Taken {
+    /// The changes since the last time.
+    pub(crate) merged: Option<Merged>,
+    /// Who wants counters.
+    pub(crate) readers: Vec<oneshot::Sender<Counters>>,
+    /// The thread shall end.
+    pub(crate) stop: bool,
+}
+
+/// The queue of one plane's thread.
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+    sleeper: UnixStream,
+    waker: UnixStream,
+}
+
+impl Inbox {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (sleeper, waker) = UnixStream::pair()?;
+        sleeper.set_nonblocking(true)?;
+        waker.set_nonblocking(true)?;
+        Ok(Self { state: Mutex::default(), sleeper, waker })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whoever held the lock only moved values: there is no half-done state to fear.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn update(&self, update: &ConfigUpdate) {
+        self.state().merged.get_or_insert_default().merge(update);
+        self.wake();
+    }
+
+    pub(crate) fn read(&self, reader: oneshot::Sender<Counters>) {
+        let mut state = self.state();
+        if state.readers.len() < MAX_READERS {
+            state.readers.push(reader);
+            drop(state);
+            self.wake();
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.state().stop = true;
+        self.wake();
+    }
+
+    /// Makes [`Inbox::descriptor`] readable.
+    pub(crate) fn wake(&self) {
+        // EAGAIN: the buffer is full, that is, the thread is woken already.
+        let _ = (&self.waker).write(&[1]);
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.sleeper.as_fd()
+    }
+
+    /// Takes everything; the descriptor is no longer readable.
+    pub(crate) fn take(&self) -> Taken {
+        // Emptied before the state is taken: what comes after is a new wake. EAGAIN: nothing was there.
+        let _ = (&self.sleeper).read(&mut [0; 512]);
+        let mut state = self.state();
+        Taken { merged: state.merged.take(), readers: std::mem::take(&mut state.readers), stop: state.stop }
+    }
+}

@@ -1,0 +1,81 @@
+//! Keeps the kernel's tables as the configuration wants them.
+//!
+//! One thread a kernel table ([`PlaneName`]). Each takes the changed bindings from a queue in which changes of one binding
+//! merge, observes what the kernel holds of them, plans, applies, and looks at the kernel by itself: woken by its
+//! notifications where there are any, within a budget where there are none. Nothing waits without a bound, and a plane that
+//! cannot work (no IPVS in the kernel, no such interface) says so, stays up and tries again.
+
+pub(crate) mod backoff;
+mod counters;
+mod handle;
+pub(crate) mod inbox;
+pub(crate) mod ledger;
+mod once;
+pub(crate) mod report;
+pub(crate) mod runner;
+
+use std::{path::PathBuf, sync::Arc, time::Instant};
+
+use bascule_compile::{BindingKey, NodeConfig};
+use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
+
+pub use counters::{Counters, DestinationCounters, ServiceCounters};
+pub use handle::{Handle, SpawnError, spawn};
+pub use once::{PlanError, PlanProblem, PlannedOp, plan_once};
+pub use report::{
+    Failure, FailureReason, LAG_BOUNDS, Lag, LagHistogram, MAX_FAILURES, MAX_LAGS, PlaneName, PlaneReport,
+    Programmed, Report,
+};
+
+/// A change of the configuration.
+#[derive(Clone, Debug)]
+pub struct ConfigUpdate {
+    /// Grows with each update; [`Report::serial`] says how far the kernel is.
+    pub serial: u64,
+    /// When the change was noticed: the start of [`Report::lag`].
+    pub seen: Instant,
+    /// What changed.
+    pub change: ConfigChange,
+}
+
+/// What a [`ConfigUpdate`] changes.
+#[derive(Clone, Debug)]
+pub enum ConfigChange {
+    /// Everything: what is not in it goes.
+    All(Arc<NodeConfig>),
+    /// Only these.
+    Some {
+        /// The director's own settings, when they changed.
+        director: Option<DirectorConfigSpec>,
+        /// The bindings that changed; none where it is gone.
+        bindings: Vec<(BindingKey, Option<Arc<VirtualServiceBindingSpec>>)>,
+    },
+}
+
+/// How to reconcile.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Take over IPVS services of others that stand on an address and port of ours.
+    pub adopt: bool,
+    /// Where the ledgers are: a directory that a reboot empties, such as /run/bascule. Made when absent.
+    pub run_dir: PathBuf,
+    /// /proc/sys, or where it is mounted writable.
+    pub proc_sys: PathBuf,
+}
+
+impl Options {
+    /// Does not adopt; /proc/sys.
+    pub fn new(run_dir: impl Into<PathBuf>) -> Self {
+        Self { adopt: false, run_dir: run_dir.into(), proc_sys: PathBuf::from("/proc/sys") }
+    }
+
+    /// The ledger of a plane.
+    fn ledger(&self, plane: PlaneName) -> PathBuf {
+        self.run_dir.join(format!("{plane}.ledger"))
+    }
+
+    /// What our nftables table looked like after the last commit.
+    fn seal(&self) -> PathBuf {
+        self.run_dir.join("nftables.seal")
+    }
+}
