@@ -151,7 +151,8 @@ fn read_open(file: &mut File) -> io::Result<Content> {
         let what = if metadata.is_dir() { "a directory" } else { "a pipe, socket or device" };
         return Ok(Content::Failed(format!("is {what}, not a file of manifests"), Some(signature)));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or_default() + 1);
+    let mut bytes =
+        Vec::with_capacity(usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or_default() + 1);
     // The size may lie (it grows while being read), so the reading itself is bounded.
     let length = file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if length as u64 > MAX_BYTES {
@@ -265,7 +266,10 @@ mod tests {
         let file = directory.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(directory_id(&file).unwrap_err().to_string().contains("not a directory"));
-        assert_eq!(directory_id(&directory.path().join("absent")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            directory_id(&directory.path().join("absent")).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
         assert!(directory_id(directory.path()).is_ok());
     }
 }

@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn is_told_as_compilers_do() {
-        let whole = Problem { file: "m/a.yaml".into(), message: "is a directory".into(), ..Problem::default() };
+        let whole =
+            Problem { file: "m/a.yaml".into(), message: "is a directory".into(), ..Problem::default() };
         assert_eq!(whole.to_string(), "m/a.yaml: is a directory");
         let frozen = Problem { line: Some(3), effect: Effect::LastGoodStays, ..whole.clone() };
         assert_eq!(

@@ -115,9 +115,13 @@ fn read(mut reader: impl io::BufRead, path: &Path) -> Loaded {
                 let cut = !whole && reader.fill_buf().is_ok_and(<[u8]>::is_empty);
                 if cut {
                     // The machine went down while the line was written: expected, and nobody's fault.
-                    loaded.notes.push(format!("{}:{number}: the last entry was cut off: left out", path.display()));
+                    loaded
+                        .notes
+                        .push(format!("{}:{number}: the last entry was cut off: left out", path.display()));
                 } else if damaged <= MAX_NOTES {
-                    loaded.notes.push(format!("{}:{number}: damaged: this entry is left out", path.display()));
+                    loaded
+                        .notes
+                        .push(format!("{}:{number}: damaged: this entry is left out", path.display()));
                 }
             }
         }
@@ -319,7 +323,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("new");
         let mut journal = Journal::new(&state, load(&state));
-        journal.append(&changes([("a", Some(saved("a.yaml", "1"))), ("b", Some(saved("b.yaml", "2")))])).unwrap();
+        journal
+            .append(&changes([("a", Some(saved("a.yaml", "1"))), ("b", Some(saved("b.yaml", "2")))]))
+            .unwrap();
         journal.append(&changes([("a", Some(saved("a.yaml", "3"))), ("b", None), ("c", None)])).unwrap();
         drop(journal);
         let loaded = load(&state);
@@ -348,7 +354,10 @@ mod tests {
         let loaded = load(state);
         assert_eq!(loaded.objects.keys().collect::<Vec<_>>(), ["a", "c"]);
         assert_eq!(loaded.notes.len(), 1);
-        assert!(loaded.notes[0].ends_with("last-good.journal:3: damaged: this entry is left out"), "{loaded:?}");
+        assert!(
+            loaded.notes[0].ends_with("last-good.journal:3: damaged: this entry is left out"),
+            "{loaded:?}"
+        );
 
         // The next write makes it whole.
         Journal::new(state, loaded).append(&changes([("d", Some(saved("f.yaml", "5")))])).unwrap();
@@ -383,10 +392,19 @@ mod tests {
             std::fs::write(state.join(FILE), junk).unwrap();
             let loaded = load(state);
             assert!(loaded.objects.is_empty());
-            assert!(loaded.notes.join("\n").contains(said), "{:?}: {loaded:?}", String::from_utf8_lossy(junk));
+            assert!(
+                loaded.notes.join("\n").contains(said),
+                "{:?}: {loaded:?}",
+                String::from_utf8_lossy(junk)
+            );
             Journal::new(state, loaded).append(&changes([("a", Some(saved("f", "{}")))])).unwrap();
             let loaded = load(state);
-            assert_eq!((loaded.objects.len(), loaded.notes.len()), (1, 0), "{:?}", String::from_utf8_lossy(junk));
+            assert_eq!(
+                (loaded.objects.len(), loaded.notes.len()),
+                (1, 0),
+                "{:?}",
+                String::from_utf8_lossy(junk)
+            );
         }
     }
 

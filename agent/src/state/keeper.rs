@@ -145,11 +145,7 @@ fn run(shared: &(Mutex<Shared>, Condvar), mut journal: Journal) {
     }
 }
 
-fn sleep<'a>(
-    mut guard: MutexGuard<'a, Shared>,
-    wake: &Condvar,
-    pause: Duration,
-) -> MutexGuard<'a, Shared> {
+fn sleep<'a>(mut guard: MutexGuard<'a, Shared>, wake: &Condvar, pause: Duration) -> MutexGuard<'a, Shared> {
     let until = Instant::now() + pause;
     while !guard.stopping {
         let left = until.saturating_duration_since(Instant::now());

@@ -1,0 +1,265 @@
+//! The arguments, with their help.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Where the last good configuration is kept unless told otherwise.
+pub(super) const STATE_DIR: &str = "/var/lib/bascule";
+/// Where the control socket, the lock and the ledgers are unless told otherwise.
+pub(super) const RUN_DIR: &str = "/run/bascule";
+
+/// Makes this machine a director: a layer-4 load balancer as the manifests in a directory describe it.
+///
+/// It programs the kernel's IPVS, addresses, nftables and settings, and keeps them so: a changed file is carried out
+/// within milliseconds, what somebody removed comes back, what is not ours stays. A bad file leaves the last good state
+/// standing and is reported with file and line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "bascule-agent",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:
+  bascule-agent validate --manifests /etc/bascule/manifests
+        every mistake in the manifests, with file, line and field
+  bascule-agent plan --manifests /etc/bascule/manifests --director dir1
+        what would change in the kernel; changes nothing
+  bascule-agent --manifests /etc/bascule/manifests --director dir1
+        carry it out, and watch the directory
+  bascule-agent status
+        what the running agent does, and what is wrong
+
+A manifest, /etc/bascule/manifests/web.yaml:
+  apiVersion: bascule.dev/v1alpha1
+  kind: VirtualService
+  metadata: {name: web, namespace: tp}
+  spec:
+    director: {name: dir1, interface: eth0}
+    addresses: [192.16.193.30]
+    ports: [{port: 80, protocol: TCP}]
+    scheduler: {name: rr}
+    realServers:
+      - {name: srv1, address: 172.16.193.10}
+      - {name: srv2, address: 172.16.193.40}
+
+Signals: SIGTERM and SIGINT end it and leave the kernel's rules as they are; SIGHUP looks at the directory anew."
+)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+    #[command(flatten)]
+    pub(super) run: Run,
+}
+
+/// What else than running.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Print what would change in the kernel, and change nothing
+    #[command(
+        long_about = "Prints what would change in the kernel, as operations, and changes nothing.\n\n\
+                      Exit code: 0 nothing to do, 2 changes, 1 error (also when a manifest is wrong: then the plan is \
+                      printed for the others).",
+        after_help = "Examples:
+  bascule-agent plan --manifests ./manifests --director dir1
+  bascule-agent plan --manifests ./manifests --director dir1 -o json | jq -r '.operations[].text'"
+    )]
+    Plan(Plan),
+    /// Print every problem of the manifests, with file, line and field
+    #[command(
+        long_about = "Prints every problem of the manifests, one a line: FILE:LINE: FIELD: MESSAGE (OBJECT).\n\n\
+                      Exit code: 0 none, 1 some, 2 the directory cannot be read or the call is wrong. Needs no \
+                      privileges and touches nothing.",
+        after_help = "Examples:
+  bascule-agent validate --manifests ./manifests
+  bascule-agent validate --manifests ./manifests -o json | jq '.problems[] | {file, line, field}'"
+    )]
+    Validate(Validate),
+    /// Show what the running agent does, and what is wrong
+    #[command(
+        long_about = "Asks the running agent over its control socket, RUN_DIR/agent.sock.\n\n\
+                      Exit code: 0 answered, 1 no agent runs there or it does not answer.",
+        after_help = "Examples:
+  bascule-agent status
+  bascule-agent status -o json | jq '.objects[] | select(.ready == false)'"
+    )]
+    Status(Status),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:
+  bascule-agent completion bash > /etc/bash_completion.d/bascule-agent")]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which manifests, for which machine.
+#[derive(Clone, Debug, ClapArgs)]
+pub(super) struct Source {
+    /// Directory of manifests (*.yaml, *.yml, *.json; no subdirectories)
+    #[arg(long, value_name = "DIR", env = "BASCULE_MANIFESTS", required = true)]
+    manifests: Option<PathBuf>,
+    /// Name of this machine in the manifests
+    #[arg(long, value_name = "NAME", env = "BASCULE_DIRECTOR", value_parser = director_name, required = true)]
+    director: Option<String>,
+    /// Directory of the last good configuration (survives reboots)
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR, env = "BASCULE_STATE_DIR")]
+    pub(super) state_dir: PathBuf,
+    /// Directory of the control socket, the lock and the ledgers (emptied by a reboot)
+    #[arg(long, value_name = "DIR", default_value = RUN_DIR, env = "BASCULE_RUN_DIR")]
+    pub(super) run_dir: PathBuf,
+    /// Take over IPVS services of others that stand on an address and port of ours
+    #[arg(long)]
+    pub(super) adopt: bool,
+}
+
+impl Source {
+    /// The directory. Required, and optional in the type only because a subcommand of the program does without.
+    pub(super) fn manifests(&self) -> &Path {
+        self.manifests.as_deref().expect("clap requires it")
+    }
+
+    /// This machine's name.
+    pub(super) fn director(&self) -> &str {
+        self.director.as_deref().expect("clap requires it")
+    }
+}
+
+/// Running.
+#[derive(Clone, Debug, ClapArgs)]
+pub(super) struct Run {
+    #[command(flatten)]
+    pub(super) source: Source,
+    /// Address of /healthz, /readyz and /metrics, or `none`
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9740", env = "BASCULE_LISTEN")]
+    pub(super) listen: Listen,
+    /// How the log is written
+    #[arg(long, value_name = "FORMAT", default_value = "text", env = "BASCULE_LOG_FORMAT")]
+    pub(super) log_format: LogFormat,
+    /// How much is logged: error, warn, info, debug, trace, or a filter such as info,bascule_agent=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "BASCULE_LOG")]
+    pub(super) log_level: String,
+}
+
+/// `plan`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Plan {
+    #[command(flatten)]
+    pub(super) source: Source,
+    /// How it is printed
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(super) output: Output,
+}
+
+/// `validate`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Validate {
+    /// Directory of manifests (*.yaml, *.yml, *.json; no subdirectories)
+    #[arg(long, value_name = "DIR", env = "BASCULE_MANIFESTS")]
+    pub(super) manifests: PathBuf,
+    /// How it is printed
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(super) output: Output,
+}
+
+/// `status`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Status {
+    /// Directory of the running agent's control socket
+    #[arg(long, value_name = "DIR", default_value = RUN_DIR, env = "BASCULE_RUN_DIR")]
+    pub(super) run_dir: PathBuf,
+    /// How it is printed
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(super) output: Output,
+}
+
+/// For people or for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people; without times under a service manager that adds them
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Where the HTTP server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listen {
+    /// Nowhere.
+    None,
+    /// There.
+    At(SocketAddr),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self::None);
+        }
+        text.parse().map(Self::At).map_err(|_| {
+            "expected an address and a port such as 127.0.0.1:9740 or [::1]:9740, or none".to_owned()
+        })
+    }
+}
+
+/// A director's name is a node's name: a DNS subdomain (RFC 1123), as Kubernetes has it.
+fn director_name(text: &str) -> Result<String, String> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if text.len() <= 253 && text.split('.').all(label) {
+        Ok(text.to_owned())
+    } else {
+        Err("a director's name has lower case letters, digits, - and . only (as a host name), such as dir1"
+            .into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listen_addresses() {
+        assert_eq!("none".parse(), Ok(Listen::None));
+        assert_eq!("[::1]:80".parse(), Ok(Listen::At("[::1]:80".parse().unwrap())));
+        for bad in ["", "localhost", "127.0.0.1", ":9740", "127.0.0.1:99999"] {
+            assert!(bad.parse::<Listen>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn director_names() {
+        for good in ["dir1", "a.b-c.d", "0"] {
+            assert_eq!(director_name(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "Dir1", "-a", "a-", "a..b", "a_b", &"a".repeat(254)] {
+            assert!(director_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn running_needs_manifests_and_a_director_and_subcommands_do_not() {
+        assert!(Args::try_parse_from(["bascule-agent"]).is_err());
+        assert!(Args::try_parse_from(["bascule-agent", "--manifests", "m"]).is_err());
+        assert!(Args::try_parse_from(["bascule-agent", "--manifests", "m", "--director", "d"]).is_ok());
+        let status = Args::try_parse_from(["bascule-agent", "status"]).unwrap();
+        assert!(matches!(status.command, Some(Command::Status(_))));
+    }
+}

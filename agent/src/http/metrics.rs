@@ -1,0 +1,341 @@
+//! The figures, in the OpenMetrics text format. Names and labels are an interface: dashboards and alerts use them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bascule_ipvs::ServiceId;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+
+use crate::manifests::Summary;
+use crate::reconcile::{Counters, DestinationCounters, LAG_BOUNDS, PlaneReport, Report, ServiceCounters};
+use crate::status::{Gatherer, readiness};
+
+/// Size of a piece of the answer, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// The figures of one moment.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    summary: Summary,
+    report: Arc<Report>,
+    counters: Counters,
+    last_good_error: bool,
+    uptime: f64,
+}
+
+impl Snapshot {
+    /// As they are now.
+    pub(super) fn of(gatherer: &Gatherer, counters: Counters) -> Self {
+        Self {
+            summary: gatherer.manifests.summary(),
+            report: gatherer.report.borrow().clone(),
+            counters,
+            last_good_error: gatherer.keeper.as_ref().is_none_or(|keeper| keeper.status().error.is_some()),
+            uptime: gatherer.started.elapsed().as_secs_f64(),
+        }
+    }
+}
+
+/// Writes the figures in pieces; ends early when nobody takes them.
+pub(super) fn write(snapshot: Snapshot, pieces: mpsc::Sender<String>) {
+    let mut registry = Registry::with_prefix("bascule");
+    registry.register_collector(Box::new(snapshot));
+    let mut writer = Pieces { pieces, text: String::with_capacity(PIECE + 1024) };
+    if encode(&mut writer, &registry).is_ok() {
+        let _ = writer.flush();
+    }
+}
+
+struct Pieces {
+    pieces: mpsc::Sender<String>,
+    text: String,
+}
+
+impl Pieces {
+    fn flush(&mut self) -> fmt::Result {
+        let text = std::mem::replace(&mut self.text, String::with_capacity(PIECE + 1024));
+        self.pieces.blocking_send(text).map_err(|_| fmt::Error)
+    }
+}
+
+impl fmt::Write for Pieces {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.text.push_str(text);
+        if self.text.len() >= PIECE { self.flush() } else { Ok(()) }
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let to = &mut encoder;
+        self.agent(to)?;
+        self.manifests(to)?;
+        self.planes(to)?;
+        self.services(to)?;
+        self.real_servers(to)
+    }
+}
+
+fn number(value: usize) -> u64 {
+    value as u64
+}
+
+fn gauge(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    to.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+}
+
+impl Snapshot {
+    fn agent(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        to.encode_descriptor("build", "The agent's version", None, MetricType::Info)?
+            .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
+        to.encode_descriptor("uptime_seconds", "Since the agent started", None, MetricType::Gauge)?
+            .encode_gauge(&self.uptime)?;
+        let ready = readiness(&self.summary, &self.report).is_ok();
+        gauge(to, "ready", "1 when /readyz says so, else 0", ready.into())
+    }
+
+    fn manifests(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let summary = &self.summary;
+        gauge(to, "manifest_files", "Files in the manifests directory", number(summary.files))?;
+        gauge(to, "manifest_objects", "Objects in force", number(summary.objects))?;
+        gauge(
+            to,
+            "manifest_problems",
+            "Problems of the manifests, as status lists them",
+            number(summary.problems),
+        )?;
+        gauge(
+            to,
+            "manifests_unusable",
+            "1 while the manifests directory cannot be read, else 0",
+            summary.lost.is_some().into(),
+        )?;
+        gauge(
+            to,
+            "last_good_unwritable",
+            "1 while the last good configuration cannot be written, else 0",
+            self.last_good_error.into(),
+        )?;
+        gauge(
+            to,
+            "config_told",
+            "Serial of the newest change handed to the kernel's planes",
+            summary.serial,
+        )?;
+        gauge(to, "config_done", "Serial of the newest change that the kernel holds", self.report.serial)?;
+        let lag = &self.report.lag;
+        let bounds = LAG_BOUNDS.into_iter().chain([f64::MAX]);
+        let buckets: Vec<_> = bounds.zip(lag.buckets).collect();
+        to.encode_descriptor(
+            "reconcile_lag_seconds",
+            "From a change of a manifest being seen until the kernel held it",
+            None,
+            MetricType::Histogram,
+        )?
+        .encode_histogram(
+            lag.sum,
+            lag.count,
+            &buckets,
+            None::<&std::collections::HashMap<usize, Exemplar<NoLabelSet, f64>>>,
+        )
+    }
+
+    fn each_plane(
+        &self,
+        to: &mut DescriptorEncoder<'_>,
+        (name, help, kind): (&str, &str, MetricType),
+        mut value: impl FnMut(&PlaneReport, &mut MetricEncoder<'_>, &str) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut metric = to.encode_descriptor(name, help, None, kind)?;
+        for (name, plane) in &self.report.planes {
+            value(plane, &mut metric, name.as_str())?;
+        }
+        Ok(())
+    }
+
+    fn planes(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let gauge = |help, name| (name, help, MetricType::Gauge);
+        let counter = |help, name| (name, help, MetricType::Counter);
+        self.each_plane(
+            to,
+            gauge("1 once a kernel table has been gone through, else 0", "plane_settled"),
+            |plane, metric, name| {
+                metric.encode_family(&[("plane", name)])?.encode_gauge(&u64::from(plane.settled))
+            },
+        )?;
+        self.each_plane(
+            to,
+            gauge("1 while something has to be loaded or installed, else 0", "plane_missing"),
+            |plane, metric, name| {
+                metric.encode_family(&[("plane", name)])?.encode_gauge(&u64::from(plane.missing.is_some()))
+            },
+        )?;
+        self.each_plane(
+            to,
+            gauge("Kernel objects that are not as the manifests want them", "plane_failures"),
+            |plane, metric, name| {
+                let failures = number(plane.failures.len() + plane.failures_left_out);
+                metric.encode_family(&[("plane", name)])?.encode_gauge(&failures)
+            },
+        )?;
+        self.each_plane(
+            to,
+            gauge("Within what time the whole table is looked at for drift", "plane_look_period_seconds"),
+            |plane, metric, name| match plane.look_period {
+                Some(period) => metric.encode_family(&[("plane", name)])?.encode_gauge(&period.as_secs_f64()),
+                None => Ok(()),
+            },
+        )?;
+        self.each_plane(to, counter("Passes over a kernel table", "plane_passes"), |plane, metric, name| {
+            count(metric, &[("plane", name)], plane.passes)
+        })?;
+        self.each_plane(
+            to,
+            counter("Operations that the kernel refused", "plane_refused"),
+            |plane, metric, name| count(metric, &[("plane", name)], plane.refused),
+        )?;
+        self.each_plane(to, counter("Operations carried out", "operations"), |plane, metric, name| {
+            plane
+                .operations
+                .iter()
+                .try_for_each(|(kind, times)| count(metric, &[("plane", name), ("kind", kind)], *times))
+        })?;
+        self.each_plane(
+            to,
+            counter("Operations that put back what somebody else had changed", "drift_repaired"),
+            |plane, metric, name| {
+                plane
+                    .repaired
+                    .iter()
+                    .try_for_each(|(kind, times)| count(metric, &[("plane", name), ("kind", kind)], *times))
+            },
+        )
+    }
+
+    fn services(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        to.encode_descriptor(
+            "counters_age_seconds",
+            "Age of the oldest of the kernel's counters below",
+            None,
+            MetricType::Gauge,
+        )?
+        .encode_gauge(&self.counters.age.as_secs_f64())?;
+        type Figure = fn(&ServiceCounters) -> u64;
+        let table: [(&str, &str, Figure); 5] = [
+            ("virtual_service_connections", "Connections scheduled", |one| one.stats.connections),
+            ("virtual_service_incoming_packets", "Packets from clients", |one| one.stats.packets_in),
+            ("virtual_service_outgoing_packets", "Packets to clients (masquerading only)", |one| {
+                one.stats.packets_out
+            }),
+            ("virtual_service_incoming_bytes", "Bytes from clients", |one| one.stats.bytes_in),
+            ("virtual_service_outgoing_bytes", "Bytes to clients (masquerading only)", |one| {
+                one.stats.bytes_out
+            }),
+        ];
+        for (name, help, figure) in table {
+            let mut metric = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for service in &self.counters.services {
+                count(&mut metric, &Labels { service, server: None }, figure(service))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn real_servers(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Figure = fn(&DestinationCounters) -> u64;
+        let table: [(&str, &str, MetricType, Figure); 9] = [
+            ("real_server_connections", "Connections given to it", MetricType::Counter, |one| {
+                one.stats.connections
+            }),
+            ("real_server_incoming_packets", "Packets from clients", MetricType::Counter, |one| {
+                one.stats.packets_in
+            }),
+            (
+                "real_server_outgoing_packets",
+                "Packets to clients (masquerading only)",
+                MetricType::Counter,
+                |one| one.stats.packets_out,
+            ),
+            ("real_server_incoming_bytes", "Bytes from clients", MetricType::Counter, |one| {
+                one.stats.bytes_in
+            }),
+            (
+                "real_server_outgoing_bytes",
+                "Bytes to clients (masquerading only)",
+                MetricType::Counter,
+                |one| one.stats.bytes_out,
+            ),
+            ("real_server_weight", "The weight that the kernel holds", MetricType::Gauge, |one| {
+                one.weight.into()
+            }),
+            ("real_server_active_connections", "Established connections", MetricType::Gauge, |one| {
+                one.active_connections.into()
+            }),
+            (
+                "real_server_inactive_connections",
+                "Connections in any other state",
+                MetricType::Gauge,
+                |one| one.inactive_connections.into(),
+            ),
+            ("real_server_persistent_connections", "Persistence templates", MetricType::Gauge, |one| {
+                one.persistent_connections.into()
+            }),
+        ];
+        for (name, help, kind, figure) in table {
+            let mut metric = to.encode_descriptor(name, help, None, kind)?;
+            for service in &self.counters.services {
+                for server in &service.destinations {
+                    let labels = Labels { service, server: Some(server) };
+                    match kind {
+                        MetricType::Counter => count(&mut metric, &labels, figure(server))?,
+                        _ => metric.encode_family(&labels)?.encode_gauge(&figure(server))?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn count(metric: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+    metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+}
+
+/// Which service, and which real server of it.
+struct Labels<'a> {
+    service: &'a ServiceCounters,
+    server: Option<&'a DestinationCounters>,
+}
+
+impl EncodeLabelSet for Labels<'_> {
+    fn encode(&self, encoder: &mut prometheus_client::encoding::LabelSetEncoder<'_>) -> fmt::Result {
+        use prometheus_client::encoding::EncodeLabel as _;
+        let mut label = |name: &str, value: &dyn fmt::Display| {
+            (name, value.to_string().as_str()).encode(encoder.encode_label())
+        };
+        label("namespace", &self.service.binding.namespace)?;
+        label("virtual_service", &self.service.binding.name)?;
+        match &self.service.id {
+            ServiceId::Address { protocol, address, port } => {
+                label("protocol", protocol)?;
+                label("address", address)?;
+                label("port", port)?;
+            }
+            ServiceId::Fwmark { mark, family } => {
+                label("mark", mark)?;
+                label("family", family)?;
+            }
+        }
+        if let Some(server) = self.server {
+            label("real_server", &server.name)?;
+            label("real_server_address", &server.id)?;
+        }
+        Ok(())
+    }
+}

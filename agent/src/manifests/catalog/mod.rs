@@ -1,0 +1,565 @@
+//! The pure heart of the directory source: what was read in, changes of objects out.
+//!
+//! No I/O and no clock: `now` is a parameter. It decides what a file that cannot be read, an object that turned
+//! invalid, a name that two files use and a file that vanished mean; see [`Catalog`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bascule_crds::{Object, ObjectRef};
+
+use super::disk::FileName;
+use super::problem::{Effect, Problem};
+
+/// How long a file has to be gone, or empty, before its objects go: longer than an editor takes to write a file
+/// anew, shorter than a person's patience.
+pub const SETTLE: Duration = Duration::from_secs(1);
+
+/// An object of a file, judged.
+#[derive(Debug)]
+pub enum Form {
+    /// Valid. The object is absent when the catalog has the same text already.
+    Good {
+        /// The object with its defaults, in one canonical line of JSON.
+        json: Arc<str>,
+        /// The object itself.
+        object: Option<Box<Object>>,
+    },
+    /// Invalid, and why.
+    Bad(Vec<Problem>),
+}
+
+/// One document of a file that says which object it is.
+#[derive(Debug)]
+pub struct Document {
+    /// Which object.
+    pub reference: ObjectRef,
+    /// Line of the file where it starts.
+    pub line: usize,
+    /// Hash of the document as written.
+    pub source: u64,
+    /// What it was judged to be.
+    pub form: Form,
+}
+
+/// A file, examined.
+#[derive(Debug)]
+pub enum Examined {
+    /// It could be parsed.
+    Parsed {
+        /// The documents that say which object they are.
+        documents: Vec<Document>,
+        /// What is wrong with those that do not. As long as there is one, no object of the file goes: it may be
+        /// the one that lost its name.
+        nameless: Vec<Problem>,
+    },
+    /// It could not be read or parsed.
+    Failed(Problem),
+}
+
+/// What became of an object.
+#[derive(Debug)]
+pub enum Change {
+    /// It is there, in this form.
+    Put(Put),
+    /// It is gone.
+    Delete,
+}
+
+/// An object that appeared, changed or moved.
+#[derive(Debug)]
+pub struct Put {
+    /// Canonical JSON.
+    pub json: Arc<str>,
+    /// The object, where it is at hand; else the JSON has to be decoded.
+    pub object: Option<Box<Object>>,
+    /// The file that it stands in.
+    pub file: FileName,
+    /// Its line there.
+    pub line: usize,
+    /// Only the place changed, not the object.
+    pub moved_only: bool,
+}
+
+/// What changed since the last call.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// By object, the newest only.
+    pub objects: BTreeMap<ObjectRef, Change>,
+    /// Files whose problems may be others now.
+    pub files: BTreeSet<FileName>,
+}
+
+impl Changes {
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.files.is_empty()
+    }
+}
+
+/// What a file says about an object.
+#[derive(Clone, Debug)]
+struct Claim {
+    line: usize,
+    source: u64,
+    form: Result<Arc<str>, Arc<[Problem]>>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    /// Usually one claim an object; more when the file names it twice.
+    claims: BTreeMap<ObjectRef, Vec<Claim>>,
+    nameless: Vec<Problem>,
+    /// It could not be read or parsed; its claims are those last read.
+    frozen: Option<Problem>,
+    gone: Option<Gone>,
+    /// Known from the last good configuration and not read yet.
+    remembered: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    since: Instant,
+    /// It is there, but holds nothing.
+    empty: bool,
+}
+
+/// The form of an object that is in force.
+#[derive(Clone, Debug)]
+pub struct Active {
+    /// The file that it came from.
+    pub file: FileName,
+    /// Its line there.
+    pub line: usize,
+    /// Canonical JSON.
+    pub json: Arc<str>,
+    /// What the file says now is invalid: this is the last good form.
+    pub stale: bool,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    files: BTreeSet<FileName>,
+    active: Option<Active>,
+}
+
+/// Which files say what, and which objects are in force. Its rules:
+///
+/// * a file that cannot be read or parsed freezes the objects last read from it;
+/// * an object that turned invalid keeps its last good form, the others of that file go on;
+/// * a vanished (or emptied) file removes its objects after [`SETTLE`], unless another file has them by then;
+/// * of two manifests with one name the one in force stays, else the first by file name; the other is an error;
+/// * a directory that cannot be read freezes everything.
+#[derive(Debug)]
+pub struct Catalog {
+    directory: PathBuf,
+    files: BTreeMap<FileName, File>,
+    objects: BTreeMap<ObjectRef, Slot>,
+    lost: Option<Problem>,
+    changes: Changes,
+    /// Files whose `gone` is set: so that looking for the next deadline costs nothing when none is.
+    going: BTreeSet<FileName>,
+    /// How many objects are in force.
+    in_force: usize,
+}
+
+impl Catalog {
+    /// An empty one for files of this directory (the path is for messages only).
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            files: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            lost: None,
+            changes: Changes::default(),
+            going: BTreeSet::new(),
+            in_force: 0,
+        }
+    }
+
+    /// The path of a file as messages name it.
+    pub fn path(&self, file: &str) -> String {
+        self.directory.join(file).display().to_string()
+    }
+
+    /// Takes an object of the last good configuration as last read from `file`.
+    pub fn remember(&mut self, file: FileName, line: usize, reference: ObjectRef, json: Arc<str>) {
+        let entry =
+            self.files.entry(file.clone()).or_insert_with(|| File { remembered: true, ..File::default() });
+        entry.claims.entry(reference.clone()).or_default().push(Claim { line, source: 0, form: Ok(json) });
+        self.objects.entry(reference.clone()).or_default().files.insert(file);
+        self.settle(&reference, &mut BTreeMap::new());
+    }
+
+    /// The verdict on documents of this file seen before: by hash of their source, the canonical JSON.
+    pub fn known(&self, file: &str) -> BTreeMap<u64, Arc<str>> {
+        let Some(file) = self.files.get(file) else { return BTreeMap::new() };
+        let claims = file.claims.values().flatten().filter(|claim| claim.source != 0);
+        claims.filter_map(|claim| Some((claim.source, claim.form.clone().ok()?))).collect()
+    }
+
+    /// A file was read.
+    pub fn read(&mut self, now: Instant, file: &FileName, examined: Examined) {
+        self.changes.files.insert(file.clone());
+        let entry = self.files.entry(file.clone()).or_default();
+        entry.remembered = false;
+        let (documents, nameless) = match examined {
+            Examined::Failed(problem) => {
+                entry.frozen = Some(problem);
+                entry.gone = None;
+                self.going.remove(file);
+                let touched: Vec<_> = entry.claims.keys().cloned().collect();
+                self.settle_all(touched, &mut BTreeMap::new());
+                return;
+            }
+            Examined::Parsed { documents, nameless } => (documents, nameless),
+        };
+        entry.frozen = None;
+        entry.nameless = nameless;
+        let mut touched: BTreeSet<ObjectRef> = entry.claims.keys().cloned().collect();
+        if documents.is_empty() && entry.nameless.is_empty() && !entry.claims.is_empty() {
+            // Half of how some programs write a file: emptied first, filled a moment later.
+            entry.gone.get_or_insert(Gone { since: now, empty: true });
+            self.going.insert(file.clone());
+            self.settle_all(touched, &mut BTreeMap::new());
+            return;
+        }
+        entry.gone = None;
+        self.going.remove(file);
+        let mut fresh = BTreeMap::new();
+        let mut claims: BTreeMap<ObjectRef, Vec<Claim>> = BTreeMap::new();
+        for Document { reference, line, source, form } in documents {
+            let form = match form {
+                Form::Good { json, object } => {
+                    if let Some(object) = object {
+                        fresh.insert(json.clone(), object);
+                    }
+                    Ok(json)
+                }
+                Form::Bad(problems) => Err(problems.into()),
+            };
+            claims.entry(reference).or_default().push(Claim { line, source, form });
+        }
+        if !entry.nameless.is_empty() {
+            for (reference, mut former) in std::mem::take(&mut entry.claims) {
+                claims.entry(reference).or_insert_with(|| {
+                    former.truncate(1);
+                    former.iter_mut().for_each(|claim| claim.form = Err([].into()));
+                    former
+                });
+            }
+        }
+        touched.extend(claims.keys().cloned());
+        for reference in &touched {
+            if claims.contains_key(reference) {
+                self.objects.entry(reference.clone()).or_default().files.insert(file.clone());
+            } else if let Some(slot) = self.objects.get_mut(reference) {
+                slot.files.remove(file);
+            }
+        }
+        entry.claims = claims;
+        self.settle_all(touched, &mut fresh);
+    }
+
+    /// There is no such file any more.
+    pub fn vanished(&mut self, now: Instant, file: &str) {
+        let Some((name, entry)) = self.files.get_key_value(file) else { return };
+        let (name, claims) = (name.clone(), entry.claims.keys().cloned().collect::<Vec<_>>());
+        self.changes.files.insert(name.clone());
+        if claims.is_empty() {
+            self.files.remove(&name);
+            self.going.remove(&name);
+            return;
+        }
+        if let Some(entry) = self.files.get_mut(&name) {
+            let since = entry.gone.map_or(now, |gone| gone.since);
+            entry.gone = Some(Gone { since, empty: false });
+            self.going.insert(name);
+        }
+        self.settle_all(claims, &mut BTreeMap::new());
+    }
+
+    /// The directory was listed: known files that are not in it have vanished, those in it have not.
+    pub fn listed(&mut self, now: Instant, is_there: impl Fn(&str) -> bool) {
+        self.lost = None;
+        let mut vanished = Vec::new();
+        let mut back = Vec::new();
+        for (name, file) in &self.files {
+            match (is_there(name), file.gone) {
+                (false, Some(Gone { empty: false, .. })) | (true, Some(Gone { empty: true, .. }) | None) => {}
+                (false, _) => vanished.push(name.clone()),
+                (true, Some(_)) => back.push(name.clone()),
+            }
+        }
+        for name in vanished {
+            self.vanished(now, &name);
+        }
+        for name in back {
+            let Some(file) = self.files.get_mut(&name) else { continue };
+            file.gone = None;
+            self.going.remove(&name);
+            let claims: Vec<_> = file.claims.keys().cloned().collect();
+            self.changes.files.insert(name);
+            self.settle_all(claims, &mut BTreeMap::new());
+        }
+    }
+
+    /// The directory cannot be read: everything stays as it is, also what was about to go.
+    pub fn directory_lost(&mut self, problem: Problem) {
+        let files = &mut self.files;
+        self.going.retain(|name| {
+            files.get_mut(name).is_some_and(|file| {
+                file.gone = file.gone.filter(|gone| gone.empty);
+                file.gone.is_some()
+            })
+        });
+        self.lost = Some(problem);
+    }
+
+    /// Removes what has been gone for [`SETTLE`].
+    pub fn expire(&mut self, now: Instant) {
+        if self.lost.is_some() {
+            return;
+        }
+        let due = |file: &File| file.gone.is_some_and(|gone| gone.since + SETTLE <= now);
+        let names: Vec<_> =
+            self.going.iter().filter(|name| self.files.get(*name).is_some_and(due)).cloned().collect();
+        for name in names {
+            self.going.remove(&name);
+            let Some(mut file) = self.files.remove(&name) else { continue };
+            let claims = std::mem::take(&mut file.claims);
+            if file.gone.is_some_and(|gone| gone.empty) {
+                self.files.insert(name.clone(), File::default());
+            }
+            for reference in claims.keys() {
+                if let Some(slot) = self.objects.get_mut(reference) {
+                    slot.files.remove(&name);
+                }
+            }
+            self.settle_all(claims.into_keys(), &mut BTreeMap::new());
+            self.changes.files.insert(name);
+        }
+    }
+
+    /// When [`Catalog::expire`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.lost.is_some() {
+            return None;
+        }
+        let going = self.going.iter().filter_map(|name| self.files.get(name)?.gone);
+        going.map(|gone| gone.since + SETTLE).min()
+    }
+
+    /// What changed since the last call.
+    pub fn take(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// The objects in force.
+    pub fn active(&self) -> impl Iterator<Item = (&ObjectRef, &Active)> {
+        self.objects.iter().filter_map(|(reference, slot)| Some((reference, slot.active.as_ref()?)))
+    }
+
+    /// The form of an object that is in force.
+    pub fn active_of(&self, reference: &ObjectRef) -> Option<&Active> {
+        self.objects.get(reference)?.active.as_ref()
+    }
+
+    /// Objects that some file names and that have no form in force: never valid so far.
+    pub fn never_good(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.objects.iter().filter(|(_, slot)| slot.active.is_none()).map(|(reference, _)| reference)
+    }
+
+    /// How many objects are in force.
+    pub fn active_count(&self) -> usize {
+        self.in_force
+    }
+
+    /// Whether a file could not be read or parsed when last tried.
+    pub fn is_frozen(&self, file: &str) -> bool {
+        self.files.get(file).is_some_and(|file| file.frozen.is_some())
+    }
+
+    /// How many files are known.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Why the directory as a whole is frozen, if it is.
+    pub fn lost(&self) -> Option<&Problem> {
+        self.lost.as_ref()
+    }
+
+    /// Objects in force that are not what their file says at the moment: it cannot be read, or what it says is invalid,
+    /// or it was not read since the start.
+    pub fn last_good(&self) -> impl Iterator<Item = &ObjectRef> {
+        let unread = |file: &File| file.remembered || file.frozen.is_some();
+        let is_last_good = move |active: &Active| {
+            active.stale || self.lost.is_some() || self.files.get(&active.file).is_none_or(unread)
+        };
+        self.active().filter(move |(_, active)| is_last_good(active)).map(|(reference, _)| reference)
+    }
+
+    /// What is wrong with a file and the objects in it.
+    pub fn problems_of(&self, name: &str) -> Vec<Problem> {
+        // What is about to go is wrong no more.
+        let Some(file) = self.files.get(name).filter(|file| file.gone.is_none()) else { return Vec::new() };
+        let mut problems = Vec::new();
+        if let Some(frozen) = &file.frozen {
+            let effect = if file.claims.is_empty() { Effect::Ignored } else { Effect::LastGoodStays };
+            problems.push(Problem { effect, ..frozen.clone() });
+            return problems;
+        }
+        problems.extend(file.nameless.iter().cloned());
+        for (reference, claims) in &file.claims {
+            let active = self.active_of(reference);
+            for (index, claim) in claims.iter().enumerate() {
+                if let Some(problem) = self.duplicate(name, index, reference, claims) {
+                    problems.push(problem);
+                    continue;
+                }
+                if let Err(own) = &claim.form {
+                    let stays = active.is_some();
+                    let effect = if stays { Effect::LastGoodStays } else { Effect::Ignored };
+                    problems.extend(own.iter().map(|problem| Problem { effect, ..problem.clone() }));
+                }
+            }
+        }
+        problems.sort_by_key(|problem| problem.line);
+        problems
+    }
+
+    /// All that is wrong: the directory, then file by file.
+    pub fn problems(&self) -> Vec<Problem> {
+        let files = self.files.keys().flat_map(|name| self.problems_of(name));
+        self.lost.iter().cloned().chain(files).collect()
+    }
+
+    /// The error of a document whose name another document has, if it is the one that does not count.
+    fn duplicate(
+        &self,
+        name: &str,
+        index: usize,
+        reference: &ObjectRef,
+        claims: &[Claim],
+    ) -> Option<Problem> {
+        let slot = self.objects.get(reference)?;
+        if claims.len() == 1 && slot.files.len() == 1 {
+            return None;
+        }
+        let mine = claims.get(index)?;
+        let (file, line) = match &slot.active {
+            Some(active) => (active.file.clone(), active.line),
+            None => {
+                let first = slot.files.first()?;
+                (first.clone(), self.files.get(first)?.claims.get(reference)?.first()?.line)
+            }
+        };
+        if *file == *name && line == mine.line {
+            return None;
+        }
+        // A file that is about to go is no rival.
+        if *file != *name && self.files.get(&file).is_some_and(|file| file.gone.is_some()) {
+            return None;
+        }
+        Some(Problem {
+            file: self.path(name),
+            line: Some(mine.line),
+            object: Some(reference.to_string()),
+            field: Some("metadata.name".into()),
+            reason: "Duplicate".into(),
+            message: format!(
+                "another manifest has this name already, {}:{line}, and that one counts: rename or remove one",
+                self.path(&file)
+            ),
+            effect: Effect::Ignored,
+        })
+    }
+
+    fn settle_all(
+        &mut self,
+        references: impl IntoIterator<Item = ObjectRef>,
+        fresh: &mut BTreeMap<Arc<str>, Box<Object>>,
+    ) {
+        for reference in references {
+            self.settle(&reference, fresh);
+        }
+    }
+
+    /// Decides which form of an object is in force, and notes the change.
+    fn settle(&mut self, reference: &ObjectRef, fresh: &mut BTreeMap<Arc<str>, Box<Object>>) {
+        let Some(slot) = self.objects.get(reference) else { return };
+        let chosen = self.choose(reference, slot);
+        let rivals = slot.files.len() > 1;
+        let before = slot.active.clone();
+        let files = if rivals { slot.files.clone() } else { BTreeSet::new() };
+        match (&before, &chosen) {
+            (None, None) => {}
+            (Some(_), None) => {
+                self.changes.objects.insert(reference.clone(), Change::Delete);
+            }
+            (before, Some(active)) => {
+                let same = before.as_ref().is_some_and(|before| before.json == active.json);
+                let place = before.as_ref().is_some_and(|before| before.file == active.file);
+                if !(same && place) {
+                    let object = fresh.remove(&active.json);
+                    // A change that nobody took yet may have been more than a move.
+                    let pending = self.changes.objects.get(reference);
+                    let moved_only =
+                        same && !matches!(pending, Some(Change::Put(Put { moved_only: false, .. })));
+                    let put = Put {
+                        json: active.json.clone(),
+                        object,
+                        file: active.file.clone(),
+                        line: active.line,
+                        moved_only,
+                    };
+                    self.changes.objects.insert(reference.clone(), Change::Put(put));
+                }
+            }
+        }
+        // The verdict on the others' duplicates may have changed with it.
+        self.changes.files.extend(files);
+        if let Some(slot) = self.objects.get_mut(reference) {
+            self.in_force += usize::from(chosen.is_some());
+            self.in_force -= usize::from(before.is_some());
+            slot.active = chosen;
+            if slot.active.is_none() && slot.files.is_empty() {
+                self.objects.remove(reference);
+            }
+        }
+    }
+
+    fn choose(&self, reference: &ObjectRef, slot: &Slot) -> Option<Active> {
+        let claims_of = |name: &FileName| self.files.get(name)?.claims.get(reference).map(Vec::as_slice);
+        let is_gone = |name: &FileName| self.files.get(name).is_none_or(|file| file.gone.is_some());
+        let good = |name: &FileName, prefer: Option<&Arc<str>>| -> Option<Active> {
+            let claims = claims_of(name)?;
+            let good = || claims.iter().filter_map(|claim| Some((claim, claim.form.as_ref().ok()?)));
+            let (claim, json) = good().find(|(_, json)| Some(*json) == prefer).or_else(|| good().next())?;
+            Some(Active { file: name.clone(), line: claim.line, json: json.clone(), stale: false })
+        };
+        let stale = |name: &FileName, json: &Arc<str>| -> Option<Active> {
+            let line = claims_of(name)?.first()?.line;
+            Some(Active { file: name.clone(), line, json: json.clone(), stale: true })
+        };
+        let present = || slot.files.iter().filter(|name| !is_gone(name));
+        let Some(active) = &slot.active else {
+            return present().find_map(|name| good(name, None));
+        };
+        let holds = slot.files.contains(&active.file);
+        if holds && !is_gone(&active.file) {
+            return good(&active.file, Some(&active.json)).or_else(|| stale(&active.file, &active.json));
+        }
+        present()
+            .find_map(|name| good(name, Some(&active.json)))
+            .or_else(|| holds.then(|| active.clone()))
+            .or_else(|| present().find_map(|name| stale(name, &active.json)))
+            .or_else(|| slot.files.iter().find_map(|name| good(name, Some(&active.json))))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,331 @@
+//! Changes of files become changes of the configuration: the catalog, then compile. Pure but for reading a file once
+//! more to find a line.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bascule_compile::{
+    BindingKey, Change as Compile, Compiled, Compiler, Condition, ConditionType, Delta, NodeConfig, Reason,
+    Trust,
+};
+use bascule_crds::{Object, ObjectRef};
+
+use super::catalog::{Catalog, Change, Put};
+use super::disk::FileName;
+use super::examine::decode;
+use super::problem::{Effect, Problem};
+use crate::reconcile::ConfigChange;
+use crate::state::Saved;
+
+/// Finds the line of a field of an object in its file.
+pub trait Locate {
+    /// The line, or none when the file does not have the object any more.
+    fn line(&self, file: &str, reference: &ObjectRef, field: &str) -> Option<usize>;
+}
+
+/// From files to a director's configuration.
+#[derive(Debug)]
+pub struct Engine {
+    /// What the files say.
+    pub catalog: Catalog,
+    compiler: Compiler,
+    director: String,
+    /// The canonical JSON of what the compiler holds and accepts.
+    accepted: BTreeMap<ObjectRef, Arc<str>>,
+    /// Newer forms that collide with another object; the compiler holds the last good form meanwhile.
+    held: BTreeMap<ObjectRef, Held>,
+    /// Directors that a VirtualService named since the start.
+    named: BTreeSet<String>,
+    /// Problems as last told, by what they are about.
+    told: BTreeMap<About, Vec<Problem>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    json: Arc<str>,
+    conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum About {
+    File(FileName),
+    Object(ObjectRef),
+}
+
+/// What one step changed.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// For the reconciler; none when nothing changed for this director.
+    pub config: Option<ConfigChange>,
+    /// Objects that changed: how many were put and deleted.
+    pub put: usize,
+    /// Objects that went.
+    pub deleted: usize,
+    files: BTreeSet<FileName>,
+    conditions: BTreeSet<ObjectRef>,
+    moved: Vec<ObjectRef>,
+}
+
+/// What became of the problems and of the last good configuration in a step.
+#[derive(Debug, Default)]
+pub struct Aftermath {
+    /// Problems that were not there before.
+    pub appeared: Vec<Problem>,
+    /// Problems that are no more.
+    pub resolved: Vec<Problem>,
+    /// For the last good configuration.
+    pub saved: Vec<(String, Option<Saved>)>,
+}
+
+impl Engine {
+    /// For one director and files in a directory. `also` are directors that exist besides.
+    pub fn new(
+        directory: impl Into<PathBuf>,
+        director: &str,
+        also: impl IntoIterator<Item = String>,
+    ) -> Self {
+        let mut compiler = Compiler::new(Trust::Files);
+        compiler.declare_director(director);
+        for name in also {
+            compiler.declare_director(&name);
+        }
+        // So that the director has a configuration, an empty one, before there is any object.
+        compiler.apply([]);
+        Self {
+            catalog: Catalog::new(directory),
+            compiler,
+            director: director.to_owned(),
+            accepted: BTreeMap::new(),
+            held: BTreeMap::new(),
+            named: BTreeSet::new(),
+            told: BTreeMap::new(),
+        }
+    }
+
+    /// Goes on with the last good configuration. Returns what cannot be used, for people.
+    pub fn remember(&mut self, objects: BTreeMap<String, Saved>) -> Vec<String> {
+        let mut notes = Vec::new();
+        let mut put = BTreeMap::new();
+        for (key, Saved { file, line, json }) in objects {
+            let Some(object) = decode(&json) else {
+                notes.push(format!(
+                    "{key} of the last good configuration is not understood by this version: left out"
+                ));
+                continue;
+            };
+            let reference = object.reference();
+            self.catalog.remember(file, line, reference.clone(), json);
+            put.insert(reference, object);
+        }
+        // Handed over with the object at hand, so that nothing is decoded twice.
+        let mut changes = self.catalog.take();
+        for (reference, change) in &mut changes.objects {
+            if let Change::Put(change) = change {
+                change.object = put.remove(reference).map(Box::new);
+            }
+        }
+        self.carry_out(changes.objects, &mut Step::default());
+        notes
+    }
+
+    /// Carries the catalog's changes through compile. What is in [`Step::config`] goes to the reconciler first; then
+    /// [`Engine::follow_up`].
+    pub fn step(&mut self) -> Step {
+        let changes = self.catalog.take();
+        let mut step = Step { files: changes.files, ..Step::default() };
+        let delta = self.carry_out(changes.objects, &mut step);
+        step.config = self.config_change(&delta);
+        step
+    }
+
+    fn carry_out(&mut self, changes: BTreeMap<ObjectRef, Change>, step: &mut Step) -> Delta {
+        let mut batch = Vec::with_capacity(changes.len() + self.held.len());
+        let mut candidates = BTreeMap::new();
+        for (reference, change) in changes {
+            self.held.remove(&reference);
+            match change {
+                Change::Delete => {
+                    step.deleted += 1;
+                    self.accepted.remove(&reference);
+                    step.conditions.insert(reference.clone());
+                    batch.push(Compile::Delete(reference));
+                }
+                Change::Put(Put { moved_only: true, .. }) => step.moved.push(reference),
+                Change::Put(Put { json, object, .. }) => {
+                    // Canonical JSON is what this version wrote or decoded before.
+                    let Some(object) = object.map(|object| *object).or_else(|| decode(&json)) else {
+                        continue;
+                    };
+                    step.put += 1;
+                    if let Object::VirtualService(service) = &object
+                        && let Some(director) = &service.spec.director
+                        && !self.named.contains(&director.name)
+                    {
+                        self.named.insert(director.name.clone());
+                    }
+                    if let Object::Director(director) = &object {
+                        self.named.extend(director.metadata.name.clone());
+                    }
+                    candidates.insert(reference, json);
+                    batch.push(Compile::Put(object));
+                }
+            }
+        }
+        if batch.is_empty() {
+            return Delta::default();
+        }
+        // With something changed, a form that collided before may have its place now.
+        for (reference, held) in std::mem::take(&mut self.held) {
+            if let Some(object) = decode(&held.json) {
+                candidates.insert(reference, held.json);
+                batch.push(Compile::Put(object));
+            }
+        }
+        let mut delta = self.compiler.apply(batch);
+        let mut back = Vec::new();
+        for (reference, json) in candidates {
+            step.conditions.insert(reference.clone());
+            let conditions = self.compiler.compiled().conditions.get(&reference);
+            let collides = conditions.is_some_and(|list| {
+                list.iter().any(|one| {
+                    one.type_ == ConditionType::Accepted && !one.status && one.reason == Reason::Conflicted
+                })
+            });
+            let former = self.accepted.get(&reference).filter(|former| **former != json);
+            match former.and_then(|former| decode(former)) {
+                Some(former) if collides => {
+                    let conditions = conditions.cloned().unwrap_or_default();
+                    self.held.insert(reference, Held { json, conditions });
+                    back.push(Compile::Put(former));
+                }
+                _ if collides => {}
+                _ => {
+                    self.accepted.insert(reference, json);
+                }
+            }
+        }
+        if !back.is_empty() {
+            merge(&mut delta, self.compiler.apply(back));
+        }
+        step.conditions.extend(delta.conditions.iter().cloned());
+        delta
+    }
+
+    fn config_change(&self, delta: &Delta) -> Option<ConfigChange> {
+        let node = delta.nodes.get(&self.director)?;
+        let config = self.compiler.compiled().nodes.get(&self.director)?;
+        Some(ConfigChange::Some {
+            director: node.director.then(|| config.director.clone()),
+            bindings: node
+                .bindings
+                .iter()
+                .map(|key| (key.clone(), config.bindings.get(key).cloned()))
+                .collect(),
+        })
+    }
+
+    /// The whole configuration of this director.
+    pub fn config(&self) -> Option<NodeConfig> {
+        self.compiled().nodes.get(&self.director).cloned()
+    }
+
+    /// What compile made of all of it.
+    pub fn compiled(&self) -> &Compiled {
+        self.compiler.compiled()
+    }
+
+    /// Directors that manifests name.
+    pub fn named(&self) -> &BTreeSet<String> {
+        &self.named
+    }
+
+    /// The newer form's conditions of an object whose last good form is in force because the newer one collides.
+    pub fn held(&self, reference: &ObjectRef) -> Option<&[Condition]> {
+        self.held.get(reference).map(|held| held.conditions.as_slice())
+    }
+
+    /// The binding of a VirtualService on this director.
+    pub fn binding_key(&self, reference: &ObjectRef) -> Option<BindingKey> {
+        let key = BindingKey::new(reference.namespace.as_deref()?, &reference.name);
+        let config = self.compiled().nodes.get(&self.director)?;
+        (reference.kind == bascule_crds::Kind::VirtualService && config.bindings.contains_key(&key))
+            .then_some(key)
+    }
+
+    /// The part of a step that the kernel does not have to wait for.
+    pub fn follow_up(&mut self, step: &Step, locate: &impl Locate) -> Aftermath {
+        let mut aftermath = Aftermath::default();
+        for name in &step.files {
+            let now = self.catalog.problems_of(name);
+            self.tell(About::File(name.clone()), now, &mut aftermath);
+        }
+        for reference in &step.conditions {
+            let now = self.problems_of(reference, locate);
+            self.tell(About::Object(reference.clone()), now, &mut aftermath);
+        }
+        for reference in step.conditions.iter().chain(&step.moved) {
+            let saved = match (self.accepted.get(reference), self.catalog.active_of(reference)) {
+                (Some(json), Some(active)) => {
+                    Some(Saved { file: active.file.clone(), line: active.line, json: json.clone() })
+                }
+                _ => None,
+            };
+            aftermath.saved.push((reference.to_string(), saved));
+        }
+        // A problem that only changed its place in the list was not resolved.
+        aftermath
+    }
+
+    fn tell(&mut self, about: About, now: Vec<Problem>, aftermath: &mut Aftermath) {
+        let before =
+            if now.is_empty() { self.told.remove(&about) } else { self.told.insert(about, now.clone()) };
+        let before = before.unwrap_or_default();
+        aftermath.appeared.extend(now.iter().filter(|one| !before.contains(one)).cloned());
+        aftermath.resolved.extend(before.into_iter().filter(|one| !now.contains(one)));
+    }
+
+    /// What compile objects to in an object that is valid by itself.
+    fn problems_of(&self, reference: &ObjectRef, locate: &impl Locate) -> Vec<Problem> {
+        let Some(active) = self.catalog.active_of(reference) else { return Vec::new() };
+        let held = self.held(reference);
+        let conditions = held.or_else(|| self.compiled().conditions.get(reference).map(Vec::as_slice));
+        let refused = conditions
+            .unwrap_or_default()
+            .iter()
+            .filter(|one| one.type_ == ConditionType::Accepted && !one.status);
+        let problems = refused.flat_map(|condition| &condition.problems);
+        problems
+            .map(|problem| Problem {
+                file: self.catalog.path(&active.file),
+                line: locate.line(&active.file, reference, &problem.field).or(Some(active.line)),
+                object: Some(reference.to_string()),
+                field: Some(problem.field.clone()),
+                reason: format!("{:?}", problem.reason),
+                message: problem.message.clone(),
+                effect: if held.is_some() { Effect::LastGoodStays } else { Effect::Ignored },
+            })
+            .collect()
+    }
+
+    /// All problems as last told: the directory's first.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<_> = self.told.values().flatten().cloned().collect();
+        problems.sort();
+        self.catalog.lost().cloned().into_iter().chain(problems).collect()
+    }
+
+    /// How many problems there are.
+    pub fn problem_count(&self) -> usize {
+        self.told.values().map(Vec::len).sum::<usize>() + usize::from(self.catalog.lost().is_some())
+    }
+}
+
+fn merge(into: &mut Delta, more: Delta) {
+    for (name, node) in more.nodes {
+        let entry = into.nodes.entry(name).or_default();
+        entry.director |= node.director;
+        entry.bindings.extend(node.bindings);
+    }
+    into.conditions.extend(more.conditions);
+}

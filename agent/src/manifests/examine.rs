@@ -1,0 +1,185 @@
+//! One file's bytes, judged: which objects it holds, and what is wrong with it. Pure.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use bascule_crds::manifest::{self, Document as Parsed};
+use bascule_crds::{Kind, Object, ObjectRef, validate};
+use serde_json::Value;
+
+use super::catalog::{Document, Examined, Form};
+use super::problem::Problem;
+
+/// How many errors of documents that do not say which object they are, of one file, are told.
+const MAX_NAMELESS: usize = 100;
+
+/// Examines a file. `path` is how messages name it; `known` has the canonical JSON of documents that were found valid
+/// before, by hash, so that of a file with thousands of objects only those changed are judged.
+pub fn examine(path: &str, bytes: &[u8], known: &BTreeMap<u64, Arc<str>>) -> Examined {
+    let failed = |line, reason: &str, message| {
+        Examined::Failed(Problem {
+            file: path.to_owned(),
+            line,
+            reason: reason.to_owned(),
+            message,
+            ..Problem::default()
+        })
+    };
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let good = &bytes[..error.valid_up_to()];
+            let line = 1 + bytecount(good);
+            return failed(
+                Some(line),
+                "Unreadable",
+                format!(
+                    "is not text: the byte 0x{:02x} is not valid UTF-8; manifests are YAML or JSON",
+                    bytes[good.len()]
+                ),
+            );
+        }
+    };
+    let documents = match manifest::parse(text) {
+        Ok(documents) => documents,
+        Err(error) => {
+            return failed(Some(error.line), "Unparsable", error.message);
+        }
+    };
+    let mut found = Vec::with_capacity(documents.len());
+    let mut nameless = Vec::new();
+    for document in documents.iter().filter(|document| !document.value.is_null()) {
+        match identity(&document.value) {
+            Some(reference) => found.push(judge(path, document, reference, known)),
+            None if nameless.len() < MAX_NAMELESS => nameless.extend(nameless_problems(path, document)),
+            None => {}
+        }
+    }
+    Examined::Parsed { documents: found, nameless }
+}
+
+fn bytecount(bytes: &[u8]) -> usize {
+    bytes.split(|byte| *byte == b'\n').count() - 1
+}
+
+/// Which object a document is, as far as it says so.
+pub fn identity(value: &Value) -> Option<ObjectRef> {
+    let kind = kind_of(value)?;
+    let metadata = value.get("metadata")?;
+    let name = metadata.get("name")?.as_str().filter(|name| !name.is_empty())?;
+    let namespace = kind
+        .is_namespaced()
+        .then(|| metadata.get("namespace").and_then(Value::as_str).unwrap_or("default").to_owned());
+    Some(ObjectRef { kind, namespace, name: name.to_owned() })
+}
+
+/// The kind of a document, if it is one that users write.
+fn kind_of(value: &Value) -> Option<Kind> {
+    let (version, kind) = (value.get("apiVersion")?.as_str()?, value.get("kind")?.as_str()?);
+    let named =
+        |one: &&Kind| one.as_str() == kind && one.api_version() == version && one.is_written_by_users();
+    Kind::ALL.iter().find(named).copied()
+}
+
+fn judge(path: &str, document: &Parsed, reference: ObjectRef, known: &BTreeMap<u64, Arc<str>>) -> Document {
+    let source = hash(&document.value);
+    let line = document.line;
+    if let Some(json) = known.get(&source) {
+        return Document { reference, line, source, form: Form::Good { json: json.clone(), object: None } };
+    }
+    let problem = |field: String, reason: String, message: String| Problem {
+        file: path.to_owned(),
+        line: Some(document.line_of(&field)),
+        object: Some(reference.to_string()),
+        field: Some(field),
+        reason,
+        message,
+        ..Problem::default()
+    };
+    let form = match validate::judge(&document.value) {
+        Err(violations) => Form::Bad(
+            violations.into_iter().map(|one| problem(one.path, "Invalid".into(), one.message)).collect(),
+        ),
+        Ok(object) => {
+            let problems = bascule_compile::problems_of(&object);
+            if problems.is_empty() {
+                Form::Good { json: canonical(&object), object: Some(Box::new(object)) }
+            } else {
+                let problems = problems.into_iter();
+                Form::Bad(
+                    problems
+                        .map(|one| problem(one.field, format!("{:?}", one.reason), one.message))
+                        .collect(),
+                )
+            }
+        }
+    };
+    Document { reference, line, source, form }
+}
+
+/// What is wrong with a document of which we cannot tell which object it is.
+fn nameless_problems(path: &str, document: &Parsed) -> Vec<Problem> {
+    let violations = match validate::judge(&document.value) {
+        Err(violations) => violations,
+        Ok(_) => Vec::new(),
+    };
+    let mut problems: Vec<_> = violations
+        .into_iter()
+        .map(|one| Problem {
+            file: path.to_owned(),
+            line: Some(document.line_of(&one.path)),
+            field: Some(one.path),
+            reason: "Invalid".into(),
+            message: one.message,
+            ..Problem::default()
+        })
+        .collect();
+    if problems.is_empty() {
+        problems.push(Problem {
+            file: path.to_owned(),
+            line: Some(document.line),
+            reason: "Invalid".into(),
+            message: "does not say which object it is: apiVersion, kind and metadata.name are needed".into(),
+            ..Problem::default()
+        });
+    }
+    problems
+}
+
+fn hash(value: &Value) -> u64 {
+    // Not for security: who can write a file can write what he wants into it.
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    // 0 is kept for "not known".
+    hasher.finish().max(1)
+}
+
+/// An object in one line that is the same whenever the object is.
+pub fn canonical(object: &Object) -> Arc<str> {
+    let value = match object {
+        Object::VirtualService(object) => serde_json::to_value(object),
+        Object::HealthCheck(object) => serde_json::to_value(object),
+        Object::VrrpGroup(object) => serde_json::to_value(object),
+        Object::NatRule(object) => serde_json::to_value(object),
+        Object::Director(object) => serde_json::to_value(object),
+        Object::EndpointSlice(object) => serde_json::to_value(object),
+    };
+    // Through a Value, so that the keys are sorted.
+    value.expect("API types are JSON").to_string().into()
+}
+
+/// The object of a canonical line; none when this version does not understand it.
+pub fn decode(json: &str) -> Option<Object> {
+    let value: Value = serde_json::from_str(json).ok()?;
+    let object = match kind_of(&value)? {
+        Kind::VirtualService => Object::VirtualService(serde_json::from_value(value).ok()?),
+        Kind::HealthCheck => Object::HealthCheck(serde_json::from_value(value).ok()?),
+        Kind::VrrpGroup => Object::VrrpGroup(serde_json::from_value(value).ok()?),
+        Kind::NatRule => Object::NatRule(serde_json::from_value(value).ok()?),
+        Kind::Director => Object::Director(serde_json::from_value(value).ok()?),
+        Kind::EndpointSlice => Object::EndpointSlice(serde_json::from_value(value).ok()?),
+        Kind::VirtualServiceBinding | Kind::NatRuleBinding | Kind::DirectorConfig => return None,
+    };
+    Some(object)
+}

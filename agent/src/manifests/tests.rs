@@ -1,0 +1,542 @@
+//! The engine on manifests as people write them, and the worker on a real directory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bascule_compile::BindingKey;
+use bascule_crds::{Kind, ObjectRef};
+use tokio::sync::mpsc;
+
+use super::catalog::SETTLE;
+use super::engine::{Aftermath, Engine, Locate};
+use super::examine::{canonical, decode, examine};
+use super::{FileName, Manifests, Options, Problem};
+use crate::reconcile::{ConfigChange, ConfigUpdate};
+use crate::state::{Keeper, Saved, load};
+
+/// How long anything may take that has to happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn web(name: &str, address: &str, weight: u32) -> String {
+    format!(
+        "apiVersion: bascule.dev/v1alpha1
+kind: VirtualService
+metadata: {{name: {name}, namespace: tp}}
+spec:
+  director: {{name: dir1}}
+  addresses: [{address}]
+  ports: [{{port: 80, protocol: TCP}}]
+  realServers:
+    - {{name: srv1, address: 172.16.193.10, weight: {weight}}}
+"
+    )
+}
+
+struct Lines;
+
+impl Locate for Lines {
+    fn line(&self, _: &str, _: &ObjectRef, field: &str) -> Option<usize> {
+        (field == "spec.addresses[0]").then_some(6)
+    }
+}
+
+struct Bench {
+    engine: Engine,
+    last: Aftermath,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { engine: Engine::new("m", "dir1", []), last: Aftermath::default() }
+    }
+
+    /// Reads files; returns the bindings that changed, as `tp/web` or `-tp/web`.
+    fn read(&mut self, files: &[(&str, &str)]) -> Vec<String> {
+        for (name, text) in files {
+            let name: FileName = (*name).into();
+            let examined = examine(&format!("m/{name}"), text.as_bytes(), &self.engine.catalog.known(&name));
+            self.engine.catalog.read(Instant::now(), &name, examined);
+        }
+        self.step()
+    }
+
+    fn step(&mut self) -> Vec<String> {
+        let step = self.engine.step();
+        self.last = self.engine.follow_up(&step, &Lines);
+        match step.config {
+            Some(ConfigChange::Some { bindings, .. }) => bindings
+                .iter()
+                .map(|(key, binding)| format!("{}{key}", if binding.is_some() { "" } else { "-" }))
+                .collect(),
+            Some(ConfigChange::All(_)) => panic!("only changes are told here"),
+            None => Vec::new(),
+        }
+    }
+
+    fn weight(&self, name: &str) -> Option<u32> {
+        let config = self.engine.config()?;
+        Some(config.bindings.get(&BindingKey::new("tp", name))?.real_servers[0].weight)
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.engine.problems().iter().map(ToString::to_string).collect()
+    }
+}
+
+#[test]
+fn a_change_of_one_object_is_a_change_of_one_binding() {
+    let mut bench = Bench::new();
+    let (a, b) = (web("a", "10.0.0.1", 1), web("b", "10.0.0.2", 1));
+    assert_eq!(bench.read(&[("a", &a), ("b", &b)]), ["tp/a", "tp/b"]);
+    assert_eq!(bench.read(&[("a", &a)]), [""; 0]);
+    assert_eq!(bench.read(&[("a", &web("a", "10.0.0.1", 2))]), ["tp/a"]);
+    assert_eq!(bench.weight("a"), Some(2));
+    let both = format!("{}---\n{b}", web("a", "10.0.0.1", 3));
+    assert_eq!(bench.read(&[("b", "# moved\n"), ("a", &both)]), ["tp/a"]);
+    assert_eq!(
+        bench.read(&[("a", "kind: x\n---\n")]),
+        [""; 0],
+        "a nameless document freezes what it may have been"
+    );
+    assert_eq!(bench.problems().len(), 1, "{:?}", bench.problems());
+}
+
+#[test]
+fn what_was_examined_before_is_not_examined_again() {
+    let text = format!("{}---\n{}", web("a", "10.0.0.1", 1), web("b", "10.0.0.2", 1));
+    let mut bench = Bench::new();
+    bench.read(&[("f", &text)]);
+    let known = bench.engine.catalog.known("f");
+    assert_eq!(known.len(), 2);
+    let changed = text.replace("10.0.0.2", "10.0.0.3");
+    let super::catalog::Examined::Parsed { documents, .. } = examine("m/f", changed.as_bytes(), &known)
+    else {
+        panic!("it can be parsed")
+    };
+    let judged: Vec<_> = documents
+        .iter()
+        .map(|document| matches!(&document.form, super::catalog::Form::Good { object: Some(_), .. }))
+        .collect();
+    assert_eq!(judged, [false, true]);
+    assert_eq!(bench.read(&[("f", &changed)]), ["tp/b"]);
+}
+
+#[test]
+fn a_form_that_collides_waits_while_the_last_good_one_stays() {
+    let mut bench = Bench::new();
+    bench.read(&[("a", &web("a", "10.0.0.1", 1)), ("b", &web("b", "10.0.0.2", 1))]);
+    assert_eq!(bench.problems(), [""; 0]);
+
+    bench.read(&[("b", &web("b", "10.0.0.1", 7))]);
+    assert_eq!(bench.weight("b"), Some(1), "its last good form");
+    assert_eq!(bench.weight("a"), Some(1));
+    let problems = bench.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].starts_with("m/b:"), "{problems:?}");
+    assert!(
+        problems[0].ends_with("(VirtualService tp/b; its last good form stays in force)"),
+        "{problems:?}"
+    );
+    let kept = &bench.last.saved[0];
+    assert!(kept.1.as_ref().unwrap().json.contains("10.0.0.2"), "the disk keeps what is in force: {kept:?}");
+
+    // The other one leaves the place.
+    let changed = bench.read(&[("a", &web("a", "10.0.0.9", 1))]);
+    assert_eq!(changed, ["tp/a", "tp/b"]);
+    assert_eq!(bench.weight("b"), Some(7));
+    assert_eq!(bench.problems(), [""; 0]);
+}
+
+#[test]
+fn of_two_that_want_one_address_the_one_in_force_has_it() {
+    let mut bench = Bench::new();
+    bench.read(&[("b", &web("b", "10.0.0.1", 1))]);
+    assert_eq!(bench.read(&[("a", &web("a", "10.0.0.1", 2))]), [""; 0]);
+    assert_eq!((bench.weight("a"), bench.weight("b")), (None, Some(1)));
+    let problems = bench.problems();
+    assert!(problems[0].starts_with("m/a:"), "{problems:?}");
+    assert!(problems[0].ends_with("(VirtualService tp/a)"), "{problems:?}");
+    let vanish = Instant::now();
+    bench.engine.catalog.vanished(vanish, "b");
+    bench.engine.catalog.expire(vanish + SETTLE);
+    assert_eq!(bench.step(), ["tp/a", "-tp/b"]);
+    assert_eq!(bench.problems(), [""; 0]);
+}
+
+#[test]
+fn the_last_good_configuration_goes_on_and_keeps_its_places() {
+    let mut bench = Bench::new();
+    bench.read(&[("b", &web("b", "10.0.0.1", 1)), ("c", &web("c", "10.0.0.3", 1))]);
+    let saved: BTreeMap<_, _> =
+        bench.last.saved.drain(..).filter_map(|(key, saved)| Some((key, saved?))).collect();
+    assert_eq!(saved.len(), 2);
+
+    let mut next = Bench::new();
+    let odd = Saved { file: "x".into(), line: 1, json: "{}".into() };
+    let with_odd = saved.into_iter().chain([("VirtualService tp/odd".to_owned(), odd)]).collect();
+    let notes = next.engine.remember(with_odd);
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].starts_with("VirtualService tp/odd of the last good configuration is not understood"));
+    assert_eq!((next.weight("b"), next.weight("c")), (Some(1), Some(1)));
+    // A newcomer whose name comes first does not take b's place; c is unreadable and stays.
+    next.read(&[("a", &web("a", "10.0.0.1", 9)), ("b", &web("b", "10.0.0.1", 1)), ("c", "{")]);
+    assert_eq!((next.weight("a"), next.weight("b"), next.weight("c")), (None, Some(1), Some(1)));
+    assert_eq!(next.engine.catalog.last_good().count(), 1);
+}
+
+#[test]
+fn canonical_text_is_read_back() {
+    let mut bench = Bench::new();
+    let text = format!(
+        "{}---\napiVersion: bascule.dev/v1alpha1\nkind: Director\nmetadata: {{name: dir1}}\nspec: {{}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s, namespace: tp}}\n\
+         addressType: IPv4\nendpoints: []\nports: []\n",
+        web("a", "10.0.0.1", 1)
+    );
+    bench.read(&[("f", &text)]);
+    assert_eq!(bench.problems(), [""; 0]);
+    let active: Vec<_> =
+        bench.engine.catalog.active().map(|(reference, active)| (reference, &active.json)).collect();
+    assert_eq!(active.len(), 3);
+    for (reference, json) in active {
+        let object = decode(json).unwrap_or_else(|| panic!("{json}"));
+        assert_eq!((&object.reference(), &canonical(&object)), (reference, json));
+    }
+}
+
+#[test]
+fn bad_input_is_told_with_line_and_field() {
+    let good = web("a", "10.0.0.1", 1);
+    let table: [(&str, String, usize, Option<&str>, &str); 10] = [
+        ("unknown field", good.replace("realServers", "servers"), 8, Some("spec.servers"), "unknown field"),
+        ("wrong type", good.replace("port: 80", "port: http"), 7, Some("spec.ports[0].port"), ""),
+        (
+            "weight out of range",
+            good.replace("weight: 1", "weight: 65536"),
+            9,
+            Some("spec.realServers[0].weight"),
+            "65535",
+        ),
+        ("port 0 without persistence", good.replace("port: 80", "port: 0"), 7, None, "persistence"),
+        ("family without server", good.replace("[10.0.0.1]", "[\"2001:db8::1\"]"), 6, None, ""),
+        ("duplicate key", good.replace("spec:\n", "spec:\n  addresses: []\n"), 7, None, "duplicate"),
+        ("not a mapping", "- a\n- b\n".into(), 1, None, ""),
+        (
+            "no kind of ours",
+            good.replace("VirtualService", "VirtualServce"),
+            2,
+            Some("kind"),
+            "VirtualServce",
+        ),
+        ("no name", good.replace("name: a, ", ""), 3, None, ""),
+        (
+            "unsupported",
+            good.replace("  ports:", "  checkHost: x\n  ports:"),
+            7,
+            Some("spec.checkHost"),
+            "not supported",
+        ),
+    ];
+    for (what, text, line, field, part) in table {
+        let problems: Vec<Problem> = match examine("m/f", text.as_bytes(), &BTreeMap::new()) {
+            super::catalog::Examined::Failed(problem) => vec![problem],
+            super::catalog::Examined::Parsed { documents, nameless } => documents
+                .into_iter()
+                .flat_map(|document| match document.form {
+                    super::catalog::Form::Bad(problems) => problems,
+                    super::catalog::Form::Good { .. } => Vec::new(),
+                })
+                .chain(nameless)
+                .collect(),
+        };
+        let is = |problem: &Problem| {
+            problem.line == Some(line)
+                && field.is_none_or(|field| problem.field.as_deref() == Some(field))
+                && problem.message.to_lowercase().contains(&part.to_lowercase())
+        };
+        assert!(problems.iter().any(is), "{what}: {problems:#?}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_are_told_with_their_line() {
+    for (bytes, line, part) in [
+        (&b"a: 1\nb: \xff\n"[..], 2, "0xff"),
+        (b"\x7fELF\x02\x01\x01\x00\x00\x00", 1, "NUL"),
+        (b"a: [1\n", 2, ""),
+        (b"a: &x [*x]\n", 1, ""),
+    ] {
+        match examine("m/f", bytes, &BTreeMap::new()) {
+            super::catalog::Examined::Failed(problem) => {
+                assert_eq!(problem.file, "m/f");
+                assert!(problem.line.is_some_and(|at| at <= line), "{problem}");
+                assert!(problem.message.contains(part), "{problem}");
+            }
+            super::catalog::Examined::Parsed { documents, nameless } => {
+                assert!(documents.is_empty() && !nameless.is_empty(), "{documents:?}");
+            }
+        }
+    }
+}
+
+// The worker, on a real directory.
+
+struct Live {
+    directory: tempfile::TempDir,
+    manifests: Manifests,
+    updates: mpsc::Receiver<ConfigUpdate>,
+    runtime: tokio::runtime::Runtime,
+    bindings: BTreeMap<String, u32>,
+}
+
+impl Live {
+    fn start(
+        directory: tempfile::TempDir,
+        keeper: Option<Arc<Keeper>>,
+        remembered: BTreeMap<String, Saved>,
+    ) -> Self {
+        let (sender, updates) = mpsc::channel(4);
+        let options =
+            Options { directory: directory.path().join("m"), director: "dir1".into(), remembered, keeper };
+        let manifests = Manifests::spawn(options, sender).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        Self { directory, manifests, updates, runtime, bindings: BTreeMap::new() }
+    }
+
+    fn with(files: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("m")).unwrap();
+        for (name, text) in files {
+            fs::write(directory.path().join("m").join(name), text).unwrap();
+        }
+        let mut live = Self::start(directory, None, BTreeMap::new());
+        live.update();
+        live
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join("m").join(name)
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        let beside = self.path(".beside");
+        fs::write(&beside, text).unwrap();
+        fs::rename(beside, self.path(name)).unwrap();
+    }
+
+    /// The next update, followed.
+    fn update(&mut self) -> ConfigUpdate {
+        let next = async { tokio::time::timeout(PATIENCE, self.updates.recv()).await };
+        let update = self.runtime.block_on(next).expect("an update in time").expect("the worker lives");
+        match &update.change {
+            ConfigChange::All(config) => {
+                self.bindings = config
+                    .bindings
+                    .iter()
+                    .map(|(key, binding)| (key.to_string(), binding.real_servers[0].weight))
+                    .collect();
+            }
+            ConfigChange::Some { bindings, .. } => {
+                for (key, binding) in bindings {
+                    match binding {
+                        Some(binding) => {
+                            drop(self.bindings.insert(key.to_string(), binding.real_servers[0].weight))
+                        }
+                        None => drop(self.bindings.remove(&key.to_string())),
+                    }
+                }
+            }
+        }
+        update
+    }
+
+    /// Follows updates until the bindings are these: `tp/a=1`.
+    fn until(&mut self, expected: &[(&str, u32)]) {
+        let expected: BTreeMap<_, _> =
+            expected.iter().map(|(key, weight)| ((*key).to_owned(), *weight)).collect();
+        let limit = Instant::now() + PATIENCE;
+        while self.bindings != expected {
+            assert!(Instant::now() < limit, "{:?}", self.bindings);
+            self.update();
+        }
+    }
+
+    fn is_quiet(&mut self) -> bool {
+        self.updates.try_recv().is_err()
+    }
+
+    fn view(&self) -> super::View {
+        self.runtime.block_on(self.manifests.view(PATIENCE)).expect("an answer")
+    }
+}
+
+#[test]
+fn a_rename_is_followed_at_once_and_with_the_time_it_was_seen() {
+    let mut live = Live::with(&[("a.yaml", &web("a", "10.0.0.1", 1))]);
+    assert_eq!(live.bindings, BTreeMap::from([("tp/a".into(), 1)]));
+    let mut fastest = Duration::MAX;
+    for weight in 2..30 {
+        let before = Instant::now();
+        live.put("a.yaml", &web("a", "10.0.0.1", weight));
+        let update = live.update();
+        assert!(update.seen >= before);
+        assert_eq!(update.serial, u64::from(weight));
+        fastest = fastest.min(before.elapsed());
+    }
+    // The settle time of a vanished file, or any pause, would show.
+    assert!(fastest < Duration::from_millis(200), "{fastest:?}");
+}
+
+#[test]
+fn written_in_place_vanished_and_back() {
+    let mut live = Live::with(&[("a.yaml", &web("a", "10.0.0.1", 1)), ("b.yaml", &web("b", "10.0.0.2", 1))]);
+    fs::write(live.path("a.yaml"), web("a", "10.0.0.1", 2)).unwrap();
+    live.until(&[("tp/a", 2), ("tp/b", 1)]);
+    let removed = Instant::now();
+    fs::remove_file(live.path("b.yaml")).unwrap();
+    live.until(&[("tp/a", 2)]);
+    assert!(removed.elapsed() >= SETTLE, "it went at once");
+    // As vim does: aside, then anew.
+    fs::rename(live.path("a.yaml"), live.path("a.yaml~")).unwrap();
+    fs::write(live.path("a.yaml"), web("a", "10.0.0.1", 3)).unwrap();
+    live.until(&[("tp/a", 3)]);
+    fs::remove_file(live.path("a.yaml~")).unwrap();
+    // Nothing more comes of it: a later change is the next thing told.
+    live.put("c.yaml", &web("c", "10.0.0.3", 1));
+    live.update();
+    assert_eq!(live.bindings, BTreeMap::from([("tp/a".into(), 3), ("tp/c".into(), 1)]));
+}
+
+#[test]
+fn a_config_map_is_followed_when_its_link_is_swapped() {
+    let directory = tempfile::tempdir().unwrap();
+    let mount = directory.path().join("m");
+    let version = |name: &str, weight| {
+        fs::create_dir(mount.join(name)).unwrap();
+        fs::write(mount.join(name).join("a.yaml"), web("a", "10.0.0.1", weight)).unwrap();
+    };
+    fs::create_dir(&mount).unwrap();
+    version("..1", 1);
+    symlink("..1", mount.join("..data")).unwrap();
+    symlink("..data/a.yaml", mount.join("a.yaml")).unwrap();
+    let mut live = Live::start(directory, None, BTreeMap::new());
+    live.until(&[("tp/a", 1)]);
+    version_swap(&mount, "..2", &web("a", "10.0.0.1", 2));
+    live.until(&[("tp/a", 2)]);
+}
+
+fn version_swap(mount: &Path, name: &str, text: &str) {
+    fs::create_dir(mount.join(name)).unwrap();
+    fs::write(mount.join(name).join("a.yaml"), text).unwrap();
+    symlink(name, mount.join("..data_tmp")).unwrap();
+    fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+}
+
+#[test]
+fn a_link_to_elsewhere_is_followed_by_looking() {
+    let mut live = Live::with(&[]);
+    let elsewhere = live.directory.path().join("elsewhere.yaml");
+    fs::write(&elsewhere, web("a", "10.0.0.1", 1)).unwrap();
+    symlink(&elsewhere, live.path("a.yaml")).unwrap();
+    live.until(&[("tp/a", 1)]);
+    fs::write(&elsewhere, web("a", "10.0.0.1", 2)).unwrap();
+    live.manifests.rescan();
+    live.until(&[("tp/a", 2)]);
+}
+
+#[test]
+fn a_directory_that_is_replaced_or_gone() {
+    let mut live = Live::with(&[("a.yaml", &web("a", "10.0.0.1", 1))]);
+    let (mount, away) = (live.directory.path().join("m"), live.directory.path().join("away"));
+    fs::rename(&mount, &away).unwrap();
+    let limit = Instant::now() + PATIENCE;
+    while live.view().lost.is_none() {
+        assert!(Instant::now() < limit, "its absence was not noticed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(live.is_quiet(), "nothing goes with the directory");
+    // Another one in its place, with more in it.
+    fs::create_dir(&away.join("new")).unwrap();
+    fs::write(away.join("new/a.yaml"), web("a", "10.0.0.1", 2)).unwrap();
+    fs::write(away.join("new/b.yaml"), web("b", "10.0.0.2", 2)).unwrap();
+    fs::rename(away.join("new"), &mount).unwrap();
+    live.until(&[("tp/a", 2), ("tp/b", 2)]);
+    assert_eq!(live.view().lost, None);
+    // And it is watched.
+    live.put("b.yaml", &web("b", "10.0.0.2", 3));
+    live.until(&[("tp/a", 2), ("tp/b", 3)]);
+}
+
+#[test]
+fn without_manifests_and_without_memory_nothing_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut live = Live::start(directory, None, BTreeMap::new());
+    assert!(live.view().lost.is_some());
+    assert!(live.is_quiet(), "an empty configuration would clear what the kernel holds");
+    assert!(!live.manifests.summary().started);
+    fs::create_dir(live.directory.path().join("m")).unwrap();
+    let update = live.update();
+    assert!(matches!(update.change, ConfigChange::All(_)), "now it is known that there is nothing");
+}
+
+#[test]
+fn thousands_of_files_at_once() {
+    let files: Vec<_> = (0..1000_u32)
+        .map(|n| (format!("{n:04}.yaml"), web(&format!("s{n}"), &format!("10.1.{}.{}", n / 250, n % 250), 1)))
+        .collect();
+    let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let mut live = Live::with(&files);
+    assert_eq!(live.bindings.len(), 1000);
+    for (name, text) in &files {
+        fs::write(live.path(name), text.replace("weight: 1", "weight: 2")).unwrap();
+    }
+    let limit = Instant::now() + PATIENCE;
+    while live.bindings.values().any(|weight| *weight != 2) {
+        assert!(Instant::now() < limit);
+        live.update();
+    }
+    assert_eq!(live.bindings.len(), 1000);
+}
+
+#[test]
+fn the_last_good_configuration_is_kept_and_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    fs::create_dir(directory.path().join("m")).unwrap();
+    fs::write(directory.path().join("m/a.yaml"), web("a", "10.0.0.1", 1)).unwrap();
+    let keeper = Arc::new(Keeper::spawn(&state, load(&state)).unwrap());
+    let mut live = Live::start(directory, Some(keeper.clone()), BTreeMap::new());
+    live.until(&[("tp/a", 1)]);
+    live.put("a.yaml", &web("a", "10.0.0.1", 2));
+    live.until(&[("tp/a", 2)]);
+    live.put("a.yaml", &web("a", "10.0.0.1", 70_000));
+    let limit = Instant::now() + PATIENCE;
+    while live.view().problems.is_empty() {
+        assert!(Instant::now() < limit, "the mistake was not told");
+    }
+    let Live { directory, manifests, .. } = live;
+    drop(manifests);
+    drop(Arc::into_inner(keeper).expect("the worker has ended"));
+
+    let loaded = load(&state);
+    assert_eq!(loaded.notes, [""; 0]);
+    let mut live = Live::start(directory, None, loaded.objects);
+    live.until(&[("tp/a", 2)]);
+    let view = live.view();
+    assert!(view.objects[0].last_good, "{view:?}");
+    assert_eq!(view.problems.len(), 1);
+    assert_eq!(live.view().digest, view.digest);
+}
+
+#[test]
+fn references_are_as_the_crate_has_them() {
+    let text = web("a", "10.0.0.1", 1).replace(", namespace: tp", "");
+    let mut bench = Bench::new();
+    bench.read(&[("a", &text)]);
+    let (reference, _) = bench.engine.catalog.active().next().unwrap();
+    assert_eq!(*reference, ObjectRef::new(Kind::VirtualService, Some("default"), "a"));
+}

@@ -1,0 +1,637 @@
+//! The thread that watches the directory: events in, configuration changes out, and nothing in between that waits.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bascule_compile::BindingKey;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::{mpsc, oneshot};
+
+use super::catalog::{Examined, SETTLE};
+use super::disk::{self, Content, DirectoryId, FileName, Signature};
+use super::engine::{Engine, Step};
+use super::examine::examine;
+use super::locate::FromDisk;
+use super::problem::Problem;
+use super::view::{Summary, View};
+use super::watch::{Event, Watch};
+use crate::reconcile::{ConfigChange, ConfigUpdate};
+use crate::state::{Keeper, Saved};
+
+/// Between looks at whether the path still leads to the watched directory.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// Shortest time between two looks at all files, for what the kernel does not tell (links to elsewhere, network file
+/// systems). A look that takes long is repeated more rarely: it may use 0.2 % of a core.
+const RESCAN: Duration = Duration::from_secs(10);
+
+/// The same where the kernel tells nothing.
+const RESCAN_UNWATCHED: Duration = Duration::from_secs(2);
+
+/// Files examined between two updates of the configuration when very many change at once.
+const BATCH: usize = 256;
+
+/// From how many files on they are examined on all cores.
+const PARALLEL: usize = 32;
+
+/// Requests that may wait.
+const REQUESTS: usize = 64;
+
+/// What the worker is for.
+#[derive(Debug)]
+pub struct Options {
+    /// The directory.
+    pub directory: PathBuf,
+    /// This machine's name.
+    pub director: String,
+    /// The last good configuration.
+    pub remembered: BTreeMap<String, Saved>,
+    /// Where the last good configuration is kept; none keeps nothing.
+    pub keeper: Option<Arc<Keeper>>,
+}
+
+enum Request {
+    Rescan,
+    View(oneshot::Sender<View>),
+    Stop,
+}
+
+/// The running worker.
+#[derive(Debug)]
+pub struct Manifests {
+    requests: SyncSender<Request>,
+    wake: UnixStream,
+    summary: Arc<Mutex<Summary>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Manifests {
+    /// Starts watching. Updates go to `updates`; the first holds everything.
+    pub fn spawn(options: Options, updates: mpsc::Sender<ConfigUpdate>) -> std::io::Result<Self> {
+        let (requests, receiver) = sync_channel(REQUESTS);
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let summary = Arc::new(Mutex::new(Summary::default()));
+        let theirs = summary.clone();
+        let thread = std::thread::Builder::new().name("manifests".into()).spawn(move || {
+            Worker::new(options, updates, receiver, woken, theirs).run();
+        })?;
+        Ok(Self { requests, wake, summary, thread: Some(thread) })
+    }
+
+    /// Looks at every file again, soon.
+    pub fn rescan(&self) {
+        self.request(Request::Rescan);
+    }
+
+    /// Everything that the manifests say. None when the worker is busy for longer than `wait`, or ended.
+    pub async fn view(&self, wait: Duration) -> Option<View> {
+        let (answer, receiver) = oneshot::channel();
+        self.request(Request::View(answer));
+        tokio::time::timeout(wait, receiver).await.ok()?.ok()
+    }
+
+    /// The figures, at once.
+    pub fn summary(&self) -> Summary {
+        self.summary.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the thread works.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    fn request(&self, request: Request) {
+        match self.requests.try_send(request) {
+            // A full queue: whoever asked is told by the answer that never comes.
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+        let _ = (&self.wake).write(&[1]);
+    }
+}
+
+impl Drop for Manifests {
+    fn drop(&mut self) {
+        let _ = self.requests.send(Request::Stop);
+        let _ = (&self.wake).write(&[1]);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    options: Options,
+    engine: Engine,
+    updates: mpsc::Sender<ConfigUpdate>,
+    requests: Receiver<Request>,
+    woken: UnixStream,
+    summary: Arc<Mutex<Summary>>,
+    watch: Option<(Watch, DirectoryId)>,
+    signatures: BTreeMap<FileName, Option<Signature>>,
+    /// Files that a look found changed without an event: read when they have not changed for [`SETTLE`].
+    suspects: BTreeMap<FileName, (Option<Signature>, Instant)>,
+    check_at: Instant,
+    rescan_at: Instant,
+    /// A first update was sent; from then on only changes are.
+    started: bool,
+    /// Why inotify cannot be used, as last said.
+    unwatched: Option<String>,
+    serial: u64,
+    /// The newest serial of the bindings that changed since the first update.
+    told: HashMap<BindingKey, u64>,
+    notes: Vec<String>,
+}
+
+impl Worker {
+    fn new(
+        mut options: Options,
+        updates: mpsc::Sender<ConfigUpdate>,
+        requests: Receiver<Request>,
+        woken: UnixStream,
+        summary: Arc<Mutex<Summary>>,
+    ) -> Self {
+        let mut engine = Engine::new(&options.directory, &options.director, []);
+        let remembered = std::mem::take(&mut options.remembered);
+        let notes = engine.remember(remembered);
+        for note in &notes {
+            tracing::warn!("{note}");
+        }
+        let now = Instant::now();
+        Self {
+            options,
+            engine,
+            updates,
+            requests,
+            woken,
+            summary,
+            watch: None,
+            signatures: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+            check_at: now,
+            rescan_at: now,
+            started: false,
+            unwatched: None,
+            serial: 0,
+            told: HashMap::new(),
+            notes,
+        }
+    }
+
+    fn run(mut self) {
+        self.start();
+        loop {
+            self.wait();
+            match self.serve_requests() {
+                Ok(()) => {}
+                Err(Stopped) => return,
+            }
+            let seen = Instant::now();
+            if self.serve_events(seen).is_err() {
+                return;
+            }
+            let now = Instant::now();
+            if now >= self.check_at {
+                self.check_at = now + CHECK;
+                self.check_directory(now);
+            }
+            if now >= self.rescan_at {
+                self.look(now, false);
+            }
+            self.read_suspects(now);
+            self.engine.catalog.expire(now);
+            if self.publish(now).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The first look: everything at once.
+    fn start(&mut self) {
+        let now = Instant::now();
+        let remembered = self.engine.catalog.files() > 0;
+        self.check_at = now + CHECK;
+        self.open_directory(now);
+        if remembered && self.engine.catalog.lost().is_none() && self.signatures.is_empty() {
+            // A mount that did not come looks like this.
+            let problem = self.whole_directory(
+                "Empty",
+                "holds no manifests, while the last good configuration has objects, which stay in force; put a manifest \
+                 there, or remove the last good configuration and start again, if nothing is wanted"
+                    .to_owned(),
+            );
+            tracing::error!("{problem}");
+            self.engine.catalog.directory_lost(problem);
+        }
+        let _ = self.publish(now);
+        let named = self.engine.named();
+        if !named.contains(&self.options.director) && self.engine.catalog.lost().is_none() {
+            let known = named.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let known =
+                if known.is_empty() { "they name no director".into() } else { format!("they name {known}") };
+            let note = format!(
+                "no manifest in {} names the director {}: {known}; there is nothing to do until one does",
+                self.options.directory.display(),
+                self.options.director
+            );
+            tracing::warn!("{note}");
+            self.notes.push(note);
+        }
+        tracing::info!(
+            files = self.signatures.len(),
+            objects = self.engine.catalog.active().count(),
+            problems = self.engine.problem_count(),
+            milliseconds = u64::try_from(now.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "manifests read"
+        );
+    }
+
+    fn wait(&mut self) {
+        let deadlines = [Some(self.check_at), Some(self.rescan_at), self.engine.catalog.next_deadline()];
+        let suspects = self.suspects.values().map(|(_, since)| *since + SETTLE);
+        let next = deadlines.into_iter().flatten().chain(suspects).min().unwrap_or(self.check_at);
+        let left = next.saturating_duration_since(Instant::now());
+        // Rounded up: waking a little early would only mean waking twice.
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        let mut fds = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
+        if let Some((watch, _)) = &self.watch {
+            fds.push(PollFd::new(watch.as_fd(), PollFlags::POLLIN));
+        }
+        // An interrupted wait ends early, that is all.
+        let _ = poll(&mut fds, timeout);
+    }
+
+    fn serve_requests(&mut self) -> Result<(), Stopped> {
+        let mut bytes = [0; 256];
+        while matches!((&self.woken).read(&mut bytes), Ok(length) if length == bytes.len()) {}
+        loop {
+            match self.requests.try_recv() {
+                Ok(Request::Rescan) => {
+                    tracing::info!("looking at all manifests again, as asked");
+                    let now = Instant::now();
+                    self.check_directory(now);
+                    self.look(now, true);
+                }
+                Ok(Request::View(answer)) => {
+                    let _ = answer.send(self.view());
+                }
+                Ok(Request::Stop) | Err(TryRecvError::Disconnected) => return Err(Stopped),
+                Err(TryRecvError::Empty) => return Ok(()),
+            }
+        }
+    }
+
+    fn serve_events(&mut self, seen: Instant) -> Result<(), Stopped> {
+        let Some((watch, _)) = &self.watch else { return Ok(()) };
+        let events = match watch.events() {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::warn!(
+                    "the kernel's directory events cannot be read: {error}; looking at everything"
+                );
+                vec![Event::DirectoryGone]
+            }
+        };
+        // What happened to a name last is what counts.
+        let mut names: BTreeMap<String, bool> = BTreeMap::new();
+        let mut rescan = None;
+        for event in events {
+            match event {
+                Event::Written(name) => drop(names.insert(name, true)),
+                Event::Created(name) if self.is_link(&name) => drop(names.insert(name, true)),
+                Event::Attributes(name) if self.failed_before(&name) => drop(names.insert(name, true)),
+                Event::Created(_) | Event::Attributes(_) => {}
+                Event::Gone(name) => drop(names.insert(name, false)),
+                Event::Rescan(why) => rescan = Some(why),
+                Event::DirectoryGone => {
+                    self.watch = None;
+                    self.check_at = seen;
+                }
+            }
+        }
+        let (written, gone): (Vec<_>, Vec<_>) = names.into_iter().partition(|(_, written)| *written);
+        for (name, _) in gone {
+            self.signatures.remove(name.as_str());
+            self.suspects.remove(name.as_str());
+            self.engine.catalog.vanished(seen, &name);
+        }
+        let written: Vec<FileName> = written.into_iter().map(|(name, _)| name.into()).collect();
+        if !written.is_empty() {
+            // A first manifest ends what a directory found empty at the start means.
+            if self.engine.catalog.lost().is_some() {
+                self.look(seen, true);
+            }
+            self.read(seen, &written)?;
+        }
+        if let Some(why) = rescan {
+            tracing::info!("looking at all manifests: {why}");
+            self.look(seen, true);
+        }
+        Ok(())
+    }
+
+    /// A name with content from its first moment on: a symbolic link, or a second name of a file.
+    fn is_link(&self, name: &str) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+        std::fs::symlink_metadata(self.options.directory.join(name))
+            .is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1)
+    }
+
+    fn failed_before(&self, name: &str) -> bool {
+        self.signatures.get(name).is_none_or(Option::is_none) || self.engine.catalog.is_frozen(name)
+    }
+
+    /// Reads files and has the catalog know; publishes in between when they are many.
+    fn read(&mut self, seen: Instant, names: &[FileName]) -> Result<(), Stopped> {
+        for batch in names.chunks(BATCH) {
+            self.read_batch(seen, batch);
+            if names.len() > BATCH && self.started {
+                self.publish(seen)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_batch(&mut self, seen: Instant, names: &[FileName]) {
+        let results = self.read_all(names);
+        for (name, result) in names.iter().zip(results) {
+            self.suspects.remove(name);
+            match result {
+                None => {
+                    self.signatures.remove(name);
+                    self.engine.catalog.vanished(seen, name);
+                }
+                Some((examined, signature)) => {
+                    self.signatures.insert(name.clone(), signature);
+                    self.engine.catalog.read(seen, name, examined);
+                }
+            }
+        }
+    }
+
+    /// Reads and examines; none where the file vanished. On all cores when there are many.
+    fn read_all(&self, names: &[FileName]) -> Vec<Option<(Examined, Option<Signature>)>> {
+        let (catalog, directory) = (&self.engine.catalog, &self.options.directory);
+        let read = |name: &FileName| {
+            let path = catalog.path(name);
+            match disk::read(directory, name) {
+                Content::Vanished => None,
+                Content::Bytes(bytes, signature) => {
+                    Some((examine(&path, &bytes, &catalog.known(name)), Some(signature)))
+                }
+                Content::Failed(message, signature) => {
+                    let reason = "Unreadable".to_owned();
+                    let problem = Problem { file: path, reason, message, ..Problem::default() };
+                    Some((Examined::Failed(problem), signature))
+                }
+            }
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+        if names.len() < PARALLEL || cores == 1 {
+            return names.iter().map(read).collect();
+        }
+        let share = names.len().div_ceil(cores);
+        std::thread::scope(|scope| {
+            let read = &read;
+            let threads: Vec<_> = names
+                .chunks(share)
+                .map(|chunk| scope.spawn(move || chunk.iter().map(read).collect::<Vec<_>>()))
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("examining does not panic")).collect()
+        })
+    }
+
+    /// Whether the path still leads to the directory that is watched.
+    fn check_directory(&mut self, now: Instant) {
+        let id = disk::directory_id(&self.options.directory);
+        match (&self.watch, id) {
+            (Some((_, watched)), Ok(id)) if *watched == id => {}
+            (None, Ok(_)) if self.unwatched.is_some() && self.engine.catalog.lost().is_none() => {}
+            (Some(_), Ok(_)) => {
+                tracing::info!("the manifests directory was replaced");
+                self.open_directory(now);
+            }
+            (_, _) => self.open_directory(now),
+        }
+    }
+
+    /// Watches the directory that the path leads to now and looks at all of it.
+    fn open_directory(&mut self, now: Instant) {
+        self.watch = None;
+        let id = match disk::directory_id(&self.options.directory) {
+            Ok(id) => id,
+            Err(error) => {
+                self.lose(&error);
+                return;
+            }
+        };
+        // The watch first: what changes during the look is told.
+        match Watch::open(&self.options.directory) {
+            Ok(watch) => {
+                self.watch = Some((watch, id));
+                self.unwatched = None;
+            }
+            Err(error) => {
+                let why = format!(
+                    "the directory cannot be watched ({error}; see fs.inotify.max_user_instances and \
+                     max_user_watches): changes are found by looking every {} s",
+                    RESCAN_UNWATCHED.as_secs()
+                );
+                if self.unwatched.as_ref() != Some(&why) {
+                    tracing::warn!("{why}");
+                    self.unwatched = Some(why);
+                }
+            }
+        }
+        self.look(now, true);
+    }
+
+    fn lose(&mut self, error: &std::io::Error) {
+        let problem =
+            self.whole_directory("Unreadable", format!("the directory of manifests cannot be read: {error}"));
+        if self.engine.catalog.lost() != Some(&problem) {
+            tracing::error!("{problem}");
+        }
+        self.engine.catalog.directory_lost(problem);
+        self.rescan_at = Instant::now() + RESCAN;
+    }
+
+    fn whole_directory(&self, reason: &str, message: String) -> Problem {
+        let effect = if self.engine.catalog.active().next().is_some() {
+            super::problem::Effect::LastGoodStays
+        } else {
+            super::problem::Effect::Ignored
+        };
+        let file = self.options.directory.display().to_string();
+        Problem { file, reason: reason.into(), message, effect, ..Problem::default() }
+    }
+
+    /// Looks at all files and reads those that changed: at once, or (for what no event told) when they are settled.
+    fn look(&mut self, now: Instant, at_once: bool) {
+        let begin = Instant::now();
+        let listing = match disk::list(&self.options.directory) {
+            Ok(listing) => listing,
+            Err(error) => {
+                self.lose(&error);
+                return;
+            }
+        };
+        if self.engine.catalog.lost().is_some() {
+            let still_empty = listing.files.is_empty()
+                && self.engine.catalog.lost().is_some_and(|lost| lost.reason == "Empty");
+            if still_empty {
+                self.rescan_at = now + RESCAN;
+                return;
+            }
+            tracing::info!("the manifests directory can be read again");
+        }
+        self.engine.catalog.listed(now, |name| listing.files.contains_key(name));
+        self.tell_names(&listing);
+        self.signatures.retain(|name, _| listing.files.contains_key(name));
+        let changed: BTreeMap<FileName, Option<Signature>> = listing
+            .files
+            .into_iter()
+            .filter(|(name, signature)| self.signatures.get(name) != Some(signature))
+            .collect();
+        if at_once {
+            let names: Vec<_> = changed.into_keys().collect();
+            let _ = self.read(now, &names);
+        } else {
+            for (name, signature) in changed {
+                let suspect = self.suspects.entry(name).or_insert((signature, now));
+                if suspect.0 != signature {
+                    *suspect = (signature, now);
+                }
+            }
+        }
+        let pause = if self.watch.is_some() { RESCAN } else { RESCAN_UNWATCHED };
+        self.rescan_at = now + pause.max(begin.elapsed() * 500);
+    }
+
+    /// Errors of names in the directory, which no file's content can have.
+    fn tell_names(&mut self, listing: &disk::Listing) {
+        let mut notes = Vec::new();
+        for name in &listing.unreadable_names {
+            notes.push(format!("{name}: the file's name is not valid UTF-8: it is not read"));
+        }
+        if listing.beyond > 0 {
+            notes.push(format!(
+                "{}: {} manifests more than the {} that one directory may hold: those last by name are not read",
+                self.options.directory.display(),
+                listing.beyond,
+                disk::MAX_FILES
+            ));
+        }
+        for note in notes {
+            if !self.notes.contains(&note) && self.notes.len() < 100 {
+                tracing::error!("{note}");
+                self.notes.push(note);
+            }
+        }
+    }
+
+    fn read_suspects(&mut self, now: Instant) {
+        let due: Vec<_> = self
+            .suspects
+            .iter()
+            .filter(|(_, (_, since))| *since + SETTLE <= now)
+            .map(|(name, _)| name.clone())
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        let mut settled = BTreeSet::new();
+        for name in due {
+            let Some((before, _)) = self.suspects.remove(&name) else { continue };
+            let signature = disk::signature(&self.options.directory, &name);
+            if signature == before {
+                settled.insert(name);
+            } else {
+                self.suspects.insert(name, (signature, now));
+            }
+        }
+        let settled: Vec<_> = settled.into_iter().collect();
+        let _ = self.read(now, &settled);
+    }
+
+    /// Hands what changed to the reconciler, then sees to the rest.
+    fn publish(&mut self, seen: Instant) -> Result<(), Stopped> {
+        let mut step = self.engine.step();
+        if !self.started {
+            // Nothing known at all is no reason to clear what the kernel holds.
+            let blind = self.engine.catalog.lost().is_some() && self.engine.catalog.active().next().is_none();
+            if blind {
+                self.follow_up(&step);
+                return Ok(());
+            }
+            self.started = true;
+            step.config = self.engine.config().map(|config| ConfigChange::All(Arc::new(config)));
+        }
+        if let Some(change) = step.config.take() {
+            self.serial += 1;
+            if let ConfigChange::Some { bindings, .. } = &change {
+                for (key, binding) in bindings {
+                    match binding {
+                        Some(_) => self.told.insert(key.clone(), self.serial),
+                        None => self.told.remove(key),
+                    };
+                }
+            }
+            let update = ConfigUpdate { serial: self.serial, seen, change };
+            if self.updates.blocking_send(update).is_err() {
+                return Err(Stopped);
+            }
+        }
+        self.follow_up(&step);
+        Ok(())
+    }
+
+    fn follow_up(&mut self, step: &Step) {
+        if step.put + step.deleted > 0 {
+            tracing::info!(changed = step.put, removed = step.deleted, "manifests changed");
+        }
+        let locate = FromDisk { directory: &self.options.directory };
+        let aftermath = self.engine.follow_up(step, &locate);
+        for problem in &aftermath.appeared {
+            tracing::error!("{problem}");
+        }
+        for problem in &aftermath.resolved {
+            tracing::info!("resolved: {problem}");
+        }
+        if let Some(keeper) = &self.options.keeper {
+            keeper.record(aftermath.saved);
+        }
+        let summary = Summary {
+            serial: self.serial,
+            started: self.started,
+            files: self.signatures.len(),
+            objects: self.engine.catalog.active_count(),
+            problems: self.engine.problem_count(),
+            lost: self.engine.catalog.lost().map(ToString::to_string),
+        };
+        *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = summary;
+    }
+
+    fn view(&self) -> View {
+        let mut view = View::of(&self.engine, &self.options.director, &self.options.directory);
+        view.serial = self.serial;
+        for object in &mut view.objects {
+            let told = object.binding.as_ref().and_then(|key| self.told.get(key));
+            object.told = told.copied().unwrap_or(1);
+        }
+        view.files = self.signatures.len();
+        view.notes = self.notes.iter().chain(&self.unwatched).cloned().collect();
+        view
+    }
+}
+
+/// Nobody wants updates any more.
+struct Stopped;

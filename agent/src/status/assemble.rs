@@ -1,0 +1,281 @@
+//! Puts the status together from the manifests, the reconciler and the kernel's counters.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bascule_compile::BindingKey;
+use tokio::sync::watch;
+
+use super::{
+    FailureStatus, HttpStatus, LagStatus, LastGoodStatus, ManifestsStatus, ObjectStatus, PlaneStatus,
+    RealServerStatus, ReconcileStatus, ServiceStatus, Status,
+};
+use crate::manifests::{Condition, Manifests, ObjectView, Summary, View};
+use crate::reconcile::{Counters, Failure, Handle, PlaneReport, Report, ServiceCounters};
+use crate::state::Keeper;
+
+/// How long a status waits for the manifests thread, which may be reading thousands of files.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Failures listed of a plane.
+const MAX_FAILURES: usize = 100;
+
+/// Asks everybody.
+#[derive(Debug)]
+pub struct Gatherer {
+    /// The directory.
+    pub manifests: Manifests,
+    /// The reconciler.
+    pub reconcile: Handle,
+    /// Its newest report.
+    pub report: watch::Receiver<Arc<Report>>,
+    /// The last good configuration.
+    pub keeper: Option<Arc<Keeper>>,
+    /// The HTTP server's state, written by it.
+    pub http: Arc<Mutex<HttpStatus>>,
+    /// When the agent started.
+    pub started: Instant,
+    /// What went wrong at the start and does not hinder.
+    pub notes: Vec<String>,
+}
+
+impl Gatherer {
+    /// Everything; an error when the manifests thread does not answer in time.
+    pub async fn status(&self) -> Result<Status, String> {
+        let (view, counters) = tokio::join!(self.manifests.view(WAIT), self.reconcile.counters());
+        let view = view.ok_or("the agent is busy reading manifests: try again")?;
+        let report = self.report.borrow().clone();
+        let mut status = assemble(view, &report, &counters, SystemTime::now());
+        status.manifests.notes.extend(self.notes.iter().cloned());
+        status.version = env!("CARGO_PKG_VERSION").into();
+        status.pid = std::process::id();
+        status.uptime_seconds = self.started.elapsed().as_secs_f64();
+        let ready = readiness(&self.manifests.summary(), &report);
+        status.ready = ready.is_ok();
+        status.not_ready_because = ready.err();
+        status.http = self.http.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(keeper) = &self.keeper {
+            let kept = keeper.status();
+            status.last_good = LastGoodStatus {
+                path: kept.path,
+                objects: kept.objects,
+                pending: kept.pending,
+                error: kept.error,
+            };
+        }
+        Ok(status)
+    }
+
+    /// Whether the configuration has been carried out once, or why not.
+    pub fn readiness(&self) -> Result<(), String> {
+        readiness(&self.manifests.summary(), &self.report.borrow())
+    }
+}
+
+/// Whether a configuration was read and every plane has carried it out as far as it could; else why not.
+pub fn readiness(summary: &Summary, report: &Report) -> Result<(), String> {
+    if !summary.started {
+        return Err(summary.lost.clone().unwrap_or_else(|| "the manifests are being read".into()));
+    }
+    let missing: Vec<_> = report.missing().map(|(plane, what)| format!("{plane}: {what}")).collect();
+    if !missing.is_empty() {
+        return Err(missing.join("\n"));
+    }
+    if report.serial == 0 || !report.settled() {
+        let waiting: Vec<_> = crate::reconcile::PlaneName::ALL
+            .iter()
+            .filter(|name| !report.planes.get(name).is_some_and(|plane| plane.settled && plane.serial > 0))
+            .map(|name| {
+                let error = report.planes.get(name).and_then(|plane| plane.last_error.clone());
+                error.map_or_else(|| name.to_string(), |error| format!("{name} ({error})"))
+            })
+            .collect();
+        return Err(format!("the first pass over the kernel is not done: {}", waiting.join(", ")));
+    }
+    Ok(())
+}
+
+fn assemble(view: View, report: &Report, counters: &Counters, now: SystemTime) -> Status {
+    let mut failures: BTreeMap<&BindingKey, Vec<&Failure>> = BTreeMap::new();
+    for (_, failure) in report.failures().filter(|(_, failure)| failure.reason.hinders()) {
+        for binding in &failure.bindings {
+            failures.entry(binding).or_default().push(failure);
+        }
+    }
+    let mut services: BTreeMap<&BindingKey, Vec<&ServiceCounters>> = BTreeMap::new();
+    for service in &counters.services {
+        services.entry(&service.binding).or_default().push(service);
+    }
+    let last_good_in_use = view.objects.iter().filter(|object| object.last_good).count();
+    let objects: Vec<_> = view
+        .objects
+        .iter()
+        .map(|object| {
+            let key = object.binding.as_ref();
+            let failures = key.and_then(|key| failures.get(key)).map_or(&[][..], Vec::as_slice);
+            let services = key.and_then(|key| services.get(key)).map_or(&[][..], Vec::as_slice);
+            object_status(object, report, failures, services)
+        })
+        .collect();
+    Status {
+        director: view.director,
+        manifests: ManifestsStatus {
+            directory: view.directory,
+            files: view.files,
+            objects: objects.len(),
+            last_good_in_use,
+            digest: view.digest,
+            unusable: view.lost,
+            directors: view.named,
+            problems: view.problems,
+            notes: view.notes,
+        },
+        reconcile: ReconcileStatus {
+            told: view.serial,
+            done: report.serial,
+            lag: lag(report),
+            planes: report
+                .planes
+                .iter()
+                .map(|(name, plane)| (name.to_string(), plane_status(plane, now)))
+                .collect(),
+        },
+        objects,
+        ..Status::default()
+    }
+}
+
+fn object_status(
+    object: &ObjectView,
+    report: &Report,
+    failures: &[&Failure],
+    services: &[&ServiceCounters],
+) -> ObjectStatus {
+    let mut conditions = object.conditions.clone();
+    let mut ready = None;
+    if object.binding.is_some() {
+        let programmed = programmed(object.told, report, failures);
+        let serving = services
+            .iter()
+            .filter(|service| service.destinations.iter().any(|server| server.weight > 0))
+            .count();
+        let can_serve = programmed.status == "True" && serving == services.len() && serving > 0;
+        ready = Some(can_serve);
+        let (reason, message) = match (programmed.status.as_str(), can_serve) {
+            ("True", true) => ("Ready", String::new()),
+            ("True", false) if services.is_empty() => {
+                ("Unknown", "the kernel's counters were not read yet".into())
+            }
+            ("True", false) => ("NoRealServer", "no real server with a weight above 0".into()),
+            (_, _) => ("NotProgrammed", "see Programmed".into()),
+        };
+        conditions.push(programmed);
+        conditions.push(Condition {
+            type_: "Ready".into(),
+            status: if can_serve { "True" } else { "False" }.into(),
+            reason: reason.into(),
+            message,
+        });
+    }
+    ObjectStatus {
+        object: object.object.clone(),
+        file: object.file.clone(),
+        line: object.line,
+        last_good: object.last_good,
+        ours: object.binding.is_some(),
+        ready,
+        conditions,
+        services: services.iter().map(|service| service_status(service)).collect(),
+    }
+}
+
+fn programmed(told: u64, report: &Report, failures: &[&Failure]) -> Condition {
+    let condition = |status: &str, reason: &str, message: String| Condition {
+        type_: "Programmed".into(),
+        status: status.into(),
+        reason: reason.into(),
+        message,
+    };
+    if let Some(first) = failures.first() {
+        let words: Vec<_> = failures.iter().take(8).map(ToString::to_string).collect();
+        return condition("False", first.reason.as_str(), words.join("; "));
+    }
+    if let Some((plane, missing)) = report.missing().next() {
+        return condition("False", "Missing", format!("{plane}: {missing}"));
+    }
+    if !report.settled() || report.serial == 0 || report.serial < told {
+        return condition("Unknown", "Pending", "not carried out yet".into());
+    }
+    condition("True", "Programmed", String::new())
+}
+
+fn service_status(service: &ServiceCounters) -> ServiceStatus {
+    ServiceStatus {
+        service: service.id.to_string(),
+        scheduler: service.scheduler.clone(),
+        connections: service.stats.connections,
+        real_servers: service
+            .destinations
+            .iter()
+            .map(|server| RealServerStatus {
+                name: server.name.clone(),
+                address: server.id.to_string(),
+                state: if server.weight > 0 { "Up" } else { "Draining" }.into(),
+                weight: server.weight,
+                connections: server.stats.connections,
+                active_connections: server.active_connections,
+                inactive_connections: server.inactive_connections,
+            })
+            .collect(),
+    }
+}
+
+fn plane_status(plane: &PlaneReport, now: SystemTime) -> PlaneStatus {
+    let counts = |from: &BTreeMap<&'static str, u64>| {
+        from.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect()
+    };
+    PlaneStatus {
+        settled: plane.settled,
+        passes: plane.passes,
+        // A clock that was set back makes it 0, not an error.
+        last_look_seconds_ago: plane
+            .last_look
+            .map(|look| now.duration_since(look).unwrap_or_default().as_secs_f64()),
+        look_period_seconds: plane.look_period.map(|period| period.as_secs_f64()),
+        operations: counts(&plane.operations),
+        repaired: counts(&plane.repaired),
+        refused: plane.refused,
+        missing: plane.missing.clone(),
+        last_error: plane.last_error.clone(),
+        failures: plane
+            .failures
+            .values()
+            .take(MAX_FAILURES)
+            .map(|failure| FailureStatus {
+                object: failure.object.clone(),
+                reason: failure.reason.to_string(),
+                message: failure.message.clone(),
+            })
+            .collect(),
+        failure_count: plane.failures.len() + plane.failures_left_out,
+    }
+}
+
+fn lag(report: &Report) -> LagStatus {
+    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
+    let mut sorted: Vec<_> = report.lag.newest.iter().map(|lag| lag.duration).collect();
+    sorted.sort_unstable();
+    // The nearest-rank percentile.
+    let rank = |percent: usize| {
+        let index = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+        sorted.get(index).copied().map(milliseconds)
+    };
+    LagStatus {
+        count: report.lag.count,
+        newest: report.lag.newest.back().map(|lag| milliseconds(lag.duration)),
+        p50: rank(50),
+        p99: rank(99),
+        max: rank(100),
+    }
+}

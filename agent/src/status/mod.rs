@@ -1,0 +1,233 @@
+//! What the agent knows about itself and its work, put together when somebody asks.
+
+mod assemble;
+mod socket;
+mod text;
+
+pub use assemble::{Gatherer, readiness};
+pub use socket::{ClientError, SOCKET, Server, ask};
+pub use text::render;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifests::{Condition, Problem};
+
+/// Everything, as `status -o json` prints it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// This machine's name in the manifests.
+    pub director: String,
+    /// Since the start, in seconds.
+    pub uptime_seconds: f64,
+    /// As /readyz.
+    pub ready: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_ready_because: Option<String>,
+    /// What it is told.
+    pub manifests: ManifestsStatus,
+    /// What is kept for the next start.
+    pub last_good: LastGoodStatus,
+    /// What it does.
+    pub reconcile: ReconcileStatus,
+    /// /healthz, /readyz, /metrics.
+    pub http: HttpStatus,
+    /// The objects of the manifests.
+    pub objects: Vec<ObjectStatus>,
+}
+
+/// The manifests directory.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ManifestsStatus {
+    /// The directory.
+    pub directory: String,
+    /// Files in it.
+    pub files: usize,
+    /// Objects in force.
+    pub objects: usize,
+    /// Of these, those in force in their last good form, because what the file says now cannot be used.
+    pub last_good_in_use: usize,
+    /// SHA-256 over all objects in force; two directors that are told the same have the same.
+    pub digest: String,
+    /// Why the whole directory cannot be used, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unusable: Option<String>,
+    /// Directors that the manifests name.
+    pub directors: Vec<String>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// What else there is to say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// The last good configuration on the disk.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LastGoodStatus {
+    /// The file.
+    pub path: String,
+    /// Objects in it.
+    pub objects: usize,
+    /// Changes not written yet.
+    pub pending: usize,
+    /// Why it cannot be written, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The reconciler.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReconcileStatus {
+    /// Of the newest change handed over.
+    pub told: u64,
+    /// Of the newest change that the kernel holds, as far as it could be carried out.
+    pub done: u64,
+    /// From a change being seen until the kernel held it.
+    pub lag: LagStatus,
+    /// By plane.
+    pub planes: BTreeMap<String, PlaneStatus>,
+}
+
+/// Times from a change being seen until the kernel held it, of the newest changes; milliseconds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LagStatus {
+    /// Since the start.
+    pub count: u64,
+    /// The newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest: Option<f64>,
+    /// The median.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p50: Option<f64>,
+    /// 99 of 100 took at most this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99: Option<f64>,
+    /// The longest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+}
+
+/// A kernel table.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PlaneStatus {
+    /// A full pass was made.
+    pub settled: bool,
+    /// Passes made.
+    pub passes: u64,
+    /// When the kernel was last looked at, in seconds from now back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_look_seconds_ago: Option<f64>,
+    /// Within what time everything is looked at; absent where the kernel notifies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub look_period_seconds: Option<f64>,
+    /// Operations by kind.
+    pub operations: BTreeMap<String, u64>,
+    /// Operations that put drift back, by kind.
+    pub repaired: BTreeMap<String, u64>,
+    /// Operations that the kernel refused.
+    pub refused: u64,
+    /// What has to be loaded or installed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
+    /// The last thing that went wrong, also when it is right again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// What is not as it should be; at most 100 are listed.
+    pub failures: Vec<FailureStatus>,
+    /// How many there are.
+    pub failure_count: usize,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FailureStatus {
+    /// The kernel's object.
+    pub object: String,
+    /// One word.
+    pub reason: String,
+    /// What is the matter and the way out.
+    pub message: String,
+}
+
+/// The HTTP server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpStatus {
+    /// Where it listens; absent with `--listen none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// Why it does not, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// An object of the manifests.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectStatus {
+    /// As `VirtualService tp/web`.
+    pub object: String,
+    /// The file that it stands in.
+    pub file: String,
+    /// Its line there.
+    pub line: usize,
+    /// In force is its last good form, not what the file says now.
+    pub last_good: bool,
+    /// It is this director's to carry out.
+    pub ours: bool,
+    /// It is carried out and can serve. Absent where there is nothing to carry out here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
+    /// `Accepted`, `ResolvedRefs`, `Programmed`, `Ready`.
+    pub conditions: Vec<Condition>,
+    /// What the kernel holds of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceStatus>,
+}
+
+/// A service in the kernel.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    /// As `TCP 192.16.193.30:80`.
+    pub service: String,
+    /// The scheduler.
+    pub scheduler: String,
+    /// Connections since it was made.
+    pub connections: u64,
+    /// Its real servers.
+    pub real_servers: Vec<RealServerStatus>,
+}
+
+/// A real server of a service in the kernel.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RealServerStatus {
+    /// Its name in the manifest.
+    pub name: String,
+    /// Address and port.
+    pub address: String,
+    /// `Up`, or `Draining` with weight 0.
+    pub state: String,
+    /// The weight that the kernel holds.
+    pub weight: u32,
+    /// Connections since it was added.
+    pub connections: u64,
+    /// Established now.
+    pub active_connections: u32,
+    /// In any other state now.
+    pub inactive_connections: u32,
+}

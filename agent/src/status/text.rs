@@ -1,0 +1,209 @@
+//! The status for people.
+
+use std::fmt::Write as _;
+
+use super::{ObjectStatus, PlaneStatus, Status};
+
+const GREEN: &str = "\x1b[32m";
+const RED: &str = "\x1b[31m";
+const YELLOW: &str = "\x1b[33m";
+const BOLD: &str = "\x1b[1m";
+const PLAIN: &str = "\x1b[0m";
+
+/// Objects spelled out when all is well; with more, only those that are not well are.
+const SPELLED_OUT: usize = 50;
+
+/// The status as text; with colours for a terminal.
+pub fn render(status: &Status, colours: bool) -> String {
+    let mut text = String::new();
+    // Writing into a String does not fail.
+    let _ = write(&mut text, status, &Painter { colours });
+    text
+}
+
+struct Painter {
+    colours: bool,
+}
+
+impl Painter {
+    fn paint(&self, colour: &str, text: &str) -> String {
+        if self.colours { format!("{colour}{text}{PLAIN}") } else { text.to_owned() }
+    }
+}
+
+fn write(text: &mut String, status: &Status, painter: &Painter) -> std::fmt::Result {
+    let state = if status.ready { painter.paint(GREEN, "ready") } else { painter.paint(RED, "not ready") };
+    writeln!(
+        text,
+        "{} {}: {state} (version {}, process {}, up {})",
+        painter.paint(BOLD, "director"),
+        status.director,
+        status.version,
+        status.pid,
+        duration(status.uptime_seconds)
+    )?;
+    if let Some(why) = &status.not_ready_because {
+        for line in why.lines() {
+            writeln!(text, "  {}", painter.paint(RED, line))?;
+        }
+    }
+    manifests(text, status, painter)?;
+    kernel(text, status, painter)?;
+    if let Some(error) = &status.http.error {
+        writeln!(text, "{}   {}", painter.paint(BOLD, "http"), painter.paint(RED, error))?;
+    }
+    objects(text, &status.objects, painter)
+}
+
+fn manifests(text: &mut String, status: &Status, painter: &Painter) -> std::fmt::Result {
+    let manifests = &status.manifests;
+    let digest = manifests.digest.get(..19).unwrap_or(&manifests.digest);
+    writeln!(
+        text,
+        "{} {}: {}, {}, {} ({digest}…)",
+        painter.paint(BOLD, "manifests"),
+        manifests.directory,
+        count(manifests.files, "file"),
+        count(manifests.objects, "object"),
+        count(manifests.problems.len(), "problem")
+    )?;
+    if let Some(unusable) = &manifests.unusable {
+        writeln!(text, "  {}", painter.paint(RED, unusable))?;
+    }
+    if manifests.last_good_in_use > 0 {
+        let line = format!("{} in force in the last good form", count(manifests.last_good_in_use, "object"));
+        writeln!(text, "  {}", painter.paint(YELLOW, &line))?;
+    }
+    for problem in &manifests.problems {
+        writeln!(text, "  {}", painter.paint(RED, &problem.to_string()))?;
+    }
+    for note in &manifests.notes {
+        writeln!(text, "  {}", painter.paint(YELLOW, note))?;
+    }
+    if let Some(error) = &status.last_good.error {
+        let line = format!("{} cannot be written: {error}", status.last_good.path);
+        writeln!(text, "  {}", painter.paint(RED, &line))?;
+    }
+    Ok(())
+}
+
+fn kernel(text: &mut String, status: &Status, painter: &Painter) -> std::fmt::Result {
+    let reconcile = &status.reconcile;
+    write!(text, "{}", painter.paint(BOLD, "kernel"))?;
+    for (index, (name, plane)) in reconcile.planes.iter().enumerate() {
+        let separator = if index == 0 { "    " } else { ", " };
+        write!(text, "{separator}{name} {}", plane_word(plane, painter))?;
+    }
+    writeln!(text)?;
+    if reconcile.done < reconcile.told {
+        writeln!(text, "  {}", painter.paint(YELLOW, "changes are being carried out"))?;
+    }
+    let lag = &reconcile.lag;
+    if let (Some(newest), Some(p99)) = (lag.newest, lag.p99) {
+        writeln!(
+            text,
+            "  {} carried out; the newest took {newest:.1} ms, 99 % at most {p99:.1} ms",
+            count(usize::try_from(lag.count).unwrap_or(usize::MAX), "change")
+        )?;
+    }
+    for (name, plane) in &reconcile.planes {
+        for failure in plane.failures.iter().take(20) {
+            let line = format!("{name}: {}: {}", failure.object, failure.message);
+            writeln!(text, "  {}", painter.paint(RED, &line))?;
+        }
+        if plane.failure_count > 20 {
+            writeln!(text, "  {name}: and {} more", plane.failure_count - 20)?;
+        }
+        let repaired: Vec<_> = plane.repaired.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        if !repaired.is_empty() {
+            writeln!(text, "  {name}: put back what somebody changed: {}", repaired.join(", "))?;
+        }
+    }
+    Ok(())
+}
+
+fn plane_word(plane: &PlaneStatus, painter: &Painter) -> String {
+    if plane.missing.is_some() {
+        painter.paint(RED, "missing")
+    } else if plane.failure_count > 0 {
+        painter.paint(RED, &count(plane.failure_count, "failure"))
+    } else if plane.settled {
+        painter.paint(GREEN, "ok")
+    } else {
+        painter.paint(YELLOW, "starting")
+    }
+}
+
+fn objects(text: &mut String, objects: &[ObjectStatus], painter: &Painter) -> std::fmt::Result {
+    let well = |object: &&ObjectStatus| {
+        object.ready != Some(false) && object.conditions.iter().all(|condition| condition.status == "True")
+    };
+    let all = objects.len() <= SPELLED_OUT;
+    let quiet = if all { 0 } else { objects.iter().filter(well).count() };
+    let mut shown = 0;
+    for object in objects.iter().filter(|object| all || !well(object)) {
+        if shown == 1000 {
+            writeln!(text, "… and {} more (see -o json)", objects.len() - quiet - shown)?;
+            break;
+        }
+        shown += 1;
+        one(text, object, painter)?;
+    }
+    if quiet > 0 {
+        writeln!(text, "{} well (see -o json)", count(quiet, "object"))?;
+    }
+    Ok(())
+}
+
+fn one(text: &mut String, object: &ObjectStatus, painter: &Painter) -> std::fmt::Result {
+    let bad: Vec<_> = object.conditions.iter().filter(|condition| condition.status != "True").collect();
+    let word = match object.ready {
+        Some(true) => painter.paint(GREEN, "Ready"),
+        Some(false) => painter.paint(RED, "NotReady"),
+        None if bad.is_empty() => "Accepted".to_owned(),
+        None => painter.paint(YELLOW, &bad[0].reason),
+    };
+    writeln!(text, "{}  {word}  {}:{}", painter.paint(BOLD, &object.object), object.file, object.line)?;
+    for condition in bad {
+        writeln!(
+            text,
+            "  {} {}: {}{}{}",
+            condition.type_,
+            condition.status,
+            condition.reason,
+            if condition.message.is_empty() { "" } else { ": " },
+            condition.message
+        )?;
+    }
+    for service in &object.services {
+        writeln!(text, "  {} {}", service.service, service.scheduler)?;
+        for server in &service.real_servers {
+            let state = if server.weight > 0 { GREEN } else { YELLOW };
+            writeln!(
+                text,
+                "    {:<16} {:<24} weight {:<5} {}  active {} inactive {}",
+                server.name,
+                server.address,
+                server.weight,
+                painter.paint(state, &server.state),
+                server.active_connections,
+                server.inactive_connections
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn duration(seconds: f64) -> String {
+    let whole = std::time::Duration::from_secs_f64(seconds.max(0.0)).as_secs();
+    match whole {
+        0..60 => format!("{whole}s"),
+        60..3600 => format!("{}m{}s", whole / 60, whole % 60),
+        3600..86400 => format!("{}h{}m", whole / 3600, whole % 3600 / 60),
+        _ => format!("{}d{}h", whole / 86400, whole % 86400 / 3600),
+    }
+}
