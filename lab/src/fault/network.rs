@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Played;
 use crate::scenario::fault::{Blackhole, Direction, InterfaceFault, Partition};
-use crate::world::{Cable, Cut, Error, Interface, Links, Node, Result, Switch, World, now};
+use crate::world::{Cable, Cut, Error, Interface, Links, Node, Result, Switch, World, configure, now};
 
 /// How long the kernel may take until a change is seen everywhere. It takes microseconds.
 const EFFECT: Duration = Duration::from_secs(5);
@@ -75,7 +75,7 @@ pub(super) fn admin_down(world: &World, fault: &InterfaceFault) -> Result<Played
 pub(super) fn admin_up(world: &World, fault: &InterfaceFault) -> Result<Played> {
     let node = world.node(&fault.node)?;
     let at = now();
-    world.configure(&node, Some(&fault.interface))?;
+    configure(&node, Some(&fault.interface))?;
     let done = now();
     wait_for(&node, &fault.interface, "up", |interface| interface.up)?;
     let cable = node.cable(&fault.interface)?;
@@ -251,8 +251,11 @@ fn partition_reason(fault: &Partition) -> String {
     format!("partition {} {}", fault.network, groups.join("|"))
 }
 
+/// A node and one of its cables.
+type End = (Node, Cable);
+
 /// The nodes of each group with their cables to the network.
-fn members(world: &World, fault: &Partition) -> Result<Vec<Vec<(Node, Cable)>>> {
+fn members(world: &World, fault: &Partition) -> Result<Vec<Vec<End>>> {
     let mut seen = std::collections::BTreeSet::new();
     fault
         .groups
@@ -277,7 +280,7 @@ fn members(world: &World, fault: &Partition) -> Result<Vec<Vec<(Node, Cable)>>> 
 }
 
 /// Every way from one group to another.
-fn ways(groups: &[Vec<(Node, Cable)>]) -> Vec<(&(Node, Cable), &(Node, Cable))> {
+fn ways(groups: &[Vec<End>]) -> Vec<(&End, &End)> {
     let mut ways = Vec::new();
     for (number, group) in groups.iter().enumerate() {
         for (other_number, other) in groups.iter().enumerate() {
@@ -299,7 +302,7 @@ pub(super) fn partition(world: &World, fault: &Partition) -> Result<Played> {
     let ways = ways(&groups);
     let cut_of = |from: &Cable, to: &Cable| Cut::Apart(from.port.clone(), to.port.clone());
     let cuts: Vec<_> = ways.iter().map(|(from, to)| cut_of(&from.1, &to.1)).collect();
-    let provable = |end: &(Node, Cable)| live(world, &end.0, &end.1) && !switch.is_cut(&end.1.port);
+    let provable = |end: &End| live(world, &end.0, &end.1) && !switch.is_cut(&end.1.port);
     let tested: Vec<_> = ways.iter().filter(|(from, to)| provable(from) && provable(to)).collect();
     if tested.is_empty() {
         return Err(Error::wrong(format!(
@@ -346,7 +349,7 @@ pub(super) fn partition_over(world: &World, fault: &Partition) -> Result<Played>
     let mut passed = 0;
     let ways = ways(&groups);
     for (from, to) in &ways {
-        let usable = |end: &(Node, Cable)| live(world, &end.0, &end.1) && !switch.is_cut(&end.1.port);
+        let usable = |end: &End| live(world, &end.0, &end.1) && !switch.is_cut(&end.1.port);
         if !usable(from) || !usable(to) {
             continue;
         }

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// The folder of all runs in the cgroup2 file system.
 pub(crate) const FOLDER: &str = "bascule-lab";
 
+/// How many processes and threads a node may have, where the kernel counts them by group.
+const MAX_PROCESSES: &str = "8192";
+
 /// Where the cgroup2 file system is mounted, if it is.
 pub(crate) fn mount_point() -> Option<PathBuf> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -22,6 +25,8 @@ pub(crate) fn mount_point() -> Option<PathBuf> {
 pub(crate) fn make(run: &str, node: &str) -> Option<PathBuf> {
     let path = mount_point()?.join(FOLDER).join(run).join(node);
     std::fs::create_dir_all(&path).ok()?;
+    // A fork bomb in a node is the node's problem. Where the controller is not given to us, it is the machine's.
+    let _ = std::fs::write(path.join("pids.max"), MAX_PROCESSES);
     path.join("cgroup.procs").exists().then_some(path)
 }
 

@@ -14,6 +14,9 @@ const IFLA_BR_FORWARD_DELAY: u16 = 1;
 const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 const VETH_INFO_PEER: u16 = 1;
+/// `AF_INET` and `AF_INET6` as headers of messages have them.
+const INET: u8 = 2;
+const INET6: u8 = 10;
 /// `RTPROT_STATIC` of `linux/rtnetlink.h`: `ip route` prints `proto static`.
 const RTPROT_STATIC: u8 = 4;
 
@@ -33,6 +36,7 @@ pub(crate) struct Interface {
 }
 
 /// What the kernel says of an address.
+#[expect(clippy::struct_field_names, reason = "as `ip` calls it")]
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Address {
     /// The number of its interface.
@@ -59,7 +63,7 @@ pub(crate) fn read_interface(message: &Message) -> Option<Interface> {
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
             libc::IFLA_IFNAME => {
-                interface.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
+                interface.name = text(value);
             }
             libc::IFLA_ADDRESS => interface.mac = value.to_vec(),
             _ => {}
@@ -76,7 +80,7 @@ pub(crate) fn read_address(message: &Message) -> Option<Address> {
         match kind {
             libc::IFA_ADDRESS => address = ip(value),
             libc::IFA_LOCAL => local = ip(value),
-            libc::IFA_LABEL => label = Some(String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()),
+            libc::IFA_LABEL => label = Some(text(value)),
             _ => {}
         }
     }
@@ -92,6 +96,10 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
+}
+
 fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
@@ -100,7 +108,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 fn family(address: IpAddr) -> u8 {
-    (if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }) as u8
+    if address.is_ipv4() { INET } else { INET6 }
 }
 
 /// `struct ifinfomsg`.
@@ -252,13 +260,13 @@ impl Links {
         let version = match (route.to, route.via.or(route.source)) {
             (Destination::Network(prefix), _) => family(prefix.address),
             (Destination::Default, Some(address)) => family(address),
-            (Destination::Default, None) => libc::AF_INET as u8,
+            (Destination::Default, None) => INET,
         };
         let length = match route.to {
             Destination::Network(prefix) => prefix.length,
             Destination::Default => 0,
         };
-        let scope = if route.via.is_some() || version == libc::AF_INET6 as u8 {
+        let scope = if route.via.is_some() || version == INET6 {
             libc::RT_SCOPE_UNIVERSE
         } else {
             libc::RT_SCOPE_LINK

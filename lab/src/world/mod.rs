@@ -5,14 +5,13 @@
 //! cgroup2 file system; every process dies with the lab, and [`janitor::sweep`] removes the rest after a lab that was killed.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::Receiver;
 
+mod boot;
 mod cgroup;
 mod cut;
 mod error;
@@ -28,6 +27,7 @@ mod probe;
 mod process;
 mod protocol;
 mod run;
+mod setup;
 mod spawner;
 mod switch;
 pub mod terminal;
@@ -44,10 +44,12 @@ pub use protocol::Exit;
 pub use run::{Exec, Output, Spawn};
 pub use watch::{Event, Watched, now};
 
-use crate::scenario::topology::{self, Peer, Topology};
+use crate::scenario::topology::Topology;
 pub(crate) use links::Links;
 pub(crate) use node::Cable;
 use node::Shared;
+pub(crate) use setup::configure;
+use setup::{SYSCTLS, hosts, start_commands, write_files};
 pub(crate) use switch::Switch;
 
 /// Runs the hidden subcommand by which nodes are started, if that is what the arguments ask for. The first thing that `main` does,
@@ -82,37 +84,6 @@ pub struct World {
     down: Mutex<bool>,
     host_lines: BTreeMap<String, Vec<String>>,
 }
-
-/// What every network namespace starts with: the kernel's own defaults. (New namespaces copy IPv4's from the machine.) No duplicate
-/// address detection, no router is looked for.
-const SYSCTLS: [(&str, &str); 26] = [
-    ("net.ipv4.ip_forward", "0"),
-    ("net.ipv4.conf.all.accept_redirects", "1"),
-    ("net.ipv4.conf.default.accept_redirects", "1"),
-    ("net.ipv4.conf.all.send_redirects", "1"),
-    ("net.ipv4.conf.default.send_redirects", "1"),
-    ("net.ipv4.conf.all.secure_redirects", "1"),
-    ("net.ipv4.conf.default.secure_redirects", "1"),
-    ("net.ipv4.conf.all.accept_source_route", "0"),
-    ("net.ipv4.conf.all.rp_filter", "0"),
-    ("net.ipv4.conf.default.rp_filter", "0"),
-    ("net.ipv4.conf.all.arp_ignore", "0"),
-    ("net.ipv4.conf.default.arp_ignore", "0"),
-    ("net.ipv4.conf.all.arp_announce", "0"),
-    ("net.ipv4.conf.default.arp_announce", "0"),
-    ("net.ipv4.conf.all.arp_filter", "0"),
-    ("net.ipv4.conf.default.arp_filter", "0"),
-    ("net.ipv4.conf.all.promote_secondaries", "0"),
-    ("net.ipv4.conf.default.promote_secondaries", "0"),
-    ("net.ipv4.conf.all.accept_local", "0"),
-    ("net.ipv4.conf.default.accept_local", "0"),
-    ("net.ipv4.conf.all.route_localnet", "0"),
-    ("net.ipv4.conf.default.route_localnet", "0"),
-    ("net.ipv6.conf.all.accept_dad", "0"),
-    ("net.ipv6.conf.default.accept_dad", "0"),
-    ("net.ipv6.conf.default.accept_ra", "0"),
-    ("net.ipv6.conf.default.router_solicitations", "0"),
-];
 
 impl World {
     /// Builds it: machines started, links up, addresses, routes and kernel parameters set, files written, start commands run, and
@@ -209,7 +180,7 @@ impl World {
             self.check_cables(node)?;
         }
         for node in self.nodes.values() {
-            self.start_commands(node, progress)?;
+            start_commands(node, progress)?;
         }
         Ok(())
     }
@@ -221,93 +192,21 @@ impl World {
         node.set_sysctls(SYSCTLS.into_iter(), true)?;
         node.set_sysctls(sysctls(), true)?;
         self.switch.wire(node)?;
-        self.configure(node, None)?;
+        configure(node, None)?;
         node.set_sysctls(sysctls(), false)?;
         if node.boots() == 1 {
-            self.write_files(node, spec)?;
-        }
-        Ok(())
-    }
-
-    /// Takes the links up (or only one of them), with their addresses and the node's routes; what is there already stays.
-    pub(crate) fn configure(&self, node: &Node, only: Option<&str>) -> Result<()> {
-        let Some(spec) = &node.0.spec else { return Ok(()) };
-        let network = node.network()?;
-        let mut links = Links::open(network.as_fd())?;
-        links.set_up("lo", true)?;
-        // Somebody who sets accept_dad wants it.
-        let detect =
-            spec.sysctls.iter().any(|(key, value)| key.ends_with("accept_dad") && value.trim() != "0");
-        let on_node = |error: Error| Error::wrong(format!("{}: {error}", node.name()));
-        for link in spec.links.iter().filter(|link| only.is_none_or(|only| only == &*link.interface)) {
-            links.set_up(&link.interface, true).map_err(on_node)?;
-            for address in &link.addresses {
-                links.add_address(&link.interface, address, detect).map_err(on_node)?;
-            }
-        }
-        // While another link is down by a fault, routes over it are refused; they come with that link.
-        let all_up = links
-            .interfaces()?
-            .iter()
-            .filter(|interface| spec.links.iter().any(|link| *link.interface == interface.name))
-            .all(|interface| interface.up);
-        for route in &spec.routes {
-            match links.add_route(route) {
-                Err(error) if all_up => return Err(on_node(error)),
-                _ => {}
-            }
+            write_files(node, spec, &self.host_lines)?;
         }
         Ok(())
     }
 
     fn check_cables(&self, node: &Node) -> Result<()> {
-        for cable in node.0.cables.iter() {
+        for cable in &node.0.cables {
             // What a fault holds down comes with its heal.
             if self.switch.is_unplugged(cable) || self.switch.is_cut(&cable.port) {
                 continue;
             }
             self.switch.wait_until_plugged(node, cable)?;
-        }
-        Ok(())
-    }
-
-    fn write_files(&self, node: &Node, spec: &topology::Node) -> Result<()> {
-        node.write_file("/etc/hostname", format!("{}\n", node.hostname()))?;
-        let mut lines = vec!["127.0.0.1\tlocalhost".to_owned(), "::1\tlocalhost ip6-localhost".to_owned()];
-        lines.extend(spec.hosts.iter().map(|(address, names)| format!("{address}\t{}", names.join(" "))));
-        let told: Vec<&str> = spec.hosts.values().flatten().map(String::as_str).collect();
-        for (name, addresses) in &self.host_lines {
-            // What the scenario says of a name goes.
-            if !told.contains(&name.as_str()) {
-                lines.extend(addresses.iter().cloned());
-            }
-        }
-        node.write_file("/etc/hosts", lines.join("\n") + "\n")?;
-        if let Some(agent) = &spec.agent {
-            for (name, text) in &agent.manifests {
-                node.write_file(Path::new("/etc/bascule").join(name), text)?;
-            }
-            // It watches the folder, which has to be there also without manifests.
-            node.exec(&Exec::new(["mkdir", "-p", "/etc/bascule"]))?.checked()?;
-        }
-        if let Some(Peer::Keepalived(keepalived)) = &spec.peer {
-            node.write_file("/etc/keepalived/keepalived.conf", &keepalived.config)?;
-        }
-        for (path, text) in &spec.files {
-            // A script is made to be run.
-            let mode = if text.starts_with("#!") { 0o755 } else { 0o644 };
-            node.write_file_mode(path, text, mode)?;
-        }
-        Ok(())
-    }
-
-    fn start_commands(&self, node: &Node, progress: &Progress<'_>) -> Result<()> {
-        let Some(spec) = &node.0.spec else { return Ok(()) };
-        for line in &spec.exec {
-            progress(&format!("{}: {line}", node.name()));
-            node.exec(&Exec::shell(line))
-                .and_then(Output::checked)
-                .map_err(|error| Error::wrong(format!("{}: {error}", node.name())))?;
         }
         Ok(())
     }
@@ -360,7 +259,7 @@ impl World {
             .prepare(node)
             .and_then(|()| connect())
             .and_then(|()| self.check_cables(node))
-            .and_then(|()| self.start_commands(node, &|_| {}));
+            .and_then(|()| start_commands(node, &|_| {}));
         if result.is_err() {
             // A node that is half up would pretend.
             let _ = self.power_off(node, now());
@@ -400,30 +299,4 @@ impl Drop for World {
             tracing::warn!("{error}; the next start of the lab tries again");
         }
     }
-}
-
-/// Lines of `/etc/hosts` by node: its addresses, the node's own name and its host name.
-fn hosts(topology: &Topology) -> BTreeMap<String, Vec<String>> {
-    topology
-        .nodes
-        .iter()
-        .map(|node| {
-            let names = if node.hostname() == &*node.name {
-                node.name.to_string()
-            } else {
-                format!("{} {}", node.hostname(), node.name)
-            };
-            // One of each family: a name that stands for several networks would be a guess.
-            let addresses: Vec<IpAddr> = node
-                .links
-                .iter()
-                .flat_map(|link| &link.addresses)
-                .map(|address| address.prefix().address)
-                .collect();
-            let first = [IpAddr::is_ipv4, IpAddr::is_ipv6]
-                .into_iter()
-                .filter_map(|family| addresses.iter().find(|address| family(address)));
-            (node.name.to_string(), first.map(|address| format!("{address}\t{names}")).collect())
-        })
-        .collect()
 }

@@ -80,7 +80,8 @@ impl Netlink {
         /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END` of `linux/netfilter/nfnetlink.h`.
         const BEGIN: u16 = 16;
         const END: u16 = 17;
-        let about = [libc::AF_UNSPEC as u8, 0, subsystem.to_be_bytes()[0], subsystem.to_be_bytes()[1]];
+        // `struct nfgenmsg`: no family, version 0, the subsystem.
+        let about = [0, 0, subsystem.to_be_bytes()[0], subsystem.to_be_bytes()[1]];
         self.sequence += 1;
         let mut bytes = frame(BEGIN, libc::NLM_F_REQUEST, self.sequence, &about);
         let first = self.sequence + 1;
@@ -169,7 +170,7 @@ fn frame(kind: u16, flags: i32, sequence: u32, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(16 + body.len() + 3);
     bytes.extend(length.to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
-    bytes.extend((flags as u16).to_ne_bytes());
+    bytes.extend(u16::try_from(flags).expect("flags of requests have 16 bits").to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
     bytes.extend(0_u32.to_ne_bytes());
     bytes.extend(body);

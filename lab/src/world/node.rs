@@ -1,33 +1,23 @@
 //! One machine of a world: its processes and files, as the lab reaches them.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use std::time::Duration;
 
 use super::error::{Doing, Error, Result};
 use super::files::Root;
-use super::init::{Config, SUBCOMMAND, Status};
 use super::janitor::Registration;
-use super::netlink::{in_netns, namespace_of};
+use super::netlink::in_netns;
 use super::process::Process;
 use super::run::{Exec, Output, Spawn};
-use super::watch::{Sink, Watch};
-use super::{WorldDir, cgroup, inventory, mounts, protocol, spawner};
+use super::watch::Watch;
+use super::{WorldDir, inventory, mounts, protocol};
 use crate::scenario::topology;
 
-/// How long a node may take from its start to taking requests. Generous: an emulated machine that is busy.
-const BOOT: Duration = Duration::from_secs(60);
-/// How long a node may take to end after SIGKILL.
-const END: Duration = Duration::from_secs(20);
 /// How long the first process of a node may take to start another.
 pub(crate) const ANSWER: Duration = Duration::from_secs(30);
 
@@ -59,33 +49,26 @@ pub(crate) struct Inner {
     /// None: the switch, which has only a network and processes of its own.
     pub(crate) spec: Option<topology::Node>,
     pub(crate) cables: Vec<Cable>,
-    shared: Arc<Shared>,
-    mounts: Option<mounts::Config>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) mounts: Option<mounts::Config>,
     state: Mutex<State>,
     pub(crate) processes: Mutex<BTreeMap<String, Process>>,
 }
 
 #[derive(Default)]
-struct State {
-    booted: Option<Booted>,
-    frozen: bool,
-    boots: u32,
+pub(super) struct State {
+    pub(super) booted: Option<Booted>,
+    pub(super) frozen: bool,
+    pub(super) boots: u32,
 }
 
-struct Booted {
-    outer: Child,
-    pid: i32,
-    network: Arc<OwnedFd>,
+pub(super) struct Booted {
+    pub(super) outer: Child,
+    pub(super) pid: i32,
+    pub(super) network: Arc<OwnedFd>,
     /// The inode of its PID namespace.
-    processes: u64,
-    watch: Option<Watch>,
-}
-
-/// A node that has been started and is not ready yet.
-pub(crate) struct Starting {
-    outer: Child,
-    lines: Receiver<Status>,
-    log: PathBuf,
+    pub(super) processes: u64,
+    pub(super) watch: Option<Watch>,
 }
 
 impl Node {
@@ -176,11 +159,11 @@ impl Node {
         &self.0.cables
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(super) fn folder(&self) -> PathBuf {
         self.0.shared.registration.node(self.name())
     }
 
@@ -193,185 +176,8 @@ impl Node {
         self.0.shared.dir.logs.join(self.name())
     }
 
-    fn off(&self) -> Error {
+    pub(super) fn off(&self) -> Error {
         Error::wrong(format!("{} is off", self.name()))
-    }
-
-    /// Starts its first process. The namespaces are there when [`Node::ready`] returns.
-    pub(crate) fn start(&self) -> Result<Starting> {
-        let what = || format!("starting the node {}", self.name());
-        if self.is_up() {
-            return Err(Error::wrong(format!("{} is on already", self.name())));
-        }
-        let folder = self.folder();
-        std::fs::create_dir_all(folder.join("disk")).doing(what)?;
-        std::fs::create_dir_all(self.logs()).doing(what)?;
-        let socket = self.socket();
-        match std::fs::remove_file(&socket) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).doing(what),
-            _ => {}
-        }
-        let config = Config {
-            parent: std::process::id().cast_signed(),
-            hostname: self.hostname().to_owned(),
-            socket,
-            cgroup: cgroup::make(&self.0.shared.registration.id, self.name()),
-            machine: self.0.mounts.clone(),
-        };
-        let path = folder.join("init.json");
-        let bytes = serde_json::to_vec(&config).map_err(|error| Error::wrong(error.to_string()))?;
-        std::fs::write(&path, bytes).doing(what)?;
-        let log = self.logs().join("init.log");
-        let errors = std::fs::OpenOptions::new().append(true).create(true).open(&log).doing(what)?;
-        let mut command = Command::new(&self.0.shared.dir.program);
-        command.arg(SUBCOMMAND).arg(&path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
-        let mut outer = spawner::spawn(command)
-            .doing(|| format!("{} ({})", what(), self.0.shared.dir.program.display()))?;
-        let output = outer.stdout.take().ok_or_else(|| Error::wrong("a pipe was asked for"))?;
-        let (sender, lines) = channel();
-        std::thread::Builder::new()
-            .name(format!("boot {}", self.name()))
-            .spawn(move || {
-                for line in BufReader::new(output).lines().map_while(|line| line.ok()) {
-                    let Ok(status) = serde_json::from_str(&line) else { continue };
-                    if sender.send(status).is_err() {
-                        return;
-                    }
-                }
-            })
-            .doing(what)?;
-        Ok(Starting { outer, lines, log })
-    }
-
-    /// Waits until it takes requests, and begins to watch it.
-    pub(crate) fn ready(&self, mut starting: Starting, sink: Option<Sink>) -> Result<()> {
-        let booted = self.booted(&mut starting).and_then(|(pid, processes)| {
-            let network =
-                namespace_of(pid, "net").doing(|| format!("opening the network of {}", self.name()))?;
-            let watch = sink.map(|sink| Watch::start(self.name(), network.as_fd(), sink)).transpose()?;
-            Ok((pid, processes, network, watch))
-        });
-        match booted {
-            Ok((pid, processes, network, watch)) => {
-                let mut state = self.state();
-                state.boots += 1;
-                state.frozen = false;
-                state.booted =
-                    Some(Booted { outer: starting.outer, pid, network: Arc::new(network), processes, watch });
-                Ok(())
-            }
-            Err(error) => {
-                let _ = starting.outer.kill();
-                let _ = starting.outer.wait();
-                Err(error)
-            }
-        }
-    }
-
-    fn booted(&self, starting: &mut Starting) -> Result<(i32, u64)> {
-        let deadline = Instant::now() + BOOT;
-        let mut pid = None;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match starting.lines.recv_timeout(left) {
-                Ok(Status::Forked { pid: forked }) => {
-                    pid = Some(forked);
-                    self.0
-                        .shared
-                        .registration
-                        .note(self.name(), &[starting.outer.id().cast_signed(), forked])?;
-                }
-                Ok(Status::Ready) => break,
-                Ok(Status::Failed { error }) => {
-                    return Err(Error::wrong(format!("the node {} cannot start: {error}", self.name())));
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    return Err(Error::wrong(format!(
-                        "the node {} is not ready after {BOOT:?}",
-                        self.name()
-                    )));
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    let log = std::fs::read_to_string(&starting.log).unwrap_or_default();
-                    let last: Vec<_> = log.lines().rev().take(3).collect();
-                    return Err(Error::wrong(format!(
-                        "the first process of {} ended at once (is {} the lab's own program?): {}",
-                        self.name(),
-                        self.0.shared.dir.program.display(),
-                        last.join(" / ")
-                    )));
-                }
-            }
-        }
-        // The two lines come from two processes and may overtake each other.
-        let pid = match pid {
-            Some(pid) => pid,
-            None => match starting.lines.recv_timeout(END) {
-                Ok(Status::Forked { pid }) => {
-                    self.0
-                        .shared
-                        .registration
-                        .note(self.name(), &[starting.outer.id().cast_signed(), pid])?;
-                    pid
-                }
-                other => return Err(Error::wrong(format!("the node {} said {other:?}", self.name()))),
-            },
-        };
-        let processes = std::fs::metadata(format!("/proc/{pid}/ns/pid"))
-            .doing(|| format!("looking at the processes of {}", self.name()))?
-            .ino();
-        Ok((pid, processes))
-    }
-
-    /// Ends everything in it at once, without a word to anybody: SIGKILL to its first process, and with it to all. Its network goes
-    /// with the last that holds it. What was watched is said to have gone at `at`. Fine if it is off.
-    pub(crate) fn end(&self, at: u64) -> Result<()> {
-        let Some(mut booted) = self.state().booted.take() else { return Ok(()) };
-        self.state().frozen = false;
-        // It may have ended by itself.
-        let _ = kill(Pid::from_raw(booted.pid), Signal::SIGKILL);
-        let deadline = Instant::now() + END;
-        loop {
-            match booted.outer.try_wait().doing(|| format!("waiting for the end of {}", self.name()))? {
-                Some(_) => break,
-                None if Instant::now() > deadline => {
-                    return Err(Error::wrong(format!("{} does not end", self.name())));
-                }
-                None => std::thread::sleep(Duration::from_millis(1)),
-            }
-        }
-        if let Some(watch) = booted.watch.take() {
-            watch.end(at);
-        }
-        self.registry().clear();
-        if let Some(group) = self.cgroup() {
-            cgroup::remove(&group).doing(|| format!("removing the group {}", group.display()))?;
-        }
-        Ok(())
-    }
-
-    /// Its group of processes, where there is one.
-    fn cgroup(&self) -> Option<PathBuf> {
-        let path = cgroup::mount_point()?
-            .join(cgroup::FOLDER)
-            .join(&self.0.shared.registration.id)
-            .join(self.name());
-        path.is_dir().then_some(path)
-    }
-
-    /// Stops or continues all its processes. Returns what shows it.
-    pub(crate) fn freeze(&self, frozen: bool) -> Result<String> {
-        let mut state = self.state();
-        let booted = state.booted.as_ref().ok_or_else(|| self.off())?;
-        let what = || format!("{} {}", if frozen { "freezing" } else { "thawing" }, self.name());
-        let proof = if let Some(group) = self.cgroup() {
-            cgroup::freeze(&group, frozen).doing(what)?;
-            format!("cgroup.events: frozen {}", u8::from(frozen))
-        } else {
-            signal_all(booted.processes, frozen).doing(what)?
-        };
-        state.frozen = frozen;
-        Ok(proof)
     }
 
     /// All its processes, as the lab sees them.
@@ -429,7 +235,7 @@ impl Node {
         Ok(process)
     }
 
-    fn registry(&self) -> MutexGuard<'_, BTreeMap<String, Process>> {
+    pub(super) fn registry(&self) -> MutexGuard<'_, BTreeMap<String, Process>> {
         self.0.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -442,21 +248,17 @@ impl Node {
     pub(crate) fn running(&self, name: &str) -> Result<Process> {
         self.awake()?;
         let registry = self.registry();
-        match registry.get(name) {
-            Some(process) => match process.exit() {
-                None => Ok(process.clone()),
-                Some(exit) => {
-                    Err(Error::wrong(format!("{name} on {} has ended already ({exit})", self.name())))
-                }
-            },
-            None => {
-                let names: Vec<_> = registry.keys().map(String::as_str).collect();
-                Err(Error::wrong(format!(
-                    "nothing called {name} was started on {}; there is: {}",
-                    self.name(),
-                    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
-                )))
-            }
+        let Some(process) = registry.get(name) else {
+            let names: Vec<_> = registry.keys().map(String::as_str).collect();
+            return Err(Error::wrong(format!(
+                "nothing called {name} was started on {}; there is: {}",
+                self.name(),
+                if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+            )));
+        };
+        match process.exit() {
+            None => Ok(process.clone()),
+            Some(exit) => Err(Error::wrong(format!("{name} on {} has ended already ({exit})", self.name()))),
         }
     }
 
@@ -584,34 +386,6 @@ fn writable<'a>(files: impl Iterator<Item = &'a Path>) -> Vec<PathBuf> {
     folders
 }
 
-/// SIGSTOP or SIGCONT to every process of a PID namespace, until all are stopped (or none).
-fn signal_all(namespace: u64, stop: bool) -> std::io::Result<String> {
-    let signal = if stop { Signal::SIGSTOP } else { Signal::SIGCONT };
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let processes = inventory::processes_in(namespace);
-        let others: Vec<_> = processes
-            .iter()
-            .filter(|process| process.state != 'Z' && (process.state == 'T') != stop)
-            .collect();
-        if others.is_empty() {
-            return Ok(format!(
-                "{} processes are {}",
-                processes.len(),
-                if stop { "stopped" } else { "running again" }
-            ));
-        }
-        for process in &others {
-            // One that has just ended needs nothing.
-            let _ = kill(Pid::from_raw(process.pid), signal);
-        }
-        if Instant::now() > deadline {
-            return Err(std::io::Error::other(format!("{signal} has no effect on {others:?}")));
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// The socket of a node of a registered run, for those who are not its owner.
 pub(crate) fn socket_of(run: &str, node: &str) -> Result<PathBuf> {
     let path = Path::new(super::janitor::FOLDER).join(run).join("nodes").join(node).join("init");
@@ -639,11 +413,5 @@ mod tests {
         let files =
             ["/etc/ha.d/haresources", "/usr/share/nothing-here/a", "/usr/share/b", "/usr/c", "/var/lib/x"];
         assert_eq!(writable(files.iter().map(Path::new)), vec![PathBuf::from("/usr")]);
-    }
-
-    #[test]
-    fn a_signal_that_does_not_stop_is_an_error() {
-        // A namespace without processes is stopped already.
-        assert!(signal_all(1, true).unwrap().starts_with("0 processes"));
     }
 }

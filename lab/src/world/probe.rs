@@ -12,6 +12,10 @@ use super::netlink::in_netns;
 pub const ETHERTYPE: u16 = 0x88b5;
 /// The shortest Ethernet frame, without its checksum.
 const LENGTH: usize = 60;
+/// `AF_PACKET` as an address has it.
+const PACKET: u16 = 17;
+#[expect(clippy::cast_possible_truncation, reason = "20 bytes")]
+const ADDRESS_LENGTH: libc::socklen_t = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
 
 /// A socket that sends and receives probes on one interface of one namespace.
 pub(crate) struct Probe {
@@ -34,13 +38,7 @@ impl Probe {
         let index = index.cast_signed();
         let address = address(index);
         // SAFETY: the address outlives the call and its size is the one given.
-        let result = unsafe {
-            libc::bind(
-                socket.as_raw_fd(),
-                (&raw const address).cast(),
-                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-            )
-        };
+        let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), ADDRESS_LENGTH) };
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -67,7 +65,7 @@ impl Probe {
                 frame.len(),
                 0,
                 (&raw const address).cast(),
-                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+                ADDRESS_LENGTH,
             )
         };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(number) }
@@ -113,7 +111,7 @@ impl Probe {
 fn address(index: i32) -> libc::sockaddr_ll {
     // SAFETY: plain data; all zeroes is valid.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_family = PACKET;
     address.sll_protocol = ETHERTYPE.to_be();
     address.sll_ifindex = index;
     address

@@ -16,8 +16,10 @@ use super::process::Process;
 use super::protocol::{Exit, Request};
 use super::run::environment;
 
-nix::ioctl_write_ptr_bad!(set_size, libc::TIOCSWINSZ, Winsize);
-nix::ioctl_read_bad!(get_size, libc::TIOCGWINSZ, Winsize);
+mod ioctl {
+    nix::ioctl_write_ptr_bad!(set_size, libc::TIOCSWINSZ, nix::pty::Winsize);
+    nix::ioctl_read_bad!(get_size, libc::TIOCGWINSZ, nix::pty::Winsize);
+}
 
 /// A command that runs in a node with a terminal of its own.
 pub struct Session {
@@ -35,7 +37,7 @@ impl Session {
     pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: the structure outlives the call.
-        unsafe { set_size(self.master.as_raw_fd(), &raw const size) }
+        unsafe { ioctl::set_size(self.master.as_raw_fd(), &raw const size) }
             .map(drop)
             .doing(|| "setting the size of a terminal".into())
     }
@@ -80,7 +82,7 @@ pub fn exec(run: &str, node: &str, argv: &[String]) -> Result<i32> {
     let process = start(run, node, argv, [&files[0], &files[1], &files[2]], false)?;
     loop {
         // No bound of its own: it is the user's command, and Ctrl-C ends it by closing the connection.
-        if let Some(exit) = process.wait(Duration::from_secs(3600)) {
+        if let Some(exit) = process.wait(Duration::from_hours(1)) {
             return Ok(exit.shell_code());
         }
     }
@@ -112,7 +114,7 @@ impl Drop for Raw<'_> {
 fn size_of_terminal(terminal: BorrowedFd<'_>) -> (u16, u16) {
     let mut size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the structure outlives the call. If it fails, the usual size stands.
-    let _ = unsafe { get_size(terminal.as_raw_fd(), &raw mut size) };
+    let _ = unsafe { ioctl::get_size(terminal.as_raw_fd(), &raw mut size) };
     (size.ws_col, size.ws_row)
 }
 
