@@ -1,1 +1,23 @@
 //! Pure: a snapshot of manifests in, what each director must do out.
+//!
+//! [`compile`] does it at once, [`Compiler`] keeps the answer up to date while objects change. The answer leaves no choice to
+//! whoever carries it out: defaults are filled in, names are resolved, conflicts are decided. What is wrong with an object becomes
+//! a [`Condition`] of that object and spares all others.
+
+mod bind;
+mod claims;
+mod compiler;
+mod contest;
+mod judge;
+mod problem;
+mod service;
+mod snapshot;
+mod types;
+mod unsupported;
+
+pub use compiler::{Change, Compiler, Trust};
+pub use judge::problems_of;
+pub use snapshot::{Snapshot, compile};
+pub use types::{
+    BindingKey, Compiled, Condition, ConditionType, Delta, InvalidKey, NodeConfig, NodeDelta, Problem, Reason,
+};

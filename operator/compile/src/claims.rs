@@ -1,0 +1,218 @@
+//! Who wants which address, port and mark on which director, found by overlap instead of by asking everyone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use bascule_crds::common::{AddressOrRange, Protocol};
+
+use crate::types::BindingKey;
+
+/// The largest number of addresses in one range; the schema allows no more.
+pub(crate) const MAX_RANGE: u32 = 256;
+
+/// What kind of thing is claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum What {
+    /// Packets to a port of the addresses.
+    Port { protocol: Protocol, port: u16 },
+    /// A firewall mark of one family; `addresses` is that family's unspecified address.
+    Mark(u32),
+    /// The addresses' place: all who have an address must put it on one interface.
+    Interface,
+    /// The addresses' owner: one namespace (where namespaces are trust domains).
+    Namespace,
+}
+
+/// One thing that one object wants for itself on one director.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Claim {
+    pub(crate) director: Arc<str>,
+    pub(crate) what: What,
+    pub(crate) addresses: AddressOrRange,
+    /// Those with the same tag share; `None` shares with nobody.
+    pub(crate) tag: Option<Arc<str>>,
+}
+
+impl Claim {
+    /// Whether the two cannot both be granted.
+    #[cfg(test)]
+    pub(crate) fn excludes(&self, other: &Claim) -> bool {
+        self.director == other.director
+            && self.what == other.what
+            && overlap(self.addresses, other.addresses)
+            && (self.tag.is_none() || self.tag != other.tag)
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (addresses, director) = (&self.addresses, &self.director);
+        match self.what {
+            What::Port { protocol, port } => {
+                write!(f, "{addresses} {protocol} port {port} on director {director}")
+            }
+            What::Mark(mark) => {
+                write!(f, "firewall mark {mark} ({}) on director {director}", addresses.family())
+            }
+            What::Interface => {
+                let interface = self.tag.as_deref().unwrap_or_default();
+                write!(f, "the place of {addresses} on interface {interface} of director {director}")
+            }
+            What::Namespace => {
+                let namespace = self.tag.as_deref().unwrap_or_default();
+                write!(f, "{addresses} for namespace {namespace} on director {director}")
+            }
+        }
+    }
+}
+
+/// Whether the two have an address in common.
+pub(crate) fn overlap(a: AddressOrRange, b: AddressOrRange) -> bool {
+    a.family() == b.family() && a.first <= b.last && b.first <= a.last
+}
+
+/// The lowest address at which a range could begin and still reach the address.
+fn earliest_reaching(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(a) => IpAddr::V4(Ipv4Addr::from(u32::from(a).saturating_sub(MAX_RANGE - 1))),
+        IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from(u128::from(a).saturating_sub(u128::from(MAX_RANGE - 1)))),
+    }
+}
+
+type Takers = BTreeMap<Option<Arc<str>>, BTreeSet<BindingKey>>;
+
+#[derive(Debug, Default)]
+struct Bucket {
+    singles: BTreeMap<IpAddr, Takers>,
+    ranges: BTreeMap<(IpAddr, IpAddr), Takers>,
+}
+
+/// All claims, so that those which exclude a given one are found in time independent of how many there are.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    buckets: BTreeMap<(Arc<str>, What), Bucket>,
+}
+
+impl Claims {
+    pub(crate) fn insert(&mut self, claim: &Claim, owner: &BindingKey) {
+        let bucket = self.buckets.entry((Arc::clone(&claim.director), claim.what)).or_default();
+        let takers = if claim.addresses.first == claim.addresses.last {
+            bucket.singles.entry(claim.addresses.first).or_default()
+        } else {
+            bucket.ranges.entry((claim.addresses.first, claim.addresses.last)).or_default()
+        };
+        takers.entry(claim.tag.clone()).or_default().insert(owner.clone());
+    }
+
+    pub(crate) fn remove(&mut self, claim: &Claim, owner: &BindingKey) {
+        let place = (Arc::clone(&claim.director), claim.what);
+        let Some(bucket) = self.buckets.get_mut(&place) else { return };
+        if claim.addresses.first == claim.addresses.last {
+            take_out(&mut bucket.singles, &claim.addresses.first, claim.tag.as_ref(), owner);
+        } else {
+            take_out(
+                &mut bucket.ranges,
+                &(claim.addresses.first, claim.addresses.last),
+                claim.tag.as_ref(),
+                owner,
+            );
+        }
+        if bucket.singles.is_empty() && bucket.ranges.is_empty() {
+            self.buckets.remove(&place);
+        }
+    }
+
+    /// Those whose claims exclude this one, `owner` itself left out. One may come several times.
+    pub(crate) fn rivals<'a>(
+        &'a self,
+        claim: &'a Claim,
+        owner: &'a BindingKey,
+    ) -> impl Iterator<Item = &'a BindingKey> {
+        let bucket = self.buckets.get(&(Arc::clone(&claim.director), claim.what));
+        bucket
+            .into_iter()
+            .flat_map(|bucket| {
+                let singles =
+                    bucket.singles.range(claim.addresses.first..=claim.addresses.last).map(|(_, t)| t);
+                let from = earliest_reaching(claim.addresses.first);
+                let ranges = bucket
+                    .ranges
+                    .range((from, from)..)
+                    .take_while(|((first, _), _)| *first <= claim.addresses.last)
+                    .filter(|((_, last), _)| *last >= claim.addresses.first)
+                    .map(|(_, t)| t);
+                singles.chain(ranges)
+            })
+            .flat_map(|takers| takers.iter())
+            .filter(|(tag, _)| claim.tag.is_none() || **tag != claim.tag)
+            .flat_map(|(_, owners)| owners.iter())
+            .filter(move |rival| *rival != owner)
+    }
+}
+
+fn take_out<K: Ord>(places: &mut BTreeMap<K, Takers>, place: &K, tag: Option<&Arc<str>>, owner: &BindingKey) {
+    let Some(takers) = places.get_mut(place) else { return };
+    let tag = tag.cloned();
+    if let Some(owners) = takers.get_mut(&tag) {
+        owners.remove(owner);
+        if owners.is_empty() {
+            takers.remove(&tag);
+        }
+    }
+    if takers.is_empty() {
+        places.remove(place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(what: What, addresses: &str, tag: Option<&str>) -> Claim {
+        Claim {
+            director: "dir1".into(),
+            what,
+            addresses: addresses.parse().unwrap(),
+            tag: tag.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn finds_what_overlaps_and_nothing_else() {
+        let http = What::Port { protocol: Protocol::Tcp, port: 80 };
+        let all = [
+            ("single", claim(http, "10.0.0.7", None)),
+            ("short", claim(http, "10.0.0.5-10.0.0.9", None)),
+            ("long", claim(http, "10.0.0.0-10.0.0.255", None)),
+            ("other-port", claim(What::Port { protocol: Protocol::Tcp, port: 81 }, "10.0.0.7", None)),
+            ("udp", claim(What::Port { protocol: Protocol::Udp, port: 80 }, "10.0.0.7", None)),
+            ("far", claim(http, "10.0.2.7", None)),
+            ("v6", claim(http, "::a00:7", None)),
+            ("eth0", claim(What::Interface, "10.0.0.7", Some("eth0"))),
+            ("eth0-too", claim(What::Interface, "10.0.0.6-10.0.0.8", Some("eth0"))),
+            ("eth1", claim(What::Interface, "10.0.0.7", Some("eth1"))),
+        ];
+        assert_eq!(earliest_reaching(IpAddr::from([10, 0, 0, 255])), IpAddr::from([10, 0, 0, 0]));
+        assert_eq!(earliest_reaching(IpAddr::from([0, 0, 0, 1])), IpAddr::from([0, 0, 0, 0]));
+        let mut claims = Claims::default();
+        for (name, claim) in &all {
+            claims.insert(claim, &BindingKey::new("tp", name));
+        }
+        for (name, claim) in &all {
+            let owner = BindingKey::new("tp", name);
+            let found: BTreeSet<_> = claims.rivals(claim, &owner).map(|k| k.name.to_string()).collect();
+            let expected: BTreeSet<_> = all
+                .iter()
+                .filter(|(other, c)| other != name && c.excludes(claim))
+                .map(|(n, _)| (*n).to_owned())
+                .collect();
+            assert_eq!(found, expected, "{name}");
+        }
+        for (name, claim) in &all {
+            claims.remove(claim, &BindingKey::new("tp", name));
+        }
+        assert!(claims.buckets.is_empty());
+    }
+}

@@ -1,0 +1,190 @@
+//! What is wrong with an object: alone, in what it names, and in what it is allowed.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bascule_crds::common::{AddressOrRange, AllowedKind};
+use bascule_crds::director::{Director, DirectorSpec};
+use bascule_crds::virtual_service::VirtualServiceSpec;
+use bascule_crds::{Object, VirtualServiceBindingSpec};
+
+use crate::compiler::{Named, Trust};
+use crate::problem::Problems;
+use crate::types::{Problem, Reason};
+use crate::{service, unsupported};
+
+/// A VirtualService in which nothing is wrong, and where it is to be.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) director: String,
+    pub(crate) spec: Arc<VirtualServiceBindingSpec>,
+}
+
+/// What is wrong with an object, whatever else there is: it contradicts itself, or uses what this version does not do.
+pub fn problems_of(object: &Object) -> Vec<Problem> {
+    match object {
+        Object::VirtualService(object) => virtual_service(&object.spec),
+        Object::Director(object) => director(&object.spec),
+        other => unsupported_kind(other).unwrap_or_default(),
+    }
+}
+
+pub(crate) fn virtual_service(spec: &VirtualServiceSpec) -> Vec<Problem> {
+    let mut problems = Problems::default();
+    service::check(spec, &mut problems);
+    unsupported::virtual_service(spec, &mut problems);
+    problems.0
+}
+
+pub(crate) fn director(spec: &DirectorSpec) -> Vec<Problem> {
+    let mut problems = Problems::default();
+    unsupported::director(spec, &mut problems);
+    problems.0
+}
+
+/// For a kind whose behaviour does not exist yet, that it does not.
+pub(crate) fn unsupported_kind(object: &Object) -> Option<Vec<Problem>> {
+    let what = match object {
+        Object::HealthCheck(_) => "health checks are",
+        Object::VrrpGroup(_) => "VRRP groups are",
+        Object::NatRule(_) => "NAT rules are",
+        _ => return None,
+    };
+    let message = format!("{what} not supported by this version; remove the object");
+    Some(vec![Problem { reason: Reason::Unsupported, field: "kind".into(), message }])
+}
+
+/// Everything that a VirtualService names.
+pub(crate) fn names(spec: &VirtualServiceSpec, namespace: &str) -> BTreeSet<Named> {
+    let mut names = BTreeSet::new();
+    if let Some(placement) = &spec.director {
+        names.insert(Named::Director(placement.name.clone()));
+        if let Some(interface) = &placement.interface {
+            names.insert(Named::Interface(placement.name.clone(), interface.clone()));
+        }
+    }
+    names.extend(spec.vrrp_group.clone().map(Named::VrrpGroup));
+    let own = spec.real_servers.iter().filter_map(|server| server.health_checks.as_ref()).flatten();
+    for check in spec.health_checks.iter().chain(own) {
+        names.insert(Named::HealthCheck(namespace.to_owned(), check.clone()));
+    }
+    names
+}
+
+/// Says of each thing that the spec names and that does not exist where it is named.
+pub(crate) fn resolve(
+    spec: &VirtualServiceSpec,
+    namespace: &str,
+    known: impl Fn(&Named) -> bool,
+    trust: Trust,
+    problems: &mut Problems,
+) {
+    if let Some(placement) = &spec.director
+        && !known(&Named::Director(placement.name.clone()))
+    {
+        let name = &placement.name;
+        let message = match trust {
+            Trust::Files => format!(
+                "no director is called {name} here: neither a Director manifest nor the agent's --director says so; nothing is programmed for it"
+            ),
+            Trust::Cluster => format!("there is no Director {name}"),
+        };
+        problems.add(Reason::DirectorNotFound, "spec.director.name", message);
+    }
+    if let Some(group) = &spec.vrrp_group
+        && !known(&Named::VrrpGroup(group.clone()))
+    {
+        problems.add(Reason::VrrpGroupNotFound, "spec.vrrpGroup", format!("there is no VrrpGroup {group}"));
+    }
+    let mut check = |field: String, name: &str| {
+        if !known(&Named::HealthCheck(namespace.to_owned(), name.to_owned())) {
+            let message = format!("there is no HealthCheck {name} in namespace {namespace}");
+            problems.add(Reason::HealthCheckNotFound, field, message);
+        }
+    };
+    for (i, name) in spec.health_checks.iter().enumerate() {
+        check(format!("spec.healthChecks[{i}]"), name);
+    }
+    for (i, server) in spec.real_servers.iter().enumerate() {
+        for (j, name) in server.health_checks.iter().flatten().enumerate() {
+            check(format!("spec.realServers[{i}].healthChecks[{j}]"), name);
+        }
+    }
+}
+
+/// In a cluster: what the Director does not allow a VirtualService of that namespace.
+pub(crate) fn allowed(
+    spec: &VirtualServiceSpec,
+    namespace: &str,
+    director: &Director,
+    problems: &mut Problems,
+) {
+    let name = director.metadata.name.as_deref().unwrap_or_default();
+    let entries: Vec<_> = director
+        .spec
+        .allow
+        .iter()
+        .filter(|entry| entry.kinds.contains(&AllowedKind::VirtualService))
+        .filter(|entry| entry.namespaces.iter().any(|n| n == "*" || n == namespace))
+        .collect();
+    if entries.is_empty() {
+        problems.add(
+            Reason::NotAllowed,
+            "spec.director.name",
+            format!("Director {name} does not allow VirtualServices of namespace {namespace}; its spec.allow can say so"),
+        );
+        return;
+    }
+    let marked = spec.fwmark.as_ref().and_then(|fwmark| fwmark.match_.as_ref());
+    let wanted = [
+        ("spec.addresses", spec.addresses.as_slice()),
+        ("spec.fwmark.match.addresses", marked.map(|m| m.addresses.as_slice()).unwrap_or_default()),
+    ];
+    for (field, addresses) in wanted {
+        for (i, wanted) in addresses.iter().enumerate() {
+            let within = |AddressOrRange { first, last }: &AddressOrRange| {
+                entries
+                    .iter()
+                    .flat_map(|e| &e.addresses)
+                    .any(|net| net.contains(*first) && net.contains(*last))
+            };
+            if !within(wanted) {
+                problems.add(
+                    Reason::NotAllowed,
+                    format!("{field}[{i}]"),
+                    format!("Director {name} does not allow namespace {namespace} the address {wanted}; spec.allow[].addresses can say so"),
+                );
+            }
+        }
+    }
+    for (i, server) in spec.real_servers.iter().enumerate() {
+        if let Some(what) = only_here(server.address)
+            && !director.spec.allowed_targets.iter().any(|net| net.contains(server.address))
+        {
+            problems.add(
+                Reason::NotAllowed,
+                format!("spec.realServers[{i}].address"),
+                format!(
+                    "{} is {what}; Director {name} would have to allow it in spec.allowedTargets",
+                    server.address
+                ),
+            );
+        }
+    }
+}
+
+/// Addresses that mean something else on every machine.
+fn only_here(address: IpAddr) -> Option<&'static str> {
+    let (loopback, link_local) = match address {
+        IpAddr::V4(a) => (a.is_loopback(), a.is_link_local()),
+        IpAddr::V6(a) => (a.is_loopback(), a.is_unicast_link_local()),
+    };
+    if loopback {
+        Some("a loopback address")
+    } else if link_local {
+        Some("a link-local address")
+    } else {
+        None
+    }
+}

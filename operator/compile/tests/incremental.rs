@@ -1,0 +1,209 @@
+//! One change after the other comes to the same as everything at once, and says exactly what it changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bascule_compile::{Change, Compiled, Compiler, Delta, Snapshot, Trust, compile};
+use bascule_crds::{Object, ObjectRef};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn object(value: Value) -> Object {
+    let parsed = match value["kind"].as_str().unwrap() {
+        "VirtualService" => serde_json::from_value(value).map(|o| Object::VirtualService(Box::new(o))),
+        "Director" => serde_json::from_value(value).map(|o| Object::Director(Box::new(o))),
+        "HealthCheck" => serde_json::from_value(value).map(|o| Object::HealthCheck(Box::new(o))),
+        kind => panic!("no {kind} is made here"),
+    };
+    parsed.unwrap()
+}
+
+fn manifest(kind: &str, namespace: Option<&str>, name: &str, created: u32, spec: &Value) -> Object {
+    let mut metadata = json!({"name": name, "creationTimestamp": format!("2026-01-01T00:00:{created:02}Z")});
+    if let Some(namespace) = namespace {
+        metadata["namespace"] = namespace.into();
+    }
+    object(json!({"apiVersion": "bascule.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}))
+}
+
+/// Few enough addresses, ports and names that objects meet.
+fn service() -> impl Strategy<Value = Object> {
+    let placement = (prop_oneof![8 => Just("dir1"), 3 => Just("dir2"), 1 => Just("dir9")], 0..5u8).prop_map(
+        |(director, interface)| match interface {
+            0 => json!({"name": director, "interface": "outside"}),
+            1 => json!({"name": director, "interface": "eth0"}),
+            2 => json!({"name": director, "interface": "eth1"}),
+            _ => json!({"name": director}),
+        },
+    );
+    let address = (1..8u8, 0..3u8).prop_map(|(first, more)| match more {
+        0 => format!("10.0.0.{first}"),
+        _ => format!("10.0.0.{first}-10.0.0.{}", first + more),
+    });
+    let what = prop_oneof![
+        6 => (proptest::collection::vec(address.clone(), 1..3), proptest::collection::btree_set(80..82u16, 1..3)).prop_map(
+            |(addresses, ports)| {
+                let ports: Vec<_> = ports.iter().map(|p| json!({"protocol": "TCP", "port": p})).collect();
+                json!({"addresses": addresses, "ports": ports})
+            }
+        ),
+        1 => (1..3u32).prop_map(|mark| json!({"fwmark": {"mark": mark, "family": "IPv4"}})),
+        1 => (1..3u32, address).prop_map(|(mark, address)| {
+            let what = json!({"addresses": [address], "ports": [{"protocol": "TCP", "port": 80}]});
+            json!({"fwmark": {"mark": mark, "family": "IPv4", "match": what}})
+        }),
+    ];
+    let extra = prop_oneof![8 => Just(json!({})), 1 => Just(json!({"checkHost": "a"})), 1 => Just(json!({"healthChecks": ["up"]}))];
+    let server = prop_oneof![9 => Just("172.16.0.1"), 1 => Just("2001:db8::1"), 1 => Just("127.0.0.1")];
+    let identity = (prop_oneof![Just("a"), Just("b")], 0..4u8, 0..4u32);
+    (identity, placement, what, extra, server).prop_map(
+        |((namespace, n, created), director, what, extra, server)| {
+            let mut spec = json!({"director": director, "realServers": [{"name": "s", "address": server}]});
+            for part in [what, extra] {
+                spec.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
+            }
+            manifest("VirtualService", Some(namespace), &format!("vs{n}"), created, &spec)
+        },
+    )
+}
+
+fn director() -> impl Strategy<Value = Object> {
+    (prop_oneof![Just("dir1"), Just("dir2")], 0..3u8, 0..4u8).prop_map(|(name, alias, access)| {
+        let mut spec = json!({});
+        if alias > 0 {
+            spec["interfaceAliases"] = json!({"outside": format!("eth{}", alias - 1)});
+        }
+        let (namespaces, networks) = match access {
+            0 => (json!(["*"]), json!(["0.0.0.0/0"])),
+            1 => (json!(["a"]), json!(["10.0.0.0/29"])),
+            2 => (json!(["a", "b"]), json!(["10.0.0.0/30"])),
+            _ => (json!([]), json!([])),
+        };
+        spec["allow"] =
+            json!([{"namespaces": namespaces, "kinds": ["VirtualService"], "addresses": networks}]);
+        if access == 0 {
+            spec["allowedTargets"] = json!(["127.0.0.0/8"]);
+            spec["failureDomain"] = "rack".into();
+        }
+        manifest("Director", None, name, 0, &spec)
+    })
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let object = prop_oneof![
+        8 => service(),
+        2 => director(),
+        1 => Just(manifest("HealthCheck", Some("a"), "up", 0, &json!({"tcp": {}}))),
+    ];
+    (object, prop::bool::weighted(0.75))
+        .prop_map(|(object, put)| if put { Change::Put(object) } else { Change::Delete(object.reference()) })
+}
+
+/// What differs between the two, found by looking at everything.
+fn difference(before: &Compiled, after: &Compiled) -> Delta {
+    let mut delta = Delta::default();
+    for name in before.nodes.keys().chain(after.nodes.keys()) {
+        let (old, new) = (before.nodes.get(name), after.nodes.get(name));
+        if old == new {
+            continue;
+        }
+        let node = delta.nodes.entry(name.clone()).or_default();
+        node.director = old.map(|n| &n.director) != new.map(|n| &n.director);
+        let bindings =
+            |node: Option<&bascule_compile::NodeConfig>| node.map(|n| n.bindings.clone()).unwrap_or_default();
+        let (old, new) = (bindings(old), bindings(new));
+        node.bindings =
+            old.keys().chain(new.keys()).filter(|k| old.get(*k) != new.get(*k)).cloned().collect();
+    }
+    let objects = before.conditions.keys().chain(after.conditions.keys());
+    delta.conditions =
+        objects.filter(|o| before.conditions.get(*o) != after.conditions.get(*o)).cloned().collect();
+    delta
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(384))]
+
+    #[test]
+    fn incremental_is_full(
+        cluster in any::<bool>(),
+        declared in any::<bool>(),
+        batches in proptest::collection::vec(proptest::collection::vec(change(), 1..5), 1..14),
+    ) {
+        let trust = if cluster { Trust::Cluster } else { Trust::Files };
+        let directors: BTreeSet<String> = declared.then(|| "dir1".to_owned()).into_iter().collect();
+        let mut compiler = Compiler::new(trust);
+        for director in &directors {
+            compiler.declare_director(director);
+        }
+        let mut objects: BTreeMap<ObjectRef, Object> = BTreeMap::new();
+        for batch in batches {
+            let before = compiler.compiled().clone();
+            for change in &batch {
+                match change {
+                    Change::Put(object) => objects.insert(object.reference(), object.clone()),
+                    Change::Delete(reference) => objects.remove(reference),
+                };
+            }
+            let delta = compiler.apply(batch);
+            let full = compile(&Snapshot {
+                trust,
+                directors: directors.clone(),
+                programmed: before.nodes.iter().map(|(name, node)| (name.clone(), node.bindings.clone())).collect(),
+                objects: objects.values().cloned().collect(),
+            });
+            prop_assert_eq!(compiler.compiled(), &full);
+            prop_assert_eq!(delta, difference(&before, &full));
+            // Saying it again changes nothing.
+            let again = compiler.apply(objects.values().cloned().map(Change::Put));
+            prop_assert!(again.is_empty(), "{again:?}");
+        }
+    }
+}
+
+fn web(n: u32, weight: u32) -> Object {
+    let address = format!("10.{}.{}.{}", n >> 16 & 255, n >> 8 & 255, n & 255);
+    let spec = json!({
+        "director": {"name": "dir1", "interface": "eth0"},
+        "addresses": [address],
+        "ports": [{"protocol": "TCP", "port": 80}],
+        "realServers": [{"name": "s1", "address": "172.16.0.1", "weight": weight}, {"name": "s2", "address": "172.16.0.2"}],
+    });
+    manifest("VirtualService", Some("tp"), &format!("web-{n}"), 0, &spec)
+}
+
+#[test]
+fn a_change_among_ten_thousand_costs_only_itself() {
+    let mut compiler = Compiler::new(Trust::Files);
+    compiler.declare_director("dir1");
+    let delta = compiler.apply((0..10_000).map(|n| Change::Put(web(n, 1))));
+    assert_eq!(delta.nodes["dir1"].bindings.len(), 10_000);
+
+    let before = compiler.evaluated();
+    let delta = compiler.apply([Change::Put(web(1234, 7))]);
+    assert_eq!(compiler.evaluated() - before, 1);
+    assert_eq!(
+        delta.nodes["dir1"].bindings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["tp/web-1234"]
+    );
+    assert!(!delta.nodes["dir1"].director && delta.conditions.is_empty());
+
+    // A newcomer who wants what somebody has is looked at together with that one alone.
+    let spec = json!({
+        "director": {"name": "dir1"},
+        "addresses": ["10.0.0.77"],
+        "ports": [{"protocol": "TCP", "port": 80}],
+        "realServers": [{"name": "s", "address": "172.16.0.1"}],
+    });
+    let before = compiler.evaluated();
+    let late = manifest("VirtualService", Some("tp"), "a", 0, &spec);
+    let delta = compiler.apply([Change::Put(late.clone())]);
+    assert_eq!(compiler.evaluated() - before, 1);
+    assert!(delta.nodes.is_empty());
+    assert_eq!(delta.conditions, BTreeSet::from([late.reference()]));
+    // And gets it when that one goes.
+    let delta = compiler.apply([Change::Delete(web(77, 1).reference())]);
+    assert_eq!(
+        delta.nodes["dir1"].bindings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["tp/a", "tp/web-77"]
+    );
+}
