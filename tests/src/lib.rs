@@ -1,1 +1,3 @@
 //! End-to-end tests of Bascule; see the files under `tests/`.
+
+pub mod api_server;

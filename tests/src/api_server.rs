@@ -1,0 +1,266 @@
+//! A real etcd and kube-apiserver for one test process, on loopback ports that were free.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+/// How long an API server may take until it is ready; it takes about 4 s on an idle machine of two cores.
+const START_BOUND: Duration = Duration::from_secs(180);
+/// How often another set of ports is tried when somebody took one of them in the meantime.
+const ATTEMPTS: usize = 3;
+
+/// An API server with its etcd. Both die with the thread that started them, and when this is dropped.
+pub struct ApiServer {
+    programs: PathBuf,
+    // Before `dir`: the children end before their folder goes.
+    children: Children,
+    dir: TempDir,
+}
+
+impl ApiServer {
+    /// Starts both and waits until the server says that it is ready.
+    pub fn start() -> Result<ApiServer> {
+        let programs = programs()?;
+        let mut attempt = 1;
+        loop {
+            match ApiServer::start_once(&programs) {
+                Err(error) if attempt < ATTEMPTS && format!("{error:#}").contains("address already in use") => attempt += 1,
+                other => return other,
+            }
+        }
+    }
+
+    fn start_once(programs: &Path) -> Result<ApiServer> {
+        let dir = tempfile::Builder::new().prefix("bascule-api-server-").tempdir()?;
+        let at = |name: &str| dir.path().join(name);
+        let [etcd_port, peer_port, api_port] = free_ports()?;
+        let token = hex(&random()?);
+        write_private(&at("tokens.csv"), &format!("{token},admin,admin,system:masters\n"))?;
+        write_private(&at("service-account.key"), &elliptic_key(&random()?))?;
+        fs::write(
+            at("kubeconfig"),
+            format!(
+                "apiVersion: v1\nkind: Config\n\
+                 clusters: [{{name: c, cluster: {{server: \"https://127.0.0.1:{api_port}\", certificate-authority: {}}}}}]\n\
+                 users: [{{name: u, user: {{token: {token}}}}}]\n\
+                 contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\ncurrent-context: x\n",
+                at("pki/apiserver.crt").display()
+            ),
+        )?;
+
+        let mut children = Children::default();
+        let etcd = format!("http://127.0.0.1:{etcd_port}");
+        let peer = format!("http://127.0.0.1:{peer_port}");
+        children.spawn(
+            Command::new(programs.join("etcd"))
+                .arg("--data-dir")
+                .arg(at("etcd"))
+                .args(["--listen-client-urls", &etcd, "--advertise-client-urls", &etcd])
+                .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+                .args(["--initial-cluster", &format!("default={peer}"), "--unsafe-no-fsync"]),
+            at("etcd.log"),
+        )?;
+        let path = |flag: &str, name: &str| format!("--{flag}={}", at(name).display());
+        children.spawn(
+            Command::new(programs.join("kube-apiserver"))
+                .arg(format!("--etcd-servers={etcd}"))
+                .arg(format!("--secure-port={api_port}"))
+                .args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.96.0.0/16"])
+                .args(["--authorization-mode=RBAC", "--service-account-issuer=https://kubernetes.default.svc"])
+                .arg(path("cert-dir", "pki"))
+                .arg(path("service-account-key-file", "service-account.key"))
+                .arg(path("service-account-signing-key-file", "service-account.key"))
+                .arg(path("token-auth-file", "tokens.csv")),
+            at("kube-apiserver.log"),
+        )?;
+        let mut server = ApiServer { programs: programs.to_owned(), children, dir };
+        server.wait_until_ready().with_context(|| server.logs())?;
+        Ok(server)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            self.children.check_alive()?;
+            // The certificate is written by the server itself, so that its absence is part of not being ready.
+            let answer = self.kubectl().args(["get", "--raw", "/readyz"]).output()?;
+            if answer.status.success() && answer.stdout == b"ok" {
+                return Ok(());
+            }
+            if begin.elapsed() > START_BOUND {
+                bail!(
+                    "kube-apiserver is not ready after {START_BOUND:?}: {}",
+                    String::from_utf8_lossy(&answer.stderr).trim()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// A folder of one's own that lives as long as the server.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `kubectl` as the cluster's administrator.
+    pub fn kubectl(&self) -> Command {
+        let mut command = Command::new(self.programs.join("kubectl"));
+        command
+            .env_clear()
+            .env("HOME", self.dir.path())
+            .env("KUBECONFIG", self.dir.path().join("kubeconfig"))
+            .env("KUBECACHEDIR", self.dir.path().join("kubectl-cache"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `kubectl` and returns what it printed; an error holds what it complained about.
+    pub fn kubectl_ok<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<String> {
+        let mut command = self.kubectl();
+        command.args(args);
+        let Output { status, stdout, stderr } = command.output().context("kubectl cannot be run")?;
+        if !status.success() {
+            bail!("{command:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
+        }
+        Ok(String::from_utf8(stdout)?)
+    }
+
+    /// The ends of the programs' logs, to be shown when something failed.
+    pub fn logs(&self) -> String {
+        ["etcd.log", "kube-apiserver.log"]
+            .map(|name| {
+                let text = fs::read(self.dir.path().join(name)).unwrap_or_default();
+                let text = String::from_utf8_lossy(&text);
+                let lines: Vec<_> = text.lines().collect();
+                format!("--- end of {name}\n{}\n", lines[lines.len().saturating_sub(30)..].join("\n"))
+            })
+            .concat()
+    }
+
+    /// Ends the programs and leaves their folder behind, for a look at the logs; returns where.
+    pub fn keep_logs(self) -> PathBuf {
+        drop(self.children);
+        self.dir.keep()
+    }
+}
+
+/// Where kube-apiserver, etcd and kubectl are; builds them first where that has not happened yet.
+fn programs() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("BASCULE_KUBERNETES_PROGRAMS") {
+        return Ok(folder.into());
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/kubernetes-programs");
+    let output = Command::new(&script)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("{} cannot be run", script.display()))?;
+    if !output.status.success() {
+        bail!("{}: {}; what it says is above", script.display(), output.status);
+    }
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim_end()))
+}
+
+/// Started programs; dropping kills exactly these.
+#[derive(Default)]
+struct Children(Vec<(Child, PathBuf)>);
+
+impl Children {
+    fn spawn(&mut self, command: &mut Command, log: PathBuf) -> Result<()> {
+        let file = File::create(&log)?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == -1 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        let child = command.spawn().with_context(|| format!("{command:?} cannot be started"))?;
+        self.0.push((child, log));
+        Ok(())
+    }
+
+    fn check_alive(&mut self) -> Result<()> {
+        for (child, log) in &mut self.0 {
+            if let Some(status) = child.try_wait()? {
+                bail!("the program that writes {} ended: {status}", log.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        // The API server first: without etcd it would only complain.
+        for (child, _) in self.0.iter_mut().rev() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    // All are held until all are known, so that none is given twice.
+    let mut listeners = Vec::with_capacity(N);
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        *port = listener.local_addr()?.port();
+        listeners.push(listener);
+    }
+    Ok(ports)
+}
+
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(())
+}
+
+fn random() -> Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    // As a scalar of P-256 it has to be below the group's order, which begins with 32 bits of ones.
+    bytes[0] &= 0x7f;
+    bytes[31] |= 1;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A private key of P-256 in PEM (RFC 5915, without the optional public key), for signing tokens of service accounts.
+fn elliptic_key(scalar: &[u8; 32]) -> String {
+    // SEQUENCE { INTEGER 1, OCTET STRING scalar, [0] { OID 1.2.840.10045.3.1.7 } }
+    let mut der = vec![0x30, 49, 0x02, 1, 1, 0x04, 32];
+    der.extend(scalar);
+    der.extend([0xa0, 10, 0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07]);
+    debug_assert_eq!(der.len(), 51);
+    format!("-----BEGIN EC PRIVATE KEY-----\n{}\n-----END EC PRIVATE KEY-----\n", base64(&der))
+}
+
+/// Base64 of a length divisible by three, thus without padding.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    assert!(bytes.len().is_multiple_of(3));
+    let sextet = |n: u32, shift: u32| char::from(ALPHABET[(n >> shift & 63) as usize]);
+    bytes
+        .chunks_exact(3)
+        .flat_map(|c| {
+            let n = u32::from_be_bytes([0, c[0], c[1], c[2]]);
+            [sextet(n, 18), sextet(n, 12), sextet(n, 6), sextet(n, 0)]
+        })
+        .collect()
+}
