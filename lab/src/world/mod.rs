@@ -192,6 +192,8 @@ impl World {
         node.set_sysctls(SYSCTLS.into_iter(), true)?;
         node.set_sysctls(sysctls(), true)?;
         self.switch.wire(node)?;
+        // Again, now that the interfaces are there, and before they are up and have addresses.
+        node.set_sysctls(sysctls(), true)?;
         configure(node, None)?;
         node.set_sysctls(sysctls(), false)?;
         if node.boots() == 1 {

@@ -1,12 +1,14 @@
 //! What is built is as described; what cannot be built says why.
 
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bascule_lab::scenario::Topology;
 use bascule_lab::world::{Event, Exec, Exit, Spawn, Watched, World, WorldDir, janitor, terminal};
 
-use crate::common::{TOPOLOGY, build, dir, not_root, pings, shell, topology};
+use crate::common::{TOPOLOGY, build, dir, not_root, pings, shell, topology, until};
 
 #[test]
 fn a_world_is_as_described() {
@@ -215,4 +217,91 @@ fn what_cannot_be_built_says_why_and_leaves_nothing() {
         .filter(|run| run.id.starts_with(&mine) && run.label == "refused")
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+const EXEC: &str = "BASCULE_LAB_TEST_EXEC";
+
+/// `bascule-lab exec` is another process than the one that owns the world: here, this test again.
+#[test]
+fn a_command_comes_from_another_process() {
+    const THIS: &str = "built::a_command_comes_from_another_process";
+    if not_root() {
+        return;
+    }
+    if let Ok(run) = std::env::var(EXEC) {
+        let argv: Vec<String> =
+            std::env::var("BASCULE_LAB_TEST_ARGV").unwrap().split('|').map(Into::into).collect();
+        std::process::exit(terminal::exec(&run, "srv1", &argv).unwrap());
+    }
+    let (world, _folder) = build();
+    let srv1 = world.node("srv1").unwrap();
+    let command = |argv: &str| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", THIS, "--nocapture", "--quiet"]);
+        command.env(EXEC, world.id()).env("BASCULE_LAB_TEST_ARGV", argv);
+        command
+    };
+    // Without a terminal: files as they are, its exit code, a signal as a shell says it.
+    let mut child = command("sh|-c|tr a-z A-Z; uname -n; echo wrong >&2; exit 7")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"shout\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("SHOUT\nSRV1\n"), "{output:?}");
+    assert_eq!((output.stderr.as_slice(), output.status.code()), (&b"wrong\n"[..], Some(7)));
+    assert_eq!(command("sh|-c|kill -15 $$").status().unwrap().code(), Some(143));
+
+    // With one: what is typed arrives, Ctrl-C is the command's, the terminal is put back.
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let before = nix::sys::termios::tcgetattr(&pty.slave).unwrap();
+    let copy = |fd: &OwnedFd| Stdio::from(fd.as_fd().try_clone_to_owned().unwrap());
+    let mut child =
+        command("sh|-c|trap 'echo interrupted; exit 9' INT; echo begun; while :; do sleep 0.05; done")
+            .stdin(copy(&pty.slave))
+            .stdout(copy(&pty.slave))
+            .stderr(copy(&pty.slave))
+            .spawn()
+            .unwrap();
+    let mut master = std::fs::File::from(pty.master);
+    let mut said = String::new();
+    let mut buffer = [0; 1024];
+    let mut hear = |master: &mut std::fs::File, wanted: &str| {
+        while !said.contains(wanted) {
+            let length = master.read(&mut buffer).unwrap();
+            said.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
+    };
+    hear(&mut master, "begun");
+    master.write_all(b"\x03").unwrap();
+    hear(&mut master, "interrupted");
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+    assert_eq!(nix::sys::termios::tcgetattr(&pty.slave).unwrap(), before);
+
+    // Whoever goes takes his command with him.
+    let mut child = command("sleep|4242").stdout(Stdio::null()).spawn().unwrap();
+    let sleeps =
+        || shell(&srv1, "grep -al '^sleep.4242' /proc/[0-9]*/cmdline 2>/dev/null | wc -l").trim() == "1";
+    until("the command runs", sleeps);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    until("the command ends", || !sleeps());
+}
+
+#[test]
+fn duplicates_are_looked_for_only_if_wanted() {
+    if not_root() {
+        return;
+    }
+    let mut value: serde_json::Value = serde_json::from_str(TOPOLOGY).unwrap();
+    // Sixty solicitations, one a second: it lasts longer than any boot.
+    value["nodes"][3]["sysctls"] = serde_json::json!({"net.ipv6.conf.enp0s3.accept_dad": "1", "net.ipv6.conf.enp0s3.dad_transmits": "60"});
+    let topology: Topology = serde_json::from_value(value).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::build(&topology, &dir(folder.path()), &|_| {}).unwrap();
+    let tentative = |name: &str| shell(&world.node(name).unwrap(), "ip -6 -o addr show tentative");
+    assert!(tentative("srv1").contains("2001:db8:2::10/64"), "{}", tentative("srv1"));
+    assert_eq!(tentative("dir1"), "");
 }
