@@ -572,12 +572,15 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
             let owner = &services.get(id)?.owner;
             let spec = self.desired.spec(owner)?;
             age = age.max(now.saturating_duration_since(sample.at));
+            let mut destinations: Vec<_> =
+                sample.destinations.iter().map(|entry| destination(spec, id, entry)).collect();
+            destinations.sort_unstable_by_key(|destination| destination.id);
             Some(ServiceCounters {
                 binding: owner.clone(),
                 id: *id,
                 scheduler: sample.entry.service.scheduler.clone(),
                 stats: sample.entry.stats,
-                destinations: sample.destinations.iter().map(|entry| destination(spec, id, entry)).collect(),
+                destinations,
             })
         });
         let services = read.collect();

@@ -48,6 +48,12 @@ const ELEMENTS: usize = 400;
 const SET_INTERVAL: u32 = 0x4;
 const SET_MAP: u32 = 0x8;
 const SET_CONCATENATION: u32 = 0x80;
+/// NFTA_SET_USERDATA, which nft reads: NFTNL_UDATA_SET_DATABYTEORDER (type 1, 4 bytes), BYTEORDER_HOST_ENDIAN. Without it nft
+/// prints marks byte by byte the wrong way round.
+const MARKS_IN_HOST_ORDER: [u8; 6] = {
+    let order = 1u32.to_ne_bytes();
+    [1, 4, order[0], order[1], order[2], order[3]]
+};
 /// nft's number of the type of marks.
 const TYPE_MARK: u32 = 19;
 
@@ -226,7 +232,11 @@ fn declaration(set: Set, id: u32) -> Writer {
             })
         });
     }
-    message.network(10, id)
+    message = message.network(10, id);
+    if set.maps() {
+        message = message.bytes(13, &MARKS_IN_HOST_ORDER);
+    }
+    message
 }
 
 fn chain(name: &str, kind: &str, hook: u32, priority: i32) -> Writer {

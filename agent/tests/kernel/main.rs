@@ -1,0 +1,14 @@
+//! The data planes against a real kernel, each test in network namespaces of its own.
+//!
+//! Needs root, `ip`, `ipvsadm` and `nft`. Where the kernel has no IPVS the tests say "not run here" and pass, or fail when
+//! BASCULE_KERNEL_TESTS=require.
+
+mod address;
+mod agent;
+mod ipvs;
+mod nat;
+mod ownership;
+mod scale;
+mod sysctl;
+mod traffic;
+mod world;
