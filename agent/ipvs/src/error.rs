@@ -155,8 +155,8 @@ fn meaning(command: &Command, errno: Errno) -> &'static str {
             "weight out of range, or the lower limit is above the upper one"
         }
         (C::NewDestination(..) | C::SetDestination(..), Errno::EINVAL) => {
-            "the kernel refuses these values (an address that is no unicast address, GUE without port, or another address family than \
-             the service's without tunnel or with a sync daemon)"
+            "the kernel refuses these values (an address that is no unicast address, GUE without port, another address family than \
+             the service's without tunnel or with a sync daemon; or the network namespace has no address yet, not even of lo)"
         }
         (C::NewDaemon(_), Errno::EEXIST) => "a sync daemon of this role runs already",
         (C::NewDaemon(_), Errno::ENODEV) => "there is no such interface",

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[&str]) -> Result<ExitCode, Box<dyn Error>> {
-    let mut out = std::io::stdout().lock();
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     match arguments {
         ["list"] => list(&mut Client::connect()?, &mut out)?,
         ["save"] => {
@@ -89,6 +89,7 @@ fn run(arguments: &[&str]) -> Result<ExitCode, Box<dyn Error>> {
             return Ok(ExitCode::from(2));
         }
     }
+    out.flush()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -378,11 +378,14 @@ fn receive_one(
     timeout: Duration,
     wait: bool,
 ) -> Result<(), Error> {
-    let begun = Instant::now();
+    // Not asked for the time unless needed: where that is a system call, it would be felt in a large dump.
+    let mut interrupted: Option<Instant> = None;
     loop {
         match link.receive(datagram, wait) {
             Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted && begun.elapsed() < timeout => {}
+            Err(error)
+                if error.kind() == io::ErrorKind::Interrupted
+                    && interrupted.get_or_insert_with(Instant::now).elapsed() < timeout => {}
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return Err(Error::Timeout { seconds: timeout.as_secs_f32() });
             }

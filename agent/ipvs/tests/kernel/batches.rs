@@ -39,7 +39,8 @@ fn errnos(outcomes: &[Result<(), CommandError>]) -> Vec<Option<Errno>> {
 fn mixed(count: u16) -> Vec<Command> {
     (1..=count)
         .flat_map(|number| {
-            let scheduler = if number % 7 == 0 { "nothing" } else { "rr" };
+            // Each that is missing makes the kernel run modprobe.
+            let scheduler = if number % 50 == 7 { "nothing" } else { "rr" };
             [
                 Command::NewService(Service::new(id(number), scheduler)),
                 Command::NewDestination(id(number), destination(number)),
@@ -59,11 +60,12 @@ fn mixed(count: u16) -> Vec<Command> {
 }
 
 fn contents(client: &mut Client) -> BTreeMap<ServiceId, (String, BTreeSet<String>)> {
-    client
-        .dump()
-        .unwrap()
+    // The tests beside this one change the kernel's table, which is one for all namespaces.
+    let services = client.services_with((1..=200).map(id)).unwrap();
+    services
         .into_iter()
-        .map(|(entry, destinations)| {
+        .map(|entry| {
+            let destinations = client.destinations(&entry.service.id).unwrap();
             let destinations = destinations.iter().map(|entry| format!("{:?}", entry.destination)).collect();
             (entry.service.id, (entry.service.scheduler, destinations))
         })
@@ -112,7 +114,6 @@ fn ten_thousand_destinations_are_dumped_whole() {
             commands.extend((0..4).map(|real| Command::NewDestination(id(number), destination(real))));
         }
         assert!(client.execute_all(&commands).unwrap().iter().all(Result::is_ok));
-        // The tests beside this one change the kernel's table, which is one for all namespaces.
         let services = client.services_with((1..=2_500).map(id)).unwrap();
         assert_eq!(services.len(), 2_500);
         for entry in services {
@@ -151,7 +152,7 @@ fn lost_answers_are_found_out() {
         }
         assert!(unknown > 0, "no answer was lost, the test is in vain");
         // Nothing of it is left over for later questions.
-        assert_eq!(narrow.services().unwrap().len(), wanted.len());
+        assert_eq!(contents(&mut narrow), wanted);
         assert_eq!(narrow.execute_all(&[Command::Flush]).unwrap(), [Ok(())]);
     });
 }
@@ -188,7 +189,7 @@ fn dumps_stand_changes() {
             }
             rounds
         });
-        for _ in 0..30 {
+        for _ in 0..8 {
             let entries = client.services().unwrap();
             let ids: BTreeSet<_> = entries.iter().map(|entry| entry.service.id).collect();
             assert_eq!(ids.len(), entries.len(), "none twice");
