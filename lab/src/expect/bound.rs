@@ -43,7 +43,7 @@ pub fn judge(what: &str, measured: Measured, bound: Duration) -> Finding {
     if !resolution.is_zero() {
         seen.push_str(&format!(", to within {}", show(resolution)));
     }
-    Finding { verdict, wanted, seen, at: None }
+    Finding { verdict, wanted, seen, at: None, at_seconds: None }
 }
 
 /// A length of time as people read it: `12.3 ms`, `1.25 s`.

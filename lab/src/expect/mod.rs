@@ -37,13 +37,16 @@ pub struct Finding {
     /// When what speaks against it happened: CLOCK_MONOTONIC, nanoseconds.
     #[serde(skip)]
     pub at: Option<u64>,
+    /// The same in seconds since the scenario began; filled in by the runner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_seconds: Option<f64>,
 }
 
 impl Finding {
     /// Passed or failed.
     pub fn of(good: bool, wanted: impl Into<String>, seen: impl Into<String>) -> Self {
         let verdict = if good { Verdict::Passed } else { Verdict::Failed };
-        Self { verdict, wanted: wanted.into(), seen: seen.into(), at: None }
+        Self { verdict, wanted: wanted.into(), seen: seen.into(), at: None, at_seconds: None }
     }
 
     /// The same with the time of what speaks against it.

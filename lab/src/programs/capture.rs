@@ -95,7 +95,7 @@ struct Totals {
     over_limit: u64,
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT. At SIGUSR1 it writes down what it has, and the totals so far as a block of statistics.
 ///
 /// # Errors
 /// When the link does not exist, the socket is not allowed, or the file cannot be written.
@@ -103,6 +103,7 @@ pub fn run(args: CaptureArgs) -> anyhow::Result<ExitCode> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGTERM);
     mask.add(Signal::SIGINT);
+    mask.add(Signal::SIGUSR1);
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
 
@@ -129,7 +130,15 @@ pub fn run(args: CaptureArgs) -> anyhow::Result<ExitCode> {
         {
             return Err(error.into());
         }
-        let ended = ready[1].revents().is_some_and(|events| events.contains(PollFlags::POLLIN));
+        // Asked before the frames are read: those that came before the signal are then in the file.
+        let (mut ended, mut asked) = (false, false);
+        while let Some(signal) = signals.read_signal()? {
+            if signal.ssi_signo == Signal::SIGUSR1 as u32 {
+                asked = true;
+            } else {
+                ended = true;
+            }
+        }
         while let Some(frame) = receive(&socket, &mut buffer)? {
             let data = &buffer[..frame.length];
             if !args.filter.is_empty() && !args.filter.iter().any(|filter| filter.matches(data)) {
@@ -149,13 +158,17 @@ pub fn run(args: CaptureArgs) -> anyhow::Result<ExitCode> {
             })?;
             totals.written += 1;
         }
+        if ended || asked {
+            // The kernel counts from one reading to the next.
+            totals.dropped += dropped(&socket)?;
+            let lost = totals.dropped + totals.over_limit;
+            writer.statistics(interface, realtime_ns(), totals.written + lost, lost)?;
+            writer.flush()?;
+        }
         if ended {
             break;
         }
     }
-    totals.dropped = dropped(&socket)?;
-    let lost = totals.dropped + totals.over_limit;
-    writer.statistics(interface, realtime_ns(), totals.written + lost, lost)?;
     writer.finish()?;
     println!("{}", serde_json::to_string(&totals)?);
     Ok(ExitCode::SUCCESS)

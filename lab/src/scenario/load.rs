@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bascule_crds::manifest;
 
-use super::{Scenario, check, refer, schema};
+use super::{Scenario, check, refer, schema, shipped};
 
 /// The largest scenario file, in bytes.
 pub const MAX_BYTES: u64 = 4 << 20;
@@ -35,6 +35,24 @@ impl fmt::Display for Problem {
             write!(f, ": {}: {}", self.field, self.message)
         }
     }
+}
+
+/// A shipped scenario by its name, else a scenario from a file: what has a slash or ends in `.yaml` is a path.
+///
+/// # Errors
+/// All mistakes, in the order of their lines; or that none has that name.
+pub fn resolve(name: &str) -> Result<Scenario, Vec<Problem>> {
+    if let Some(shipped) = shipped::find(name) {
+        return load(shipped.name, shipped.text);
+    }
+    let path = Path::new(name);
+    if name.contains('/')
+        || path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+    {
+        return load_file(path);
+    }
+    let message = format!("no scenario has that name{}", shipped::hint(name));
+    Err(vec![Problem { file: name.to_owned(), line: 0, field: String::new(), message }])
 }
 
 /// Reads a scenario from a file.

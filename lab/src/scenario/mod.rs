@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 
 pub use expectation::{Expectation, Kind};
 pub use fault::Fault;
-pub use load::{MAX_BYTES, Problem, load, load_file};
+pub use load::{MAX_BYTES, Problem, load, load_file, resolve};
+pub(crate) use refer::{Target, load_name, recorded};
 pub use step::{Action, Step};
 pub use topology::{Name, Topology};
 pub use value::{Prefix, Span};

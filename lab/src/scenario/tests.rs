@@ -137,7 +137,7 @@ fn references() {
     refuses(
         "http://172.16.193.10/",
         "ftp://172.16.193.10/",
-        17,
+        18,
         "steps[0].requests.target",
         "`http`, `tcp` and `udp`",
     );

@@ -1,0 +1,166 @@
+//! Recorded links: one `bascule-lab capture` each, read while it runs, and all of them put into one file at the end.
+
+use std::io::BufWriter;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::error::{Error, Result};
+use crate::programs::pcapng::{self, Block, Packet, Writer};
+use crate::world::{Node, Process, Spawn, World};
+
+/// A recorded link. After a boot of its node it goes on in another file.
+pub(super) struct Capture {
+    pub(super) node: String,
+    pub(super) interface: String,
+    parts: Vec<Part>,
+}
+
+struct Part {
+    path: String,
+    process: Process,
+}
+
+/// The frames of a link: when (CLOCK_REALTIME, nanoseconds) and what, and how many were lost.
+#[derive(Default)]
+pub(super) struct Recorded {
+    pub(super) packets: Vec<Packet>,
+    pub(super) dropped: u64,
+}
+
+/// How long a capture may take to begin, or to write down what it has.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The largest file of a link, in bytes; what comes later is counted as lost.
+const LIMIT: u64 = 64 << 20;
+
+impl Capture {
+    /// Begins to record.
+    pub(super) fn start(world: &World, node: &str, interface: &str) -> Result<Self> {
+        let mut capture = Self { node: node.into(), interface: interface.into(), parts: Vec::new() };
+        capture.go_on(world)?;
+        Ok(capture)
+    }
+
+    /// Begins, after its node has booted, the next file.
+    pub(super) fn go_on(&mut self, world: &World) -> Result<()> {
+        let node = world.node(&self.node)?;
+        let path = format!("/var/log/bascule-lab/{}.{}.pcapng", self.interface, self.parts.len());
+        node.write_file(&path, b"")?;
+        let label = format!("{}/{}", self.node, self.interface);
+        let limit = LIMIT.to_string();
+        let argv = [
+            "bascule-lab",
+            "capture",
+            "--interface",
+            &self.interface,
+            "--label",
+            &label,
+            "--limit-bytes",
+            &limit,
+            "--out",
+            &path,
+        ];
+        let process = node.spawn(&Spawn::new(&format!("capture-{}", self.interface), argv))?;
+        process.wait_for_line("ready", PATIENCE)?;
+        self.parts.push(Part { path, process });
+        Ok(())
+    }
+
+    /// The frames up to now.
+    pub(super) fn read(&self, world: &World) -> Result<Recorded> {
+        let node = world.node(&self.node)?;
+        let mut recorded = Recorded::default();
+        for part in &self.parts {
+            let blocks = if part.process.alive() && !node.is_frozen() {
+                up_to_now(&node, part)?
+            } else {
+                read(&node, &part.path)?
+            };
+            let mut dropped = 0;
+            for block in blocks {
+                match block {
+                    Block::Packet(packet) => recorded.packets.push(packet),
+                    // Each says the total so far.
+                    Block::Statistics { dropped: total, .. } => dropped = total,
+                    Block::Interface { .. } => {}
+                }
+            }
+            recorded.dropped += dropped;
+        }
+        Ok(recorded)
+    }
+
+    /// Ends the recording.
+    pub(super) fn stop(&self) {
+        for part in &self.parts {
+            // One that ended with its node is over already.
+            let _ = part.process.stop(Duration::from_secs(10));
+        }
+    }
+
+    /// Why it ended by itself, if it did.
+    pub(super) fn ended(&self) -> Option<String> {
+        let part = self.parts.last()?;
+        let exit = part.process.exit()?;
+        Some(format!("the capture of {} {} ended ({exit})", self.node, self.interface))
+    }
+}
+
+fn read(node: &Node, path: &str) -> Result<Vec<Block>> {
+    let bytes = node.read_file(path)?;
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
+    pcapng::read(bytes.as_slice())
+        .map_err(|error| Error::harness(format!("reading {path} of {}: {error}", node.name())))
+}
+
+/// Asks a running capture to write down what it has: it answers with a block of totals.
+fn up_to_now(node: &Node, part: &Part) -> Result<Vec<Block>> {
+    let totals =
+        |blocks: &[Block]| blocks.iter().filter(|block| matches!(block, Block::Statistics { .. })).count();
+    let before = totals(&read(node, &part.path)?);
+    part.process.signal(Signal::SIGUSR1)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let blocks = read(node, &part.path)?;
+        if totals(&blocks) > before || !part.process.alive() {
+            return Ok(blocks);
+        }
+        if Instant::now() > deadline {
+            return Err(Error::harness(format!(
+                "the capture of {} does not write down what it has",
+                node.name()
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Puts the frames of all links into one file, in the order of time.
+pub(super) fn merge(world: &World, captures: &[Capture], path: &Path) -> Result<()> {
+    let file = std::fs::File::create(path)
+        .map_err(|error| Error::harness(format!("{}: {error}", path.display())))?;
+    let failed = |error: std::io::Error| Error::harness(format!("writing {}: {error}", path.display()));
+    let mut writer = Writer::new(BufWriter::new(file), None).map_err(failed)?;
+    let mut packets = Vec::new();
+    let mut totals = Vec::new();
+    for capture in captures {
+        let label = format!("{}/{}", capture.node, capture.interface);
+        let interface = writer.interface(&label, 65_535).map_err(failed)?;
+        let recorded = capture.read(world)?;
+        totals.push((interface, recorded.packets.len() as u64 + recorded.dropped, recorded.dropped));
+        packets.extend(recorded.packets.into_iter().map(|packet| Packet { interface, ..packet }));
+    }
+    packets.sort_by_key(|packet| packet.time_ns);
+    let last = packets.last().map_or(0, |packet| packet.time_ns);
+    for packet in &packets {
+        writer.packet(packet).map_err(failed)?;
+    }
+    for (interface, seen, dropped) in totals {
+        writer.statistics(interface, last, seen, dropped).map_err(failed)?;
+    }
+    writer.finish().map_err(failed)?;
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! Looks at what an expectation is about, and has it judged.
+
+use std::time::Duration;
+
+use super::error::Result;
+use super::play::Player;
+use super::programs::{MANIFESTS, director};
+use crate::expect::{
+    self, Finding, Span, Verdict, connections, frames, holders, kernel, requests, status, text,
+};
+use crate::scenario::expectation::{
+    CommandExpectation, Count, FramesExpectation, HoldersExpectation, KernelExpectation, Kind, Limits,
+    LogExpectation, Window,
+};
+use crate::world::{Exec, Node, Output, now};
+
+/// How long the kernel's notification of an address may take to be read.
+const NOTIFIED: Duration = Duration::from_millis(200);
+/// How long a command of an expectation may take.
+const COMMAND: Duration = Duration::from_secs(60);
+
+impl Player<'_> {
+    /// Judges one kind of expectation as things are now. `began` is when the step began.
+    pub(super) fn look(&self, kind: &Kind, began: u64) -> Result<Vec<Finding>> {
+        match kind {
+            Kind::Requests(expected) => {
+                let load = self.load(&expected.load)?;
+                let all = load.ended_requests(self.world)?;
+                let Some(of) = load.requests else {
+                    return Ok(vec![Finding::of(false, "a load", "held connections")]);
+                };
+                let window = self.span(&expected.window);
+                Ok(requests::judge(expected, of, &all, window, &|span| self.canary.worst(span)))
+            }
+            Kind::Holders(expected) => self.holders(expected),
+            Kind::Kernel(expected) => self.kernel(expected),
+            Kind::Connections(expected) => {
+                let events = self.load(&expected.load)?.events(self.world)?;
+                Ok(connections::judge(expected, &events, began))
+            }
+            Kind::Frames(expected) => self.frames(expected),
+            Kind::AgentStatus(expected) => {
+                let node = self.world.node(&expected.node)?;
+                let command = Exec::new(["bascule-agent", "status", "-o", "json"]).timeout(COMMAND);
+                Ok(match self.run(&node, &command)? {
+                    Ok(output) if output.success() => status::judge(expected, &output.text()),
+                    Ok(output) => vec![Finding::of(false, "the agent's status", said(&output))],
+                    Err(why) => vec![Finding::of(false, "the agent's status", why)],
+                })
+            }
+            Kind::Plan(expected) => {
+                let node = self.world.node(&expected.node)?;
+                let director = self.scenario.topology.node(&expected.node).map(director).unwrap_or_default();
+                let argv = ["bascule-agent", "plan", "--manifests", MANIFESTS, "--director", &director];
+                let wanted = format!("`bascule-agent plan` on {} has nothing to do", expected.node);
+                Ok(match self.run(&node, &Exec::new(argv).timeout(COMMAND))? {
+                    Ok(output) => vec![Finding::of(output.success(), wanted, said(&output))],
+                    Err(why) => vec![Finding::of(false, wanted, why)],
+                })
+            }
+            Kind::Log(expected) => Ok(vec![self.log(expected)]),
+            Kind::Command(expected) => self.command(expected),
+        }
+    }
+
+    /// A part of the run.
+    pub(super) fn span(&self, window: &Window) -> Span {
+        let began = |name: &Option<String>| {
+            name.as_ref()
+                .and_then(|name| self.marks.iter().find(|mark| mark.name == *name))
+                .map(|mark| mark.began)
+        };
+        Span {
+            since: began(&window.since).unwrap_or(0),
+            until: began(&window.until).unwrap_or_else(|| now() + 1),
+        }
+    }
+
+    /// Runs a command in a node; a text instead if the node cannot run any.
+    fn run(&self, node: &Node, command: &Exec) -> Result<Result<Output, String>> {
+        if !node.is_up() {
+            return Ok(Err(format!("{} is off", node.name())));
+        }
+        if node.is_frozen() {
+            return Ok(Err(format!("{} is frozen", node.name())));
+        }
+        Ok(Ok(node.exec(command)?))
+    }
+
+    fn holders(&self, expected: &HoldersExpectation) -> Result<Vec<Finding>> {
+        let judge = || {
+            let history = self.history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let window = self.span(&expected.window);
+            holders::judge(expected, &history, window, &|span| self.canary.worst(span))
+        };
+        let until = now() + u64::try_from(NOTIFIED.as_nanos()).unwrap_or(u64::MAX);
+        loop {
+            let findings = judge();
+            if expected.nodes.is_none() || expect::worst(&findings) == Verdict::Passed || now() > until {
+                return Ok(findings);
+            }
+            self.options.cancel.check()?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn kernel(&self, expected: &KernelExpectation) -> Result<Vec<Finding>> {
+        let node = self.world.node(&expected.node)?;
+        let mut tables = kernel::Tables::default();
+        let ask = |argv: &[&str]| -> Result<Result<String, Finding>> {
+            let command = Exec::new(argv.iter().copied()).timeout(COMMAND).limit(16 << 20);
+            let wanted = format!("`{}` on {}", argv.join(" "), node.name());
+            Ok(match self.run(&node, &command)? {
+                Ok(output) if output.success() => Ok(output.text()),
+                Ok(output) => Err(Finding::of(false, wanted, said(&output))),
+                Err(why) => Err(Finding::of(false, wanted, why)),
+            })
+        };
+        if expected.ipvsadm.is_some() || expected.services.is_some() || !expected.no_services.is_empty() {
+            match ask(&["ipvsadm", "-Ln"])? {
+                Ok(text) => tables.ipvsadm = Some(text),
+                Err(finding) => return Ok(vec![finding]),
+            }
+        }
+        if !expected.addresses.is_empty() || !expected.no_addresses.is_empty() {
+            match ask(&["ip", "-j", "address", "show"])? {
+                Ok(text) => tables.addresses = Some(text),
+                Err(finding) => return Ok(vec![finding]),
+            }
+        }
+        if !expected.nft.is_empty() {
+            match ask(&["nft", "list", "ruleset"])? {
+                Ok(text) => tables.nft = Some(text),
+                Err(finding) => return Ok(vec![finding]),
+            }
+        }
+        for name in expected.sysctls.keys() {
+            let path = format!("/proc/sys/{}", name.replace('.', "/"));
+            let value = ask(&["cat", &path])?.map_err(|finding| finding.seen);
+            tables.sysctls.insert(name.clone(), value);
+        }
+        Ok(kernel::judge(expected, &tables))
+    }
+
+    fn frames(&self, expected: &FramesExpectation) -> Result<Vec<Finding>> {
+        let capture = self
+            .captures
+            .iter()
+            .find(|capture| capture.node == *expected.node && capture.interface == *expected.interface);
+        let place = format!("{} {}", expected.node, expected.interface);
+        let wanted = format!("{} frames {} on {place}", expected.count, frames::words(&expected.filter));
+        let Some(capture) = capture else {
+            return Ok(vec![Finding::of(false, wanted, "the link is not recorded")]);
+        };
+        let recorded = capture.read(self.world)?;
+        let window = self.span(&expected.window);
+        let mut count = 0;
+        let mut last = None;
+        for packet in &recorded.packets {
+            let at = self.monotonic(packet.time_ns);
+            if window.contains(at) && frames::passes(&expected.filter, &frames::decode(&packet.data)) {
+                count += 1;
+                last = Some(at);
+            }
+        }
+        let mut seen = format!("{count} of {} frames", recorded.packets.len());
+        if recorded.dropped > 0 {
+            seen.push_str(&format!("; {} were lost to the capture", recorded.dropped));
+        }
+        let mut finding = Finding::of(expected.count.admits(count), wanted, seen).at(last);
+        // Among those that were lost there may have been any.
+        if recorded.dropped > 0 && expected.count.admits_any(count, count + recorded.dropped) {
+            let certain = matches!(expected.count, Count::Limits(Limits { at_most: None, .. }))
+                && finding.verdict == Verdict::Passed;
+            if !certain {
+                finding.verdict = Verdict::Undecided;
+            }
+        }
+        Ok(vec![finding])
+    }
+
+    fn log(&self, expected: &LogExpectation) -> Finding {
+        self.logs.look();
+        let lines = self.logs.written(&expected.node, &expected.program, self.span(&expected.window));
+        let found: Vec<&String> = lines.iter().filter(|line| line.contains(&expected.contains)).collect();
+        let count = expected.count.unwrap_or(Count::Limits(Limits { at_least: Some(1), at_most: None }));
+        let wanted = format!(
+            "{count} log lines of {} {} with `{}`",
+            expected.node, expected.program, expected.contains
+        );
+        let seen = match (found.first(), lines.last()) {
+            (Some(line), _) => format!("{}, the first: {line}", found.len()),
+            (None, Some(line)) => format!("none of {} lines; the last: {line}", lines.len()),
+            (None, None) => "it logged nothing".into(),
+        };
+        Finding::of(count.admits(found.len() as u64), wanted, seen)
+    }
+
+    fn command(&self, expected: &CommandExpectation) -> Result<Vec<Finding>> {
+        let node = self.world.node(&expected.node)?;
+        let command = Exec::shell(&expected.command).timeout(COMMAND);
+        Ok(match self.run(&node, &command)? {
+            Ok(output) => {
+                command_findings(&expected.command, expected.exit_code, &expected.stdout, None, &output)
+            }
+            Err(why) => vec![Finding::of(false, format!("`{}`", expected.command), why)],
+        })
+    }
+}
+
+/// Judges what a command did.
+pub(super) fn command_findings(
+    command: &str,
+    exit_code: u8,
+    stdout: &crate::scenario::expectation::TextExpectation,
+    stderr: Option<&crate::scenario::expectation::TextExpectation>,
+    output: &Output,
+) -> Vec<Finding> {
+    if output.timed_out {
+        return vec![Finding::of(false, format!("`{command}` ends in time"), said(output))];
+    }
+    let good = output.status == crate::world::Exit::Code(i32::from(exit_code));
+    let mut findings = vec![Finding::of(good, format!("`{command}` exits with {exit_code}"), said(output))];
+    findings.extend(text::judge(&format!("`{command}` prints"), stdout, &output.text()));
+    if let Some(stderr) = stderr {
+        findings.extend(text::judge(&format!("`{command}` complains"), stderr, &output.error_text()));
+    }
+    findings
+}
+
+/// How a command ended and what it said.
+fn said(output: &Output) -> String {
+    let mut text =
+        if output.timed_out { "killed, because it took too long".into() } else { output.status.to_string() };
+    for part in [output.text(), output.error_text()] {
+        let part = part.trim();
+        if !part.is_empty() {
+            text.push_str(": ");
+            text.push_str(&text::excerpt(part));
+        }
+    }
+    text
+}

@@ -1,0 +1,468 @@
+//! One scenario from its network's building to its taking down.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::canary::Canary;
+use super::captures::{self, Capture};
+use super::error::{Error, Result};
+use super::logs::Logs;
+use super::play::Player;
+use super::programs::Programs;
+use super::result::{LoadResult, ScenarioResult, Verdict};
+use super::timeline::Timeline;
+use super::{Cancel, RunOptions, table};
+use crate::doctor::kernel::{self, Ability};
+use crate::expect::holders::History;
+use crate::expect::{self, Span};
+use crate::programs::clock;
+use crate::scenario::{Feature, Requirements, Scenario, Step, recorded};
+use crate::world::{Event, Watched, World, WorldDir, now};
+
+/// What this kernel and machine lack of what is required, in words; empty: nothing.
+pub fn missing(requirements: &Requirements) -> Vec<String> {
+    let mut missing = Vec::new();
+    let needed = |ability: Ability| {
+        Ability::ALWAYS.contains(&ability)
+            || match ability {
+                Ability::Ipvs => requirements.kernel.contains(&Feature::Ipvs),
+                Ability::Ipip => requirements.kernel.contains(&Feature::Ipip),
+                Ability::Nftables => requirements.kernel.contains(&Feature::Nftables),
+                _ => false,
+            }
+    };
+    for finding in kernel::probe() {
+        if let Some(why) = finding.lacking.filter(|_| needed(finding.ability)) {
+            missing.push(format!("the kernel has no {}: {why}", finding.ability.name()));
+        }
+    }
+    let always = ["ip"].into_iter();
+    for program in always.chain(requirements.programs.iter().map(String::as_str)) {
+        if in_path(program).is_none() {
+            missing.push(format!("the program {program} is not installed"));
+        }
+    }
+    missing
+}
+
+/// A program in PATH, or where administrators' programs are.
+fn in_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(usual).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+/// The agent's program.
+fn agent(options: &RunOptions) -> Result<PathBuf> {
+    if let Some(path) = &options.agent {
+        return Ok(path.clone());
+    }
+    let beside =
+        options.program.parent().map(|folder| folder.join("bascule-agent")).filter(|path| path.is_file());
+    beside.or_else(|| in_path("bascule-agent")).ok_or_else(|| {
+        Error::harness(
+            "there is no bascule-agent beside bascule-lab and none in PATH; build it or give its path",
+        )
+    })
+}
+
+/// A network that stands, with its programs running.
+pub struct Up {
+    /// The network.
+    pub world: World,
+    cancel: Cancel,
+}
+
+impl Up {
+    /// Waits until the run is cancelled.
+    pub fn wait(&self) {
+        while !self.cancel.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Takes it down.
+    ///
+    /// # Errors
+    /// When something could not be removed; the lab's next start tries again.
+    pub fn tear_down(self) -> Result<()> {
+        Ok(self.world.tear_down()?)
+    }
+}
+
+fn build(scenario: &Scenario, options: &RunOptions, logs: PathBuf) -> Result<World> {
+    let mut programs = BTreeMap::new();
+    if scenario.topology.nodes.iter().any(|node| node.agent.is_some()) {
+        programs.insert("bascule-agent".to_owned(), agent(options)?);
+    }
+    let dir = WorldDir { label: scenario.name.clone(), logs, program: options.program.clone(), programs };
+    let progress = |line: &str| (options.progress)(&format!("{}: {line}", scenario.name));
+    Ok(World::build(&scenario.topology, &dir, &progress)?)
+}
+
+/// Builds the network of a scenario and starts its programs; plays no step.
+///
+/// # Errors
+/// When the machine lacks something, or the network cannot be built.
+pub fn up(scenario: &Scenario, options: &RunOptions) -> Result<Up> {
+    let missing = missing(&scenario.requires);
+    if !missing.is_empty() {
+        return Err(Error::harness(missing.join("; ")));
+    }
+    let logs = options.out.join(&scenario.name).join("logs");
+    let world = build(scenario, options, logs)?;
+    let started = Programs::new(&scenario.topology, &world).start_all();
+    if let Err(error) = started {
+        world.tear_down()?;
+        return Err(error);
+    }
+    Ok(Up { world, cancel: options.cancel.clone() })
+}
+
+/// Plays a scenario once. An error is one of writing results; all others are verdicts.
+pub(super) fn run(
+    scenario: &Scenario,
+    options: &RunOptions,
+    folder: &Path,
+    seed: u64,
+) -> std::io::Result<ScenarioResult> {
+    // What an earlier run left there would be taken for this one's.
+    if folder.exists() {
+        std::fs::remove_dir_all(folder)?;
+    }
+    std::fs::create_dir_all(folder.join("logs"))?;
+    let mut result = ScenarioResult {
+        name: scenario.name.clone(),
+        summary: scenario.summary.clone(),
+        verdict: Verdict::Passed,
+        reason: String::new(),
+        kernel: release(),
+        seed,
+        run: 1,
+        attempts: 1,
+        duration_seconds: 0.0,
+        setup_seconds: 0.0,
+        lateness_ms: 0.0,
+        steps: Vec::new(),
+        loads: BTreeMap::new(),
+        nearest_log_lines: Vec::new(),
+    };
+    let missing = missing(&scenario.requires);
+    if !missing.is_empty() {
+        result.verdict = Verdict::Unsupported;
+        result.reason = missing.join("; ");
+        (options.progress)(&format!("{}: unsupported: {}", scenario.name, result.reason));
+        return Ok(result);
+    }
+    let built = now();
+    let canary = Canary::start()?;
+    let timeline = match set_up_and_play(scenario, options, folder, &canary, &mut result) {
+        Ok(timeline) => timeline,
+        Err(Early { error, timeline }) => {
+            // A failure that was found before counts for more than a harness that broke over it, and both are said.
+            let text = match &error {
+                Error::Interrupted => "interrupted".to_owned(),
+                Error::Harness(text) => text.clone(),
+            };
+            if result.verdict == Verdict::Failed {
+                result.reason.push_str(&format!("; then the harness failed: {text}"));
+            } else {
+                result.verdict = Verdict::Error;
+                result.reason = text;
+            }
+            timeline.unwrap_or_else(|| Timeline::new(built))
+        }
+    };
+    result.setup_seconds = Duration::from_nanos(timeline.start().saturating_sub(built)).as_secs_f64();
+    timeline.write(&folder.join("timeline.jsonl"))?;
+    (options.print)(table::scenario(&result, &timeline).trim_end());
+    Ok(result)
+}
+
+/// An error, and what had happened until then.
+struct Early {
+    error: Error,
+    timeline: Option<Timeline>,
+}
+
+impl<E: Into<Error>> From<E> for Early {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), timeline: None }
+    }
+}
+
+fn set_up_and_play(
+    scenario: &Scenario,
+    options: &RunOptions,
+    folder: &Path,
+    canary: &Canary,
+    result: &mut ScenarioResult,
+) -> Result<Timeline, Early> {
+    let logs_folder = folder.join("logs");
+    let world = build(scenario, options, logs_folder.clone())?;
+    let logs = Logs::new(logs_folder);
+    let history: Arc<Mutex<History>> = Arc::default();
+    let early: Arc<Mutex<Vec<Watched>>> = Arc::default();
+    let timeline: Arc<std::sync::OnceLock<Timeline>> = Arc::default();
+    let over: Arc<AtomicBool> = Arc::default();
+    let watcher = watch(&world, &history, &early, &timeline, &over)?;
+
+    let mut programs = Programs::new(&scenario.topology, &world);
+    programs.start_all()?;
+    let mut recorded_links = Vec::new();
+    for (node, interface) in recorded(scenario) {
+        options.cancel.check()?;
+        recorded_links.push(Capture::start(&world, &node, &interface)?);
+    }
+
+    let line = timeline.get_or_init(|| Timeline::new(now()));
+    for watched in early.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        note(line, &watched);
+    }
+    let mut player = Player {
+        scenario,
+        options,
+        world: &world,
+        programs,
+        timeline: line,
+        canary,
+        logs: &logs,
+        history,
+        marks: Vec::new(),
+        loads: BTreeMap::new(),
+        captures: recorded_links,
+        realtime: i128::from(clock::realtime_ns()) - i128::from(clock::monotonic_ns()),
+        random: result.seed,
+    };
+    let end = AtomicBool::new(false);
+    let played = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !end.load(Ordering::Relaxed) {
+                logs.look();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let played = play(&mut player, result);
+        end.store(true, Ordering::Relaxed);
+        played
+    });
+    let collected = collect(&mut player, folder, result);
+    let nearest = nearest(result, &logs, line.start());
+    result.nearest_log_lines = nearest;
+    drop(player);
+    // What goes now goes because the lab takes it down.
+    over.store(true, Ordering::Relaxed);
+    let down = world.tear_down();
+    drop(world);
+    // The queue ends with the world.
+    let _ = watcher.join();
+    let timeline = Arc::into_inner(timeline).and_then(std::sync::OnceLock::into_inner);
+    for outcome in [played, collected, down.map_err(Into::into)] {
+        if let Err(error) = outcome {
+            return Err(Early { error, timeline });
+        }
+    }
+    timeline.ok_or_else(|| Error::harness("the timeline is still in use").into())
+}
+
+/// Takes the kernels' notifications in, on a thread of its own.
+fn watch(
+    world: &World,
+    history: &Arc<Mutex<History>>,
+    early: &Arc<Mutex<Vec<Watched>>>,
+    timeline: &Arc<std::sync::OnceLock<Timeline>>,
+    over: &Arc<AtomicBool>,
+) -> Result<std::thread::JoinHandle<()>> {
+    let mut events = world.watch().ok_or_else(|| Error::harness("the world is watched already"))?;
+    let (history, early, timeline) = (Arc::clone(history), Arc::clone(early), Arc::downgrade(timeline));
+    let over = Arc::clone(over);
+    let take = move || {
+        while let Some(watched) = events.blocking_recv() {
+            if over.load(Ordering::Relaxed) {
+                continue;
+            }
+            history.lock().unwrap_or_else(PoisonError::into_inner).put(&watched);
+            let timeline = timeline.upgrade();
+            match timeline.as_ref().and_then(|timeline| timeline.get()) {
+                Some(timeline) => note(timeline, &watched),
+                None => early.lock().unwrap_or_else(PoisonError::into_inner).push(watched),
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("watch".into())
+        .spawn(take)
+        .map_err(|error| Error::harness(format!("starting a thread: {error}")))
+}
+
+/// Puts a notification on the timeline.
+fn note(timeline: &Timeline, watched: &Watched) {
+    let node = &watched.node;
+    match &watched.event {
+        Event::AddressAdded { interface, address, prefix, label, initial } => timeline.put(
+            watched.at,
+            "address",
+            json!({"node": node, "interface": interface, "address": format!("{address}/{prefix}"), "label": label, "change": "added", "initial": initial}),
+        ),
+        Event::AddressRemoved { interface, address, prefix, gone } => timeline.put(
+            watched.at,
+            "address",
+            json!({"node": node, "interface": interface, "address": format!("{address}/{prefix}"), "change": if *gone { "gone with its node" } else { "removed" }}),
+        ),
+        Event::Link { interface, up, carrier } => timeline.put(
+            watched.at,
+            "link",
+            json!({"node": node, "interface": interface, "up": up, "carrier": carrier}),
+        ),
+        Event::LinkGone { interface } => {
+            timeline.put(watched.at, "link", json!({"node": node, "interface": interface, "gone": true}));
+        }
+        Event::Lost { count } => timeline.put(watched.at, "lost", json!({"node": node, "notifications": count})),
+    }
+}
+
+/// Plays the steps; the first that fails ends it.
+fn play(player: &mut Player<'_>, result: &mut ScenarioResult) -> Result<()> {
+    let (name, steps) = (&player.scenario.name, &player.scenario.steps);
+    let outcome = steps.iter().enumerate().try_for_each(|(index, step)| {
+        player.options.cancel.check()?;
+        if result.verdict == Verdict::Failed {
+            return Ok(());
+        }
+        (player.options.progress)(&format!("{name}: [{}/{}] {}", index + 1, steps.len(), step.name));
+        let mut played = player.step(step).map_err(|error| in_step(step, error))?;
+        for finding in played.judged.iter_mut().flat_map(|judged| &mut judged.findings) {
+            finding.at_seconds = finding.at.map(|at| player.timeline.seconds(at));
+        }
+        let verdict = Verdict::from(played.verdict);
+        if verdict > result.verdict {
+            result.verdict = verdict;
+            result.reason = reason(step, &played.judged);
+        }
+        result.steps.push(played);
+        Ok(())
+    });
+    let ended = now();
+    result.duration_seconds = player.timeline.seconds(ended);
+    let all = Span { since: player.timeline.start(), until: ended };
+    result.lateness_ms = player.canary.worst(all).as_secs_f64() * 1000.0;
+    outcome
+}
+
+fn in_step(step: &Step, error: Error) -> Error {
+    match error {
+        Error::Harness(text) => Error::Harness(format!("step `{}`: {text}", step.name)),
+        Error::Interrupted => Error::Interrupted,
+    }
+}
+
+fn reason(step: &Step, judged: &[super::Judged]) -> String {
+    let findings = judged.iter().flat_map(|judged| &judged.findings);
+    let worst = findings.max_by_key(|finding| (finding.verdict, std::cmp::Reverse(0)));
+    match worst {
+        Some(finding) => format!("step `{}`: wanted {}; seen {}", step.name, finding.wanted, finding.seen),
+        None => format!("step `{}`", step.name),
+    }
+}
+
+/// Ends the loads and captures, and keeps what they recorded.
+fn collect(player: &mut Player<'_>, folder: &Path, result: &mut ScenarioResult) -> Result<()> {
+    let world = player.world;
+    for load in player.loads.values_mut() {
+        load.stop(world)?;
+    }
+    player.programs.stop_managers();
+    for (name, load) in &player.loads {
+        let (file, bytes) = load.record(world)?;
+        let path = folder.join("logs").join(&load.node).join(file);
+        std::fs::write(&path, bytes)
+            .map_err(|error| Error::harness(format!("{}: {error}", path.display())))?;
+        if load.requests.is_none() {
+            for event in load.events(world)? {
+                let fields = serde_json::to_value(&event).unwrap_or_default();
+                player.timeline.put(event.t, "connection", merged(json!({"load": name}), fields, &["t"]));
+            }
+            continue;
+        }
+        let mut tally =
+            LoadResult { from: load.node.clone(), target: load.target.clone(), ..LoadResult::default() };
+        for request in load.ended_requests(world)? {
+            tally.sent += 1;
+            if request.ok {
+                tally.ok += 1;
+                *tally
+                    .answerers
+                    .entry(request.answerer.clone().unwrap_or_else(|| "?".into()))
+                    .or_default() += 1;
+            } else {
+                tally.failed += 1;
+            }
+            let late = Duration::from_nanos(request.started.saturating_sub(request.scheduled)).as_secs_f64()
+                * 1000.0;
+            tally.late_max_ms = tally.late_max_ms.max(late);
+            let times = json!({
+                "load": name,
+                "startedAt": player.timeline.seconds(request.started),
+                "endedAt": player.timeline.seconds(request.ended),
+            });
+            let fields = serde_json::to_value(&request).unwrap_or_default();
+            player.timeline.put(
+                request.scheduled,
+                "request",
+                merged(times, fields, &["scheduled", "started", "ended"]),
+            );
+        }
+        result.loads.insert(name.clone(), tally);
+    }
+    for capture in &player.captures {
+        capture.stop();
+    }
+    captures::merge(world, &player.captures, &folder.join("capture.pcapng"))
+}
+
+/// Two objects as one, some fields of the second left out.
+fn merged(mut first: serde_json::Value, second: serde_json::Value, without: &[&str]) -> serde_json::Value {
+    if let (Some(first), serde_json::Value::Object(second)) = (first.as_object_mut(), second) {
+        first.extend(second.into_iter().filter(|(name, _)| !without.contains(&name.as_str())));
+    }
+    first
+}
+
+/// The lines that agents and others wrote around what went wrong.
+fn nearest(result: &ScenarioResult, logs: &Logs, start: u64) -> Vec<String> {
+    if result.verdict == Verdict::Passed {
+        return Vec::new();
+    }
+    logs.look();
+    let bad = |finding: &&expect::Finding| finding.verdict != expect::Verdict::Passed;
+    let found =
+        result.steps.iter().flat_map(|step| &step.judged).flat_map(|judged| &judged.findings).find(bad);
+    let at = found.and_then(|finding| finding.at).unwrap_or_else(|| {
+        let ended = result
+            .steps
+            .last()
+            .map_or(result.duration_seconds, |step| step.at_seconds + step.duration_seconds);
+        start + u64::try_from(Duration::from_secs_f64(ended.max(0.0)).as_nanos()).unwrap_or(0)
+    });
+    let around = Span { since: at.saturating_sub(3_000_000_000), until: at + 1_000_000_000 };
+    let lines = logs.around(around, 4);
+    lines.into_iter().map(|line| format!("{}: {}", line.of, line.text)).collect()
+}
+
+/// Writes `result.json`.
+pub(super) fn write_result(folder: &Path, result: &ScenarioResult) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let mut text = serde_json::to_string_pretty(result)?;
+    text.push('\n');
+    std::fs::write(folder.join("result.json"), text)
+}
+
+/// The kernel's release.
+fn release() -> String {
+    nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
+}

@@ -1,0 +1,173 @@
+//! Scenarios on this machine's kernel: a plain one that must pass, and the negative controls, each of which must fail where it says and
+//! for the reason that it says. Needs root, namespaces, nftables; not IPVS.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use bascule_lab::run::{RunOptions, ScenarioResult, Verdict, run_scenarios};
+use bascule_lab::scenario::{Scenario, load, load_file};
+use serde_json::{Value, json};
+
+fn folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> Scenario {
+    load_file(path).unwrap_or_else(|problems| {
+        panic!("{}", problems.iter().map(|problem| format!("\n{problem}")).collect::<String>())
+    })
+}
+
+/// Plays a scenario; what was printed comes with the result.
+fn play(scenario: Scenario, out: &Path) -> (ScenarioResult, String) {
+    let printed: Arc<Mutex<String>> = Arc::default();
+    let mine = Arc::clone(&printed);
+    let mut options = RunOptions::new(out.to_owned()).unwrap();
+    options.program = PathBuf::from(env!("CARGO_BIN_EXE_bascule-lab"));
+    options.progress = Arc::new(|_| {});
+    options.print = Arc::new(move |line| {
+        let mut printed = mine.lock().unwrap();
+        printed.push_str(line);
+        printed.push('\n');
+    });
+    let mut summary = run_scenarios(&[scenario], &options).unwrap();
+    let text = printed.lock().unwrap().clone();
+    (summary.results.remove(0), text)
+}
+
+#[test]
+fn a_plain_scenario_passes_and_leaves_its_results() {
+    let out = tempfile::tempdir().unwrap();
+    let (result, text) = play(read(&folder().join("tests/scenarios/plain.yaml")), out.path());
+    assert_eq!(result.verdict, Verdict::Passed, "{text}");
+    let results = out.path().join("plain");
+    let timeline = std::fs::read_to_string(results.join("timeline.jsonl")).unwrap();
+    let mut last = f64::MIN;
+    for line in timeline.lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        let t = event["t"].as_f64().unwrap();
+        assert!(t >= last, "the timeline is in the order of time");
+        last = t;
+    }
+    for kind in ["step", "fault", "heal", "request", "connection", "address", "finding"] {
+        assert!(timeline.contains(&format!("\"kind\":\"{kind}\"")), "no {kind} in the timeline");
+    }
+    let json: Value = serde_json::from_str(&std::fs::read_to_string(results.join("result.json")).unwrap()).unwrap();
+    assert_eq!(json["verdict"], "passed");
+    assert_eq!(json["steps"].as_array().unwrap().len(), result.steps.len());
+    assert!(std::fs::read_to_string(out.path().join("junit.xml")).unwrap().contains("failures=\"0\""));
+    let capture = std::fs::read(results.join("capture.pcapng")).unwrap();
+    let blocks = bascule_lab::programs::pcapng::read(capture.as_slice()).unwrap();
+    assert!(blocks.len() > 50, "{} blocks", blocks.len());
+    assert!(results.join("logs/SRV1/apache2.log").is_file());
+}
+
+/// The controls' file.
+fn controls() -> Value {
+    let text = std::fs::read_to_string(folder().join("tests/controls.yaml")).unwrap();
+    let mut documents = bascule_crds::manifest::parse(&text).unwrap();
+    assert_eq!(documents.len(), 1);
+    documents.remove(0).value
+}
+
+const JUDGED: &str = "it is judged";
+
+/// A control as a scenario, with its fault or without.
+fn scenario(all: &Value, control: &Value, with_fault: bool) -> Scenario {
+    let name = control["name"].as_str().unwrap();
+    let topology = if control["agent"] == true { &all["agentTopology"] } else { &all["topology"] };
+    let list = |key: &str| control.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut steps = list("steps");
+    if let Some(fault) = control.get("fault").filter(|_| with_fault) {
+        steps.push(json!({"name": "it breaks", "fault": fault}));
+    }
+    steps.extend(list("then"));
+    if let Some(expectation) = control.get("expect") {
+        steps.push(json!({"name": JUDGED, "expect": [expectation]}));
+    }
+    let scenario = json!({
+        "summary": format!("The negative control {name}."),
+        "record": "asked",
+        "topology": topology,
+        "steps": steps,
+        "control": {"failsAt": control.get("failsAt").unwrap_or(&json!(JUDGED)), "because": control["because"]},
+    });
+    load(name, &scenario.to_string()).unwrap_or_else(|problems| {
+        panic!("{name}: {}", problems.iter().map(|problem| format!("\n{problem}")).collect::<String>())
+    })
+}
+
+/// Plays the controls that `which` chooses; all problems are told at the end.
+fn play_controls(which: impl Fn(&Value) -> bool) {
+    let all = controls();
+    let mut problems = String::new();
+    for control in all["controls"].as_array().unwrap().iter().filter(|control| which(control)) {
+        let name = control["name"].as_str().unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let wrong = scenario(&all, control, true);
+        let expected = wrong.control.clone().unwrap();
+        let (result, text) = play(wrong, out.path());
+        let last = result.steps.last().map_or("", |step| &step.name);
+        let because = expected.because.unwrap_or_default();
+        if result.verdict != Verdict::Failed || last != expected.fails_at || !result.reason.contains(&because) {
+            problems.push_str(&format!(
+                "\n{name} has to fail at `{}` because of `{because}`, but: {text}",
+                expected.fails_at
+            ));
+        }
+        if control.get("fault").is_some() {
+            let (result, text) = play(scenario(&all, control, false), out.path());
+            if result.verdict != Verdict::Passed {
+                problems.push_str(&format!("\n{name} has to pass without its fault, but: {text}"));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{problems}");
+}
+
+#[test]
+fn controls_of_expectations_fail() {
+    play_controls(|control| control["agent"] != true && control.get("fault").is_none());
+}
+
+#[test]
+fn controls_of_faults_fail_by_the_fault() {
+    play_controls(|control| control["agent"] != true && control.get("fault").is_some());
+}
+
+#[test]
+fn controls_of_agents_fail() {
+    let lab = PathBuf::from(env!("CARGO_BIN_EXE_bascule-lab"));
+    let agent = lab.with_file_name("bascule-agent");
+    assert!(agent.is_file(), "{} is not there; build it first: cargo build -p bascule-agent", agent.display());
+    play_controls(|control| control["agent"] == true);
+}
+
+/// A kind of expectation or fault without a control would be a kind of which nobody knows whether it notices anything.
+#[test]
+fn every_kind_has_a_control() {
+    let schema = bascule_lab::scenario::schema::schema();
+    let mut kinds: BTreeSet<String> = schema["$defs"]["Expectation"]["x-exactly-one"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|kind| format!("expect {}", kind.as_str().unwrap()))
+        .collect();
+    for fault in schema["$defs"]["Fault"]["oneOf"].as_array().unwrap() {
+        kinds.extend(fault["properties"].as_object().unwrap().keys().map(|kind| format!("fault {kind}")));
+    }
+    assert_eq!(kinds.len(), 9 + 10, "{kinds:?}");
+    for control in controls()["controls"].as_array().unwrap() {
+        let keys = |value: Option<&Value>| -> Vec<String> {
+            value.and_then(Value::as_object).map(|members| members.keys().cloned().collect()).unwrap_or_default()
+        };
+        for kind in keys(control.get("expect")) {
+            kinds.remove(&format!("expect {kind}"));
+        }
+        for kind in keys(control.get("fault")) {
+            kinds.remove(&format!("fault {kind}"));
+        }
+    }
+    assert!(kinds.is_empty(), "without a control: {kinds:?}");
+}
