@@ -1,0 +1,221 @@
+//! A structural schema made ready for judging many values: looked up once, patterns and rules compiled once.
+
+use std::collections::BTreeMap;
+
+use kube_cel::cel::Program;
+use regex::Regex;
+use serde_json::Value;
+
+/// One place of a schema, and all places below it.
+#[derive(Debug, Default)]
+pub(super) struct Node {
+    pub kind: Kind,
+    pub default: Option<Value>,
+    pub nullable: bool,
+    pub allowed: Vec<Value>,
+    /// Bounds of the length, the number of items or of properties.
+    pub least: Option<usize>,
+    pub most: Option<usize>,
+    pub rules: Vec<Rule>,
+    /// Whether a rule stands here or below.
+    pub has_rules: bool,
+    /// Whether a default stands below.
+    pub has_defaults: bool,
+}
+
+/// What a value must be.
+#[derive(Debug, Default)]
+pub(super) enum Kind {
+    /// Anything: nothing below is known.
+    #[default]
+    Any,
+    Object {
+        /// In alphabetical order, as rules see it under `key`.
+        properties: BTreeMap<String, Property>,
+        required: Vec<String>,
+        others: Option<Box<Node>>,
+        /// Unknown fields are kept.
+        open: bool,
+    },
+    Array {
+        items: Option<Box<Node>>,
+        list: List,
+    },
+    String {
+        pattern: Option<Regex>,
+        date_time: bool,
+    },
+    Boolean,
+    Integer(Range),
+    Number(Range),
+    /// A number or a string.
+    IntOrString {
+        range: Range,
+        pattern: Option<Regex>,
+    },
+}
+
+/// A declared field.
+#[derive(Debug)]
+pub(super) struct Property {
+    /// Its name in a rule: escaped where CEL needs it.
+    pub key: std::sync::Arc<String>,
+    pub node: Node,
+}
+
+/// Bounds of a number, both allowed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Range {
+    pub least: Option<f64>,
+    pub most: Option<f64>,
+}
+
+/// What tells the items of a list apart.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum List {
+    Atomic,
+    Set,
+    Map(Vec<String>),
+}
+
+/// A CEL rule.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub source: String,
+    pub program: Program,
+    pub message: String,
+    /// Path below the place of the rule, with its leading dot; empty for the place itself.
+    pub field_path: String,
+    /// Whether it compares with the object as it was.
+    pub is_transition: bool,
+}
+
+impl Node {
+    /// Compiles a schema.
+    ///
+    /// # Errors
+    /// Says which keyword is not understood, or which pattern or rule does not compile.
+    pub(super) fn compile(schema: &Value) -> Result<Node, String> {
+        let size = |name: &str| schema[name].as_u64().and_then(|bound| usize::try_from(bound).ok());
+        let range = Range { least: schema["minimum"].as_f64(), most: schema["maximum"].as_f64() };
+        let pattern = || {
+            schema["pattern"]
+                .as_str()
+                .map(|pattern| Regex::new(pattern).map_err(|error| error.to_string()))
+                .transpose()
+        };
+        let (kind, least, most) = match schema["type"].as_str() {
+            _ if schema["x-kubernetes-int-or-string"] == true => {
+                (Kind::IntOrString { range, pattern: pattern()? }, size("minLength"), size("maxLength"))
+            }
+            Some("object") => (object(schema)?, size("minProperties"), size("maxProperties")),
+            Some("array") => (array(schema)?, size("minItems"), size("maxItems")),
+            Some("string") => {
+                let date_time = schema["format"] == "date-time";
+                (Kind::String { pattern: pattern()?, date_time }, size("minLength"), size("maxLength"))
+            }
+            Some("boolean") => (Kind::Boolean, None, None),
+            Some("integer") => (Kind::Integer(range), None, None),
+            Some("number") => (Kind::Number(range), None, None),
+            None => (Kind::Any, None, None),
+            Some(other) => return Err(format!("unknown type {other}")),
+        };
+        let rules = schema["x-kubernetes-validations"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let rules = rules.iter().map(Rule::compile).collect::<Result<Vec<_>, _>>()?;
+        let below = |test: fn(&Node) -> bool| match &kind {
+            Kind::Object { properties, others, .. } => {
+                properties.values().any(|property| test(&property.node))
+                    || others.as_deref().is_some_and(test)
+            }
+            Kind::Array { items, .. } => items.as_deref().is_some_and(test),
+            _ => false,
+        };
+        Ok(Node {
+            has_rules: !rules.is_empty() || below(|node| node.has_rules),
+            has_defaults: below(|node| node.has_defaults || node.default.is_some()),
+            kind,
+            default: schema.get("default").cloned(),
+            nullable: schema["nullable"] == true,
+            allowed: schema["enum"].as_array().cloned().unwrap_or_default(),
+            least,
+            most,
+            rules,
+        })
+    }
+}
+
+fn object(schema: &Value) -> Result<Kind, String> {
+    let mut properties = BTreeMap::new();
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let node = Node::compile(property).map_err(|error| format!("{name}: {error}"))?;
+        properties.insert(name.clone(), Property { key: std::sync::Arc::new(escape(name)), node });
+    }
+    let required = schema["required"].as_array().into_iter().flatten();
+    let required = required.filter_map(Value::as_str).map(ToOwned::to_owned).collect();
+    let others = match schema.get("additionalProperties") {
+        Some(others) if others.is_object() => Some(Box::new(Node::compile(others)?)),
+        Some(Value::Bool(true)) => Some(Box::default()),
+        _ => None,
+    };
+    // A type that names no field at all, as FieldsV1, may have any.
+    let open = schema["x-kubernetes-preserve-unknown-fields"] == true
+        || (others.is_none() && schema.get("properties").is_none());
+    Ok(Kind::Object { properties, required, others, open })
+}
+
+fn array(schema: &Value) -> Result<Kind, String> {
+    let items = schema.get("items").map(Node::compile).transpose()?.map(Box::new);
+    let list = match schema["x-kubernetes-list-type"].as_str() {
+        Some("set") => List::Set,
+        Some("map") => {
+            let keys = schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten();
+            List::Map(keys.filter_map(Value::as_str).map(ToOwned::to_owned).collect())
+        }
+        _ => List::Atomic,
+    };
+    Ok(Kind::Array { items, list })
+}
+
+impl Rule {
+    fn compile(rule: &Value) -> Result<Rule, String> {
+        let text = |name: &str| rule[name].as_str().unwrap_or_default().to_owned();
+        let source = text("rule");
+        let program = Program::compile(&source).map_err(|error| format!("the rule {source}: {error}"))?;
+        let is_transition = program.references().has_variable("oldSelf");
+        Ok(Rule { program, message: text("message"), field_path: text("fieldPath"), is_transition, source })
+    }
+}
+
+/// Names that are words of CEL's grammar (cel-spec, "Reserved words").
+const RESERVED: [&str; 19] = [
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "false",
+    "for",
+    "function",
+    "if",
+    "import",
+    "in",
+    "let",
+    "loop",
+    "namespace",
+    "null",
+    "package",
+    "return",
+    "true",
+    "var",
+];
+
+/// The name of a field in a rule, as the API server escapes it.
+fn escape(name: &str) -> String {
+    if RESERVED.contains(&name) || ["void", "while"].contains(&name) {
+        return format!("__{name}__");
+    }
+    name.replace("__", "__underscores__")
+        .replace('.', "__dot__")
+        .replace('-', "__dash__")
+        .replace('/', "__slash__")
+}
