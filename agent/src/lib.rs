@@ -1,12 +1,12 @@
 //! The node agent: manifests become IPVS services, addresses and rules of this machine's kernel.
+//!
+//! [`manifests`] reads a directory, compiles it and says what changed; [`reconcile`] has the kernel's tables ([`plane`]) follow;
+//! [`state`] keeps the last good configuration; [`status`] and [`http`] tell how it goes; [`cli`] is the program.
 
-pub mod manifests {
-    //! For a moment.
-    pub mod disk;
-    pub mod problem;
-    pub mod watch;
-    pub use disk::FileName;
-}
+pub mod cli;
+pub mod http;
+pub mod manifests;
 pub mod plane;
 pub mod reconcile;
 pub mod state;
+pub mod status;

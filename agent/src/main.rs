@@ -1,2 +1,7 @@
-//! Placeholder until the first commit.
-fn main() {}
+//! The program `bascule-agent`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bascule_agent::cli::main()
+}

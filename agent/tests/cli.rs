@@ -70,7 +70,7 @@ fn validate_names_every_mistake_with_file_line_and_field() {
         ),
         ("02-wrong-type.yaml", &variant("b", "port: 80", "port: eighty").replace(".30", ".102")),
         ("03-two-with-one-name.yaml", &WEB.replace(".30", ".103")),
-        ("04-address-and-port-taken.yaml", &variant("d", "name: rr", "name: wrr")),
+        ("04-address-and-port-taken.yaml", &variant("zz", "name: rr", "name: wrr")),
         (
             "05-family-without-server.yaml",
             &variant("e", "[192.16.193.30]", "[192.16.193.105, \"2001:db8::30\"]"),
@@ -212,20 +212,31 @@ struct Running {
 
 impl Running {
     fn start(directory: tempfile::TempDir, more: &[&str]) -> Self {
-        let unshare = [
-            "--net",
-            AGENT,
-            "--manifests",
-            "m",
-            "--director",
-            "dir1",
-            "--run-dir",
-            "run",
-            "--state-dir",
-            "state",
-        ];
-        let mut child = Command::new("unshare")
-            .args(unshare)
+        let mut command = Command::new("unshare");
+        command.arg("--net");
+        Self::start_by(command, directory, more)
+    }
+
+    /// In the network namespace of another.
+    fn beside(other: &Self, directory: tempfile::TempDir, more: &[&str]) -> Self {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", other.child.id()));
+        Self::start_by(command, directory, more)
+    }
+
+    fn start_by(mut command: Command, directory: tempfile::TempDir, more: &[&str]) -> Self {
+        let mut child = command
+            .args([
+                AGENT,
+                "--manifests",
+                "m",
+                "--director",
+                "dir1",
+                "--run-dir",
+                "run",
+                "--state-dir",
+                "state",
+            ])
             .args(["--log-format", "json"])
             .args(more)
             .current_dir(directory.path())

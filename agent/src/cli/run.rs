@@ -201,9 +201,9 @@ async fn supervise(gatherer: &Gatherer, manager: &ServiceManager, signals: &mut 
                     manager.tell("STATUS=ready");
                 }
                 Err(why) => {
-                    // The first moments of every start are no news.
-                    if told.is_some() && is_grave(why) {
-                        tracing::warn!("not ready: {why}");
+                    // What is missing at the start is told by whoever misses it.
+                    if matches!(told, Some(Ok(()))) {
+                        tracing::warn!("not ready any more: {why}");
                     }
                     manager.tell(&format!("STATUS=not ready: {}", why.replace('\n', "; ")));
                 }
@@ -215,11 +215,6 @@ async fn supervise(gatherer: &Gatherer, manager: &ServiceManager, signals: &mut 
             manager.tell("READY=1");
         }
     }
-}
-
-/// What is more than a moment's wait.
-fn is_grave(why: &str) -> bool {
-    !why.starts_with("the manifests are being read") && !why.starts_with("the first pass")
 }
 
 fn milliseconds(duration: Duration) -> u64 {

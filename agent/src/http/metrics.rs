@@ -130,7 +130,7 @@ impl Snapshot {
         )?;
         gauge(to, "config_done", "Serial of the newest change that the kernel holds", self.report.serial)?;
         let lag = &self.report.lag;
-        let bounds = LAG_BOUNDS.into_iter().chain([f64::MAX]);
+        let bounds = LAG_BOUNDS.into_iter().chain([f64::INFINITY]);
         let buckets: Vec<_> = bounds.zip(lag.buckets).collect();
         to.encode_descriptor(
             "reconcile_lag_seconds",
@@ -337,5 +337,113 @@ impl EncodeLabelSet for Labels<'_> {
             label("real_server_address", &server.id)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bascule_compile::BindingKey;
+    use bascule_ipvs::{DestinationId, Family, Protocol, Stats64};
+
+    use super::*;
+    use crate::reconcile::{Lag, LagHistogram, PlaneName};
+
+    fn scrape(snapshot: Snapshot) -> String {
+        let (sender, mut receiver) = mpsc::channel(1000);
+        write(snapshot, sender);
+        let mut text = String::new();
+        while let Ok(piece) = receiver.try_recv() {
+            text.push_str(&piece);
+        }
+        text
+    }
+
+    fn server(name: &str, address: &str, weight: u32) -> DestinationCounters {
+        DestinationCounters {
+            name: name.into(),
+            id: DestinationId { address: address.parse().unwrap(), port: 80 },
+            weight,
+            active_connections: 1,
+            inactive_connections: 2,
+            persistent_connections: 3,
+            stats: Stats64 {
+                connections: 10,
+                packets_in: 20,
+                packets_out: 30,
+                bytes_in: 40,
+                bytes_out: 50,
+                ..Stats64::default()
+            },
+        }
+    }
+
+    fn snapshot() -> Snapshot {
+        let mut lag = LagHistogram::default();
+        for milliseconds in [1, 3, 300_000] {
+            lag.record(Lag { serial: 1, duration: Duration::from_millis(milliseconds) });
+        }
+        let plane = PlaneReport {
+            settled: true,
+            serial: 3,
+            passes: 7,
+            look_period: Some(Duration::from_secs(1)),
+            operations: [("add-service", 2), ("set-destination", 1)].into(),
+            repaired: [("add-service", 1)].into(),
+            ..PlaneReport::default()
+        };
+        let report = Report {
+            serial: 3,
+            planes: PlaneName::ALL.map(|name| (name, Arc::new(plane.clone()))).into(),
+            lag: Arc::new(lag),
+        };
+        let by_address = ServiceId::Address {
+            protocol: Protocol::Tcp,
+            address: "192.16.193.30".parse().unwrap(),
+            port: 80,
+        };
+        let by_mark = ServiceId::Fwmark { mark: 7, family: Family::Ipv6 };
+        let services = [by_address, by_mark].map(|id| ServiceCounters {
+            binding: BindingKey::new("tp", "web"),
+            id,
+            scheduler: "rr".into(),
+            stats: Stats64 { connections: 11, ..Stats64::default() },
+            destinations: vec![server("srv1", "172.16.193.10", 1), server("with \"quotes\"", "fd00::1", 0)],
+        });
+        Snapshot {
+            summary: Summary { serial: 3, started: true, files: 1, objects: 2, problems: 3, lost: None },
+            report: Arc::new(report),
+            counters: Counters { services: services.into(), age: Duration::from_millis(1500) },
+            last_good_error: false,
+            uptime: 12.5,
+        }
+    }
+
+    #[test]
+    fn the_names_and_labels_are_an_interface() {
+        insta::assert_snapshot!(scrape(snapshot()).replace(env!("CARGO_PKG_VERSION"), "VERSION"));
+    }
+
+    #[test]
+    fn a_large_answer_comes_in_pieces_of_a_bounded_size() {
+        let mut large = snapshot();
+        let one = large.counters.services[0].clone();
+        large.counters.services = vec![one; 1000];
+        let (sender, mut receiver) = mpsc::channel(1000);
+        write(large, sender);
+        let mut pieces = 0;
+        while let Ok(piece) = receiver.try_recv() {
+            assert!(piece.len() < 2 * PIECE, "{}", piece.len());
+            pieces += 1;
+        }
+        assert!(pieces > 20, "{pieces}");
+    }
+
+    #[test]
+    fn a_scraper_that_leaves_ends_the_writing() {
+        let (sender, receiver) = mpsc::channel(1);
+        drop(receiver);
+        write(snapshot(), sender);
     }
 }

@@ -222,7 +222,13 @@ fn bad_input_is_told_with_line_and_field() {
             "65535",
         ),
         ("port 0 without persistence", good.replace("port: 80", "port: 0"), 7, None, "persistence"),
-        ("family without server", good.replace("[10.0.0.1]", "[\"2001:db8::1\"]"), 6, None, ""),
+        (
+            "family without server",
+            good.replace("[10.0.0.1]", "[\"2001:db8::1\"]"),
+            8,
+            Some("spec.realServers"),
+            "",
+        ),
         ("duplicate key", good.replace("spec:\n", "spec:\n  addresses: []\n"), 7, None, "duplicate"),
         ("not a mapping", "- a\n- b\n".into(), 1, None, ""),
         (
@@ -344,10 +350,10 @@ impl Live {
                 for (key, binding) in bindings {
                     match binding {
                         Some(binding) => {
-                            drop(self.bindings.insert(key.to_string(), binding.real_servers[0].weight))
+                            self.bindings.insert(key.to_string(), binding.real_servers[0].weight)
                         }
-                        None => drop(self.bindings.remove(&key.to_string())),
-                    }
+                        None => self.bindings.remove(&key.to_string()),
+                    };
                 }
             }
         }

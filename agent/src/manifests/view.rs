@@ -78,6 +78,8 @@ pub struct View {
     pub serial: u64,
     /// Files in the directory.
     pub files: usize,
+    /// Objects in force.
+    pub in_force: usize,
     /// SHA-256 over all objects in force; the same on two machines that are told the same.
     pub digest: String,
     /// Why the directory as a whole cannot be used, if so.
@@ -121,6 +123,7 @@ impl View {
             directory: directory.display().to_string(),
             director: director.to_owned(),
             named: engine.named().iter().cloned().collect(),
+            in_force: engine.catalog.active_count(),
             digest: digest(engine),
             lost: engine.catalog.lost().map(|problem| problem.message.clone()),
             objects,

@@ -308,7 +308,13 @@ impl Worker {
                 Event::Written(name) => drop(names.insert(name, true)),
                 Event::Created(name) if self.is_link(&name) => drop(names.insert(name, true)),
                 Event::Attributes(name) if self.failed_before(&name) => drop(names.insert(name, true)),
-                Event::Created(_) | Event::Attributes(_) => {}
+                // About to be written, most likely, which ends with an event; if not (linked from an unnamed file), it is
+                // read when it has not changed for a while.
+                Event::Created(name) => {
+                    let signature = disk::signature(&self.options.directory, &name);
+                    self.suspects.insert(name.into(), (signature, seen));
+                }
+                Event::Attributes(_) => {}
                 Event::Gone(name) => drop(names.insert(name, false)),
                 Event::Rescan(why) => rescan = Some(why),
                 Event::DirectoryGone => {

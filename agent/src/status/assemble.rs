@@ -12,7 +12,7 @@ use super::{
     RealServerStatus, ReconcileStatus, ServiceStatus, Status,
 };
 use crate::manifests::{Condition, Manifests, ObjectView, Summary, View};
-use crate::reconcile::{Counters, Failure, Handle, PlaneReport, Report, ServiceCounters};
+use crate::reconcile::{Counters, Failure, Handle, PlaneName, PlaneReport, Report, ServiceCounters};
 use crate::state::Keeper;
 
 /// How long a status waits for the manifests thread, which may be reading thousands of files.
@@ -22,7 +22,6 @@ const WAIT: Duration = Duration::from_secs(5);
 const MAX_FAILURES: usize = 100;
 
 /// Asks everybody.
-#[derive(Debug)]
 pub struct Gatherer {
     /// The directory.
     pub manifests: Manifests,
@@ -83,7 +82,7 @@ pub fn readiness(summary: &Summary, report: &Report) -> Result<(), String> {
         return Err(missing.join("\n"));
     }
     if report.serial == 0 || !report.settled() {
-        let waiting: Vec<_> = crate::reconcile::PlaneName::ALL
+        let waiting: Vec<_> = PlaneName::ALL
             .iter()
             .filter(|name| !report.planes.get(name).is_some_and(|plane| plane.settled && plane.serial > 0))
             .map(|name| {
@@ -123,7 +122,7 @@ fn assemble(view: View, report: &Report, counters: &Counters, now: SystemTime) -
         manifests: ManifestsStatus {
             directory: view.directory,
             files: view.files,
-            objects: objects.len(),
+            objects: view.in_force,
             last_good_in_use,
             digest: view.digest,
             unusable: view.lost,
@@ -154,8 +153,8 @@ fn object_status(
 ) -> ObjectStatus {
     let mut conditions = object.conditions.clone();
     let mut ready = None;
-    if object.binding.is_some() {
-        let programmed = programmed(object.told, report, failures);
+    if let Some(key) = &object.binding {
+        let programmed = programmed(key, object.told, report, failures);
         let serving = services
             .iter()
             .filter(|service| service.destinations.iter().any(|server| server.weight > 0))
@@ -190,7 +189,7 @@ fn object_status(
     }
 }
 
-fn programmed(told: u64, report: &Report, failures: &[&Failure]) -> Condition {
+fn programmed(key: &BindingKey, told: u64, report: &Report, failures: &[&Failure]) -> Condition {
     let condition = |status: &str, reason: &str, message: String| Condition {
         type_: "Programmed".into(),
         status: status.into(),
@@ -201,10 +200,11 @@ fn programmed(told: u64, report: &Report, failures: &[&Failure]) -> Condition {
         let words: Vec<_> = failures.iter().take(8).map(ToString::to_string).collect();
         return condition("False", first.reason.as_str(), words.join("; "));
     }
-    if let Some((plane, missing)) = report.missing().next() {
-        return condition("False", "Missing", format!("{plane}: {missing}"));
+    if let Some(missing) = report.planes.get(&PlaneName::Ipvs).and_then(|plane| plane.missing.as_deref()) {
+        return condition("False", "Missing", missing.to_owned());
     }
-    if !report.settled() || report.serial == 0 || report.serial < told {
+    let pending = report.planes.values().any(|plane| plane.pending.contains(key));
+    if pending || !report.settled() || report.serial == 0 || report.serial < told {
         return condition("Unknown", "Pending", "not carried out yet".into());
     }
     condition("True", "Programmed", String::new())
@@ -277,5 +277,133 @@ fn lag(report: &Report) -> LagStatus {
         p50: rank(50),
         p99: rank(99),
         max: rank(100),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bascule_ipvs::{DestinationId, Protocol, ServiceId, Stats64};
+
+    use super::*;
+    use crate::reconcile::{DestinationCounters, FailureReason, Lag, LagHistogram};
+
+    fn plane(serial: u64) -> PlaneReport {
+        PlaneReport { serial, settled: true, ..PlaneReport::default() }
+    }
+
+    fn report(ipvs: PlaneReport) -> Report {
+        let mut planes: BTreeMap<_, _> =
+            PlaneName::ALL.iter().map(|name| (*name, Arc::new(plane(ipvs.serial)))).collect();
+        let serial = ipvs.serial;
+        planes.insert(PlaneName::Ipvs, Arc::new(ipvs));
+        Report { serial, planes, ..Report::default() }
+    }
+
+    fn web(told: u64) -> View {
+        let key = BindingKey::new("tp", "web");
+        let accepted = Condition { type_: "Accepted".into(), status: "True".into(), ..Condition::default() };
+        View {
+            in_force: 1,
+            serial: told,
+            objects: vec![ObjectView {
+                object: "VirtualService tp/web".into(),
+                file: "m/web.yaml".into(),
+                line: 1,
+                last_good: false,
+                binding: Some(key),
+                told,
+                conditions: vec![accepted],
+            }],
+            ..View::default()
+        }
+    }
+
+    fn counters(weights: &[u32]) -> Counters {
+        let address = "192.16.193.30".parse().unwrap();
+        let server = |(index, weight): (usize, &u32)| DestinationCounters {
+            name: format!("srv{index}"),
+            id: DestinationId { address: "172.16.193.10".parse().unwrap(), port: 80 },
+            weight: *weight,
+            active_connections: 0,
+            inactive_connections: 0,
+            persistent_connections: 0,
+            stats: Stats64::default(),
+        };
+        let service = ServiceCounters {
+            binding: BindingKey::new("tp", "web"),
+            id: ServiceId::Address { protocol: Protocol::Tcp, address, port: 80 },
+            scheduler: "rr".into(),
+            stats: Stats64::default(),
+            destinations: weights.iter().enumerate().map(server).collect(),
+        };
+        Counters { services: vec![service], age: Duration::ZERO }
+    }
+
+    #[test]
+    fn programmed_and_ready_say_what_the_kernel_holds() {
+        let missing = PlaneReport { missing: Some("load ip_vs".into()), settled: false, ..plane(1) };
+        let key = BindingKey::new("tp", "web");
+        let failure = Failure {
+            object: "TCP 192.16.193.30:80".into(),
+            reason: FailureReason::Conflict,
+            message: "somebody else's".into(),
+            bindings: [key.clone()].into(),
+        };
+        let conflict =
+            PlaneReport { failures: Arc::new([(failure.object.clone(), failure)].into()), ..plane(1) };
+        let pending = PlaneReport { pending: Arc::new([key].into()), ..plane(1) };
+        let table = [
+            ("well", plane(1), 1, &[1, 0][..], "True Programmed", "True Ready"),
+            ("newer change not done", plane(1), 2, &[1], "Unknown Pending", "False NotProgrammed"),
+            ("change waits", pending, 1, &[1], "Unknown Pending", "False NotProgrammed"),
+            ("nothing done", plane(0), 0, &[1], "Unknown Pending", "False NotProgrammed"),
+            ("no IPVS", missing, 1, &[], "False Missing", "False NotProgrammed"),
+            ("conflict", conflict, 1, &[1], "False Conflict", "False NotProgrammed"),
+            ("all drained", plane(1), 1, &[0, 0], "True Programmed", "False NoRealServer"),
+            ("no server", plane(1), 1, &[], "True Programmed", "False NoRealServer"),
+        ];
+        for (what, ipvs, told, weights, programmed, ready) in table {
+            let status = assemble(web(told), &report(ipvs), &counters(weights), SystemTime::now());
+            let object = &status.objects[0];
+            let words = |name: &str| {
+                let one = object.conditions.iter().find(|condition| condition.type_ == name).unwrap();
+                format!("{} {}", one.status, one.reason)
+            };
+            assert_eq!((words("Programmed"), words("Ready")), (programmed.into(), ready.into()), "{what}");
+            assert_eq!(object.ready, Some(ready.starts_with("True")), "{what}");
+        }
+    }
+
+    #[test]
+    fn ready_once_a_configuration_was_carried_out() {
+        let read = Summary { started: true, serial: 1, ..Summary::default() };
+        let lost = Summary { lost: Some("m: gone".into()), ..Summary::default() };
+        let missing = PlaneReport { missing: Some("load ip_vs".into()), ..PlaneReport::default() };
+        let unsettled = PlaneReport { last_error: Some("busy".into()), ..PlaneReport::default() };
+        let table = [
+            (&read, report(plane(1)), Ok(())),
+            (&lost, report(plane(1)), Err("m: gone")),
+            (&Summary::default(), report(plane(0)), Err("the manifests are being read")),
+            (&read, report(missing), Err("ipvs: load ip_vs")),
+            (
+                &read,
+                report(unsettled),
+                Err("the first pass over the kernel is not done: sysctl, nat, ipvs (busy), address"),
+            ),
+        ];
+        for (summary, report, expected) in table {
+            assert_eq!(readiness(summary, &report), expected.map_err(str::to_owned));
+        }
+    }
+
+    #[test]
+    fn percentiles_are_the_nearest_rank() {
+        let mut histogram = LagHistogram::default();
+        assert_eq!(lag(&Report::default()).p99, None);
+        for milliseconds in (1..=100).rev() {
+            histogram.record(Lag { serial: 1, duration: Duration::from_millis(milliseconds) });
+        }
+        let lag = lag(&Report { lag: Arc::new(histogram), ..Report::default() });
+        assert_eq!((lag.newest, lag.p50, lag.p99, lag.max), (Some(1.0), Some(50.0), Some(99.0), Some(100.0)));
     }
 }

@@ -207,3 +207,106 @@ fn duration(seconds: f64) -> String {
         _ => format!("{}d{}h", whole / 86400, whole % 86400 / 3600),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LagStatus, RealServerStatus, ServiceStatus};
+    use super::*;
+    use crate::manifests::{Condition, Effect, Problem};
+
+    fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Condition {
+        Condition {
+            type_: type_.into(),
+            status: status.into(),
+            reason: reason.into(),
+            message: message.into(),
+        }
+    }
+
+    fn object(name: &str, ready: Option<bool>, conditions: Vec<Condition>) -> ObjectStatus {
+        ObjectStatus {
+            object: format!("VirtualService tp/{name}"),
+            file: format!("m/{name}.yaml"),
+            line: 3,
+            ours: ready.is_some(),
+            ready,
+            conditions,
+            ..ObjectStatus::default()
+        }
+    }
+
+    fn status() -> Status {
+        let mut status = Status {
+            version: "1.2.3".into(),
+            pid: 42,
+            director: "dir1".into(),
+            uptime_seconds: 3725.0,
+            ready: true,
+            ..Status::default()
+        };
+        status.manifests.directory = "m".into();
+        status.manifests.files = 2;
+        status.manifests.objects = 2;
+        status.manifests.digest = format!("sha256:{}", "ab".repeat(32));
+        status.manifests.last_good_in_use = 1;
+        status.manifests.problems = vec![Problem {
+            file: "m/db.yaml".into(),
+            line: Some(9),
+            object: Some("VirtualService tp/db".into()),
+            field: Some("spec.ports[0].port".into()),
+            message: "must be at most 65535".into(),
+            effect: Effect::LastGoodStays,
+            ..Problem::default()
+        }];
+        status.reconcile.lag =
+            LagStatus { count: 12, newest: Some(1.25), p50: None, p99: Some(3.0), max: None };
+        let mut ipvs = PlaneStatus { settled: true, ..PlaneStatus::default() };
+        ipvs.repaired.insert("add-service".into(), 2);
+        status.reconcile.planes.insert("ipvs".into(), ipvs);
+        status.reconcile.planes.insert("nat".into(), PlaneStatus::default());
+        let mut web = object("web", Some(true), vec![condition("Accepted", "True", "Accepted", "")]);
+        let server = |name: &str, weight, state: &str| RealServerStatus {
+            name: name.into(),
+            address: "172.16.193.10:80".into(),
+            state: state.into(),
+            weight,
+            connections: 9,
+            active_connections: 2,
+            inactive_connections: 7,
+        };
+        web.services = vec![ServiceStatus {
+            service: "TCP 192.16.193.30:80".into(),
+            scheduler: "rr".into(),
+            connections: 9,
+            real_servers: vec![server("srv1", 1, "Up"), server("srv2", 0, "Draining")],
+        }];
+        let db =
+            object("db", Some(false), vec![condition("Programmed", "False", "Conflict", "somebody else's")]);
+        let foreign =
+            object("far", None, vec![condition("ResolvedRefs", "False", "DirectorNotFound", "no such")]);
+        status.objects = vec![web, db, foreign];
+        status
+    }
+
+    #[test]
+    fn reads_well() {
+        insta::assert_snapshot!(render(&status(), false));
+    }
+
+    #[test]
+    fn colours_only_when_asked_for() {
+        assert!(!render(&status(), false).contains('\x1b'));
+        assert!(render(&status(), true).contains(GREEN));
+    }
+
+    #[test]
+    fn of_many_objects_only_those_that_are_not_well_are_spelled_out() {
+        let mut status = status();
+        let well = status.objects[0].clone();
+        status.objects.extend(std::iter::repeat_n(well, 100));
+        let text = render(&status, false);
+        assert!(text.contains("101 objects well (see -o json)"), "{text}");
+        assert!(text.contains("VirtualService tp/db"), "{text}");
+        assert!(!text.contains("VirtualService tp/web"), "{text}");
+    }
+}
