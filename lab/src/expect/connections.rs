@@ -93,7 +93,6 @@ mod tests {
     use super::super::{Verdict, worst};
     use super::*;
     use crate::scenario::expectation::Count;
-    use crate::scenario::topology::Name;
 
     fn event(connection: u32, event: Kind, t: u64) -> Event {
         Event { connection, event, answerer: Some(format!("SRV{}", connection % 2 + 1)), t, error: None }
@@ -109,7 +108,7 @@ mod tests {
             event(1, Kind::Lost, 11),
         ];
         let expected = |opened, alive, lost| ConnectionsExpectation {
-            load: Name::from("held"),
+            load: "held".into(),
             opened: Some(Count::Exactly(opened)),
             alive: Some(Count::Exactly(alive)),
             lost: Some(Count::Exactly(lost)),
@@ -120,7 +119,7 @@ mod tests {
         assert_eq!(worst(&judge(&expected(3, 2, 1), &events, 0)), Verdict::Passed);
         assert_eq!(worst(&judge(&expected(3, 3, 0), &events, 0)), Verdict::Failed);
         let by = |one, two| ConnectionsExpectation {
-            load: Name::from("held"),
+            load: "held".into(),
             opened: None,
             alive: None,
             lost: None,

@@ -27,7 +27,7 @@ pub fn judge(
 ) -> Vec<Finding> {
     let mut requests: Vec<&Request> =
         requests.iter().filter(|request| window.contains(request.scheduled)).collect();
-    requests.sort_by_key(|request| request.seq);
+    requests.sort_by_key(|request| (request.scheduled, request.seq));
     let tally = Tally::of(&requests, load, lateness);
     let mut findings = Vec::new();
     if let Some(count) = expected.sent {
@@ -240,7 +240,6 @@ mod tests {
     use super::super::worst;
     use super::*;
     use crate::scenario::expectation::{Bound, Limits};
-    use crate::scenario::topology::Name;
 
     const MS: u64 = 1_000_000;
     const LOAD: Load = Load { interval: Duration::from_millis(10), timeout: Duration::from_millis(500) };
@@ -248,7 +247,8 @@ mod tests {
 
     fn expectation() -> RequestsExpectation {
         RequestsExpectation {
-            load: Name::from("pages"),
+            load: "pages".into(),
+            also: Vec::new(),
             window: crate::scenario::expectation::Window::default(),
             sent: None,
             ok: None,

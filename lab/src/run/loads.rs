@@ -27,14 +27,16 @@ pub(super) struct Load {
     stopped: bool,
 }
 
-/// A name as part of a file's.
-fn flat(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect()
+/// A name as part of a file's; the number tells apart those that would look alike.
+fn flat(name: &str, number: usize) -> String {
+    let name = name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' });
+    format!("load-{number}-{}", name.take(64).collect::<String>())
 }
 
 fn begin(
     world: &World,
     name: &str,
+    number: usize,
     node: &str,
     target: &str,
     schemes: &[&str],
@@ -42,7 +44,7 @@ fn begin(
 ) -> Result<(Process, String)> {
     let target = Target::parse(target, schemes).map_err(Error::harness)?;
     let node = world.node(node)?;
-    let file = format!("load-{}", flat(name));
+    let file = flat(name, number);
     let path = format!("/var/log/bascule-lab/{file}.jsonl");
     node.write_file(&path, b"")?;
     let mut argv: Vec<String> =
@@ -57,7 +59,7 @@ fn begin(
 
 impl Load {
     /// Begins to send.
-    pub(super) fn requests(world: &World, name: &str, step: &Requests) -> Result<Self> {
+    pub(super) fn requests(world: &World, name: &str, number: usize, step: &Requests) -> Result<Self> {
         let timeout = format!("{}ms", step.timeout.get().as_millis());
         let mut options = vec!["--rate".into(), step.rate.to_string(), "--timeout".into(), timeout];
         if let Some(count) = step.count {
@@ -72,7 +74,8 @@ impl Load {
         if step.reuse {
             options.push("--reuse".into());
         }
-        let (process, path) = begin(world, name, &step.from, &step.target, &["http", "tcp", "udp"], options)?;
+        let (process, path) =
+            begin(world, name, number, &step.from, &step.target, &["http", "tcp", "udp"], options)?;
         process.wait_for_line("ready", PATIENCE)?;
         let interval = Duration::from_secs(1) / step.rate;
         let expected = step
@@ -92,13 +95,14 @@ impl Load {
     }
 
     /// Opens connections; returns when all are open or have failed.
-    pub(super) fn hold(world: &World, name: &str, step: &Hold) -> Result<Self> {
+    pub(super) fn hold(world: &World, name: &str, number: usize, step: &Hold) -> Result<Self> {
         let mut options =
             vec!["--hold".into(), step.connections.to_string(), "--timeout".into(), "5s".into()];
         if let Some(source) = step.source {
             options.extend(["--source".into(), source.to_string()]);
         }
-        let (process, path) = begin(world, name, &step.from, &step.target, &["http", "tcp"], options)?;
+        let (process, path) =
+            begin(world, name, number, &step.from, &step.target, &["http", "tcp"], options)?;
         process.wait_for_line("ready", PATIENCE + Duration::from_secs(5) * step.connections)?;
         Ok(Self {
             name: name.to_owned(),
@@ -187,6 +191,7 @@ impl Load {
 
     /// The record as it is, and its file's name.
     pub(super) fn record(&self, world: &World) -> Result<(String, Vec<u8>)> {
-        Ok((format!("load-{}.jsonl", flat(&self.name)), world.node(&self.node)?.read_file(&self.path)?))
+        let file = self.path.rsplit('/').next().unwrap_or_default().to_owned();
+        Ok((file, world.node(&self.node)?.read_file(&self.path)?))
     }
 }

@@ -25,7 +25,10 @@ impl Player<'_> {
         match kind {
             Kind::Requests(expected) => {
                 let load = self.load(&expected.load)?;
-                let all = load.ended_requests(self.world)?;
+                let mut all = load.ended_requests(self.world)?;
+                for name in &expected.also {
+                    all.extend(self.load(name)?.ended_requests(self.world)?);
+                }
                 let Some(of) = load.requests else {
                     return Ok(vec![Finding::of(false, "a load", "held connections")]);
                 };

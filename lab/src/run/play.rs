@@ -103,20 +103,20 @@ impl Player<'_> {
             Action::Exec(exec) => self.exec(exec),
             Action::Requests(requests) => {
                 let name = crate::scenario::load_name(step).unwrap_or(&step.name);
-                let mut load = Load::requests(self.world, name, requests)?;
+                let mut load = Load::requests(self.world, name, self.loads.len(), requests)?;
                 let waited = if requests.background { Ok(()) } else { load.wait(&self.options.cancel) };
                 self.loads.insert(name.to_owned(), load);
                 waited.map(|()| Vec::new())
             }
             Action::Hold(hold) => {
                 let name = crate::scenario::load_name(step).unwrap_or(&step.name);
-                let load = Load::hold(self.world, name, hold)?;
+                let load = Load::hold(self.world, name, self.loads.len(), hold)?;
                 self.loads.insert(name.to_owned(), load);
                 Ok(Vec::new())
             }
             Action::Stop(stop) => {
                 let world = self.world;
-                if let Some(load) = self.loads.get_mut(&*stop.load) {
+                if let Some(load) = self.loads.get_mut(&stop.load) {
                     load.stop(world)?;
                 }
                 Ok(Vec::new())

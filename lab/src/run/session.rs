@@ -362,8 +362,9 @@ fn in_step(step: &Step, error: Error) -> Error {
 }
 
 fn reason(step: &Step, judged: &[super::Judged]) -> String {
-    let findings = judged.iter().flat_map(|judged| &judged.findings);
-    let worst = findings.max_by_key(|finding| (finding.verdict, std::cmp::Reverse(0)));
+    let findings = || judged.iter().flat_map(|judged| &judged.findings);
+    let verdict = findings().map(|finding| finding.verdict).max();
+    let worst = findings().find(|finding| Some(finding.verdict) == verdict);
     match worst {
         Some(finding) => format!("step `{}`: wanted {}; seen {}", step.name, finding.wanted, finding.seen),
         None => format!("step `{}`", step.name),

@@ -238,7 +238,12 @@ impl Window {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RequestsExpectation {
     /// The load.
-    pub load: Name,
+    #[schemars(length(min = 1, max = 256))]
+    pub load: String,
+    /// More loads, whose requests are judged together with its.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub also: Vec<String>,
     /// Which of them; all unless told.
     #[serde(default, skip_serializing_if = "Window::is_all")]
     pub window: Window,
@@ -384,7 +389,8 @@ pub struct AddressExpectation {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConnectionsExpectation {
     /// The name that they were given when they were opened.
-    pub load: Name,
+    #[schemars(length(min = 1, max = 256))]
+    pub load: String,
     /// How many were ever opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opened: Option<Count>,

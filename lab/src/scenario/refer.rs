@@ -254,9 +254,6 @@ impl<'a> Checker<'a> {
                 if let Some(duration) = requests.duration {
                     self.patience(duration.get(), format!("{path}.duration"));
                 }
-                if requests.reuse && requests.target.starts_with("udp:") {
-                    self.report(format!("{path}.reuse"), "UDP has no connections");
-                }
                 let name = load_name(step).unwrap_or_default();
                 self.new_load(name, LoadKind::Requests, loads, &path);
             }
@@ -506,6 +503,9 @@ impl<'a> Checker<'a> {
         match &expectation.kind {
             Kind::Requests(expected) => {
                 self.known_load(&expected.load, Some(LoadKind::Requests), loads, format!("{path}.load"));
+                for (index, load) in expected.also.iter().enumerate() {
+                    self.known_load(load, Some(LoadKind::Requests), loads, format!("{path}.also[{index}]"));
+                }
                 self.window(&expected.window, &path, names);
                 if expected.tolerance.is_some() && expected.proportion.is_none() {
                     self.report(format!("{path}.tolerance"), "belongs to `proportion`, which is not there");
@@ -629,7 +629,7 @@ pub(crate) fn load_name(step: &Step) -> Option<&str> {
         Action::Hold(hold) => hold.load.as_ref(),
         _ => return None,
     };
-    Some(given.map_or(step.name.as_str(), |name| name))
+    Some(given.map_or(step.name.as_str(), String::as_str))
 }
 
 /// Where a load goes, in parts.

@@ -16,7 +16,14 @@ macro_rules! shipped {
 }
 
 /// All of them, sorted by name.
-pub const SHIPPED: &[Shipped] = shipped![];
+pub const SHIPPED: &[Shipped] = shipped![
+    "tp-ipvs",
+    "tp-ipvs-client-inside",
+    "tp-ipvs-direct-routing",
+    "tp-ipvs-schedulers",
+    "tp-ipvs-tunnel",
+    "tp-no-tolerance",
+];
 
 /// The shipped scenario of that name.
 pub fn find(name: &str) -> Option<&'static Shipped> {

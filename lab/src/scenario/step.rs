@@ -236,7 +236,8 @@ fn half_a_minute() -> Span {
 pub struct Requests {
     /// How expectations call it; the step's name unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub load: Option<Name>,
+    #[schemars(length(min = 1, max = 256))]
+    pub load: Option<String>,
     /// The node that sends.
     pub from: Name,
     /// Where to: `http://192.16.193.30/`, `tcp://192.16.193.30:7`, `udp://192.16.193.30:53`.
@@ -259,7 +260,8 @@ pub struct Requests {
     /// The source address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<std::net::IpAddr>,
-    /// All requests on one connection that is kept; a connection each unless told. The next request then waits for the one before.
+    /// All requests on one connection that is kept (for UDP: from one port); a connection each unless told. The next request then waits
+    /// for the one before.
     #[serde(default)]
     pub reuse: bool,
     /// The next step begins at once, while the requests go on. Else the step ends with the last request.
@@ -281,7 +283,8 @@ fn half_a_second() -> Span {
 pub struct Hold {
     /// How expectations call them; the step's name unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub load: Option<Name>,
+    #[schemars(length(min = 1, max = 256))]
+    pub load: Option<String>,
     /// The node that connects.
     pub from: Name,
     /// Where to: `http://192.16.193.30/` or `tcp://192.16.193.30:7`.
@@ -300,7 +303,8 @@ pub struct Hold {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Stop {
     /// The load or the held connections.
-    pub load: Name,
+    #[schemars(length(min = 1, max = 256))]
+    pub load: String,
 }
 
 /// How a server behaves from now on.
