@@ -35,12 +35,8 @@ pub(crate) fn rule_at(field_path: &str, rule: &str, message: &str) -> Value {
 
 /// Bounds of a duration field, as a CEL rule on the string itself.
 pub(crate) fn between(low: &str, high: &str) -> Vec<Value> {
-    // A string that is no duration is already refused by the pattern; it must not fail here once more.
     vec![rule(
-        &format!(
-            "!self.matches('{}') || (duration(self) >= duration('{low}') && duration(self) <= duration('{high}'))",
-            shape::DURATION
-        ),
+        &format!("duration(self) >= duration('{low}') && duration(self) <= duration('{high}')"),
         &format!("must be from {low} to {high}"),
     )]
 }
@@ -336,9 +332,9 @@ pub struct ProgramCall {
     /// Base name of the program, in the directory given to the agent by `--allow-exec`. It is run without a shell.
     #[schemars(with = "shape::FileName")]
     pub program: String,
-    /// Its arguments, handed over as they are: at most 16 of 256 characters.
+    /// Its arguments, handed over as they are: at most 8 of 128 characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<shape::Argument>", length(max = 16))]
+    #[schemars(with = "Vec<shape::Argument>", length(max = 8))]
     pub args: Vec<String>,
 }
 
@@ -457,14 +453,23 @@ pub mod shape {
     }
 
     const UNICAST: &str = "isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLoopback() || ip(self).isLinkLocalUnicast())";
-    // Both ends share all but their last 8 bits, which bounds the range to 256 addresses. The first bit in which they differ
-    // must be 0 in the first end: there the network of one more bit still begins at the same address.
-    const ADDRESS_OR_RANGE: &str = "!self.contains('-') ? isIP(self) : self.split('-').size() == 2 && self.split('-').all(a, isIP(a)) \
-        && self.split('-')[0].contains(':') == self.split('-')[1].contains(':') \
-        && (self.split('-')[0] == self.split('-')[1] || [self.contains(':') ? 120 : 24].all(base, [0, 1, 2, 3, 4, 5, 6, 7].exists(bit, \
-        cidr(self.split('-')[0] + '/' + string(base + bit)).containsIP(self.split('-')[1]) \
-        && !cidr(self.split('-')[0] + '/' + string(base + bit + 1)).containsIP(self.split('-')[1]) \
-        && cidr(self.split('-')[0] + '/' + string(base + bit)).masked().ip() == cidr(self.split('-')[0] + '/' + string(base + bit + 1)).masked().ip())))";
+    // The strings are cut with substring, whose cost is bounded by what it cuts; that of split is not.
+    const SYNTAX: &str = "!self.contains('-') ? isIP(self) \
+        : isIP(self.substring(0, self.indexOf('-'))) && isIP(self.substring(self.indexOf('-') + 1))";
+    // Both ends share all but their last 8 bits, which bounds the range to 256 addresses.
+    const ONE_BLOCK: &str = "!self.contains('-') || !isIP(self.substring(0, self.indexOf('-'))) || !isIP(self.substring(self.indexOf('-') + 1)) \
+        || cidr(self.substring(0, self.indexOf('-')) + (self.substring(0, self.indexOf('-')).contains(':') ? '/120' : '/24')).containsIP(self.substring(self.indexOf('-') + 1))";
+    const CANONICAL: &str = "!self.contains('-') || !isIP(self.substring(0, self.indexOf('-'))) || !isIP(self.substring(self.indexOf('-') + 1)) \
+        || (ip.isCanonical(self.substring(0, self.indexOf('-'))) && ip.isCanonical(self.substring(self.indexOf('-') + 1)))";
+    // The last group of digits of a canonical address has no leading zeros: of two, the longer one is the greater one, and of
+    // two of one length the later one in the alphabet. It is empty for an IPv6 address that ends in zeros.
+    const ORDERED: &str = "!self.contains('-') || (self.contains(':') \
+        ? self.substring(self.substring(0, self.indexOf('-')).lastIndexOf(':') + 1, self.indexOf('-')).size() < self.substring(self.lastIndexOf(':') + 1).size() \
+        || (self.substring(self.substring(0, self.indexOf('-')).lastIndexOf(':') + 1, self.indexOf('-')).size() == self.substring(self.lastIndexOf(':') + 1).size() \
+        && self.substring(self.substring(0, self.indexOf('-')).lastIndexOf(':') + 1, self.indexOf('-')) <= self.substring(self.lastIndexOf(':') + 1)) \
+        : self.substring(self.substring(0, self.indexOf('-')).lastIndexOf('.') + 1, self.indexOf('-')).size() < self.substring(self.lastIndexOf('.') + 1).size() \
+        || (self.substring(self.substring(0, self.indexOf('-')).lastIndexOf('.') + 1, self.indexOf('-')).size() == self.substring(self.lastIndexOf('.') + 1).size() \
+        && self.substring(self.substring(0, self.indexOf('-')).lastIndexOf('.') + 1, self.indexOf('-')) <= self.substring(self.lastIndexOf('.') + 1)))";
 
     shapes! {
         /// Name of a Bascule object: it must also fit into a label.
@@ -487,7 +492,10 @@ pub mod shape {
             {"rule": UNICAST, "message": "must be the IPv4 or IPv6 address of a machine: not unspecified, multicast or broadcast"}]};
         /// An address or a range.
         AddressOrRange = {"type": "string", "minLength": 2, "maxLength": 91, "x-kubernetes-validations": [
-            {"rule": ADDRESS_OR_RANGE, "message": "must be an address, or a range A-B of addresses from the lower to the higher within one /24 (IPv4) or /120 (IPv6)"}]};
+            {"rule": SYNTAX, "message": "must be an address, or a range A-B of addresses"},
+            {"rule": ONE_BLOCK, "message": "a range must lie within one /24 (IPv4) or /120 (IPv6): write several"},
+            {"rule": CANONICAL, "message": "the ends of a range must be written in their shortest form (RFC 5952)"},
+            {"rule": ORDERED, "message": "a range goes from the lower address to the higher"}]};
         /// A network.
         Network = {"type": "string", "minLength": 4, "maxLength": 49, "x-kubernetes-validations": [
             {"rule": "isCIDR(self)", "message": "must be a network such as 192.0.2.0/24 or 2001:db8::/64"}]};
@@ -501,7 +509,7 @@ pub mod shape {
         /// Absolute path.
         AbsolutePath = {"type": "string", "minLength": 2, "maxLength": 255, "pattern": "^/[^\\x00]+$"};
         /// Argument of a program.
-        Argument = {"type": "string", "maxLength": 256};
+        Argument = {"type": "string", "maxLength": 128};
         /// Key in a Secret.
         SecretKey = {"type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[-._a-zA-Z0-9]+$"};
     }

@@ -59,11 +59,12 @@ pub struct DirectorConfigSpec {
     /// Synchronises IPVS connections, interface resolved. Absent: not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_sync: Option<ConnectionSync>,
-    /// Groups that this director is a member of, at most 8.
+    /// Groups that this director is a member of, at most 8; all together have at most 32 instances and 6144 addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = [
-        rule("self.map(g, g.instances.map(i, i.addresses.size() + (has(i.excludedAddresses) ? i.excludedAddresses.size() : 0)).sum()).sum() <= 8192",
-            "all groups of a director together have at most 8192 addresses")]))]
+        rule("self.map(g, g.instances.size()).sum() <= 32", "all groups of a director together have at most 32 instances"),
+        rule("self.map(g, g.instances.map(i, i.addresses.size() + (has(i.excludedAddresses) ? i.excludedAddresses.size() : 0)).sum()).sum() <= 6144",
+            "all groups of a director together have at most 6144 addresses")]))]
     pub vrrp: Vec<DirectorVrrpGroup>,
     /// Names for interfaces, at most 32: alias to interface.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -462,7 +462,7 @@ pub struct ExecProbe {
     /// its own, without capabilities, in a clean environment.
     #[schemars(with = "shape::FileName")]
     pub program: String,
-    /// Its arguments, handed over as they are: at most 16 of 256 characters.
+    /// Its arguments, handed over as they are: at most 16 of 128 characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<shape::Argument>", length(max = 16))]
     pub args: Vec<String>,

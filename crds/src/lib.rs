@@ -2,17 +2,22 @@
 //!
 //! - One module a kind, with its types. Their doc comments are the text of `kubectl explain`.
 //! - [`object`]: a manifest of any kind that users write.
+//! - [`schema`]: the schemas, for a cluster and for editors.
+//! - [`validate`]: the same judgement as the API server's, in-process.
 
 pub mod binding;
 pub mod common;
 pub mod director;
 pub mod director_config;
 pub mod forwarding;
+pub mod generate;
 pub mod health_check;
 pub mod manifest;
 pub mod nat_rule;
 pub mod object;
 mod rules;
+pub mod schema;
+pub mod validate;
 pub mod virtual_service;
 pub mod vrrp_group;
 

@@ -239,7 +239,8 @@ impl JsonSchema for TargetPort {
             "maximum": 65535,
             "minLength": 1,
             "maxLength": 15,
-            "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+            // At least one letter, as in the names of Kubernetes: a number in quotes is a mistake.
+            "pattern": "^([0-9][-0-9]*)?[a-z]([-a-z0-9]*[a-z0-9])?$",
         })
     }
 }

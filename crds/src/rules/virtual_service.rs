@@ -37,7 +37,7 @@ pub(crate) fn spec() -> Vec<Value> {
         rule_at(
             ".ports",
             "has(self.realServersFrom) || !has(self.ports) \
-             || self.ports.all(p, !has(p.targetPort) || type(p.targetPort) == int)",
+             || self.ports.all(p, !has(p.targetPort) || !string(p.targetPort).matches('[a-z]'))",
             "targetPort can be a name only with realServersFrom",
         ),
         rule_at(

@@ -11,6 +11,7 @@ mod prepare;
 mod rules;
 mod structural;
 
+use std::fmt;
 use std::sync::OnceLock;
 
 use serde::de::DeserializeOwned;
@@ -22,13 +23,22 @@ use crate::object::{Kind, Object};
 use crate::schema;
 
 /// Something in a manifest that its kind does not allow.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-#[error("{path}: {message}")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Violation {
-    /// As `spec.ports[0].port`.
+    /// As `spec.ports[0].port`; empty for the document as a whole.
     pub path: String,
     /// What is wrong; for a CEL rule, the rule's own words.
     pub message: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.path, self.message)
+        }
+    }
 }
 
 impl Violation {
@@ -43,6 +53,12 @@ impl Violation {
 /// Every violation; never an empty list.
 pub fn judge(manifest: &Value) -> Result<Object, Vec<Violation>> {
     let kind = kind_of(manifest)?;
+    if !kind.is_written_by_users() {
+        return Err(vec![Violation::new(
+            "kind",
+            format!("a {kind} is written by the operator, not by people"),
+        )]);
+    }
     let value = judge_update(kind, manifest, None)?;
     match kind {
         Kind::VirtualService => decode(value).map(Object::VirtualService),
@@ -52,7 +68,7 @@ pub fn judge(manifest: &Value) -> Result<Object, Vec<Violation>> {
         Kind::Director => decode(value).map(Object::Director),
         Kind::EndpointSlice => decode(value).map(Object::EndpointSlice),
         Kind::VirtualServiceBinding | Kind::NatRuleBinding | Kind::DirectorConfig => {
-            Err(vec![Violation::new("kind", format!("a {kind} is written by the operator, not by people"))])
+            unreachable!("refused above: nobody but the operator writes a {kind}")
         }
     }
 }
@@ -63,33 +79,34 @@ pub fn judge(manifest: &Value) -> Result<Object, Vec<Violation>> {
 /// # Errors
 /// Every violation; never an empty list.
 pub fn judge_update(kind: Kind, manifest: &Value, old: Option<&Value>) -> Result<Value, Vec<Violation>> {
-    let node = compiled(kind);
-    let mut value = manifest.clone();
-    // What the operator writes about an object does not matter in a manifest.
-    if let Some(map) = value.as_object_mut() {
-        map.remove("status");
-    }
+    let compiled = compiled(kind);
     let mut unknown = Vec::new();
-    prepare::unknown_fields(node, &value, "", &mut unknown);
+    prepare::unknown_fields(&compiled.root, manifest, "", &mut unknown);
     if !unknown.is_empty() {
         return Err(unknown);
     }
-    prepare::defaults(node, &mut value);
+    let mut value = manifest.clone();
+    // A status in a manifest is ignored: it has its own way in. Only its fields must be known.
+    if let Some(map) = value.as_object_mut() {
+        map.remove("status");
+    }
+    prepare::defaults(&compiled.root, &mut value);
     let mut findings = Findings::default();
-    structural::check(node, &value, "", &mut findings);
-    let Findings { mut violations, blocks_rules } = findings;
-    for violation in metadata::check(kind, &value["metadata"]) {
-        if !violations.iter().any(|known| known.path == violation.path) {
-            violations.push(violation);
-        }
+    structural::check(&compiled.root, &value, "", &mut findings);
+    if value["metadata"].is_object() {
+        metadata::check(&value["metadata"], kind.is_namespaced(), &mut findings);
     }
-    if !blocks_rules {
-        rules::evaluate(node, &value, old, "", &mut violations);
+    if !findings.blocks_rules {
+        rules::evaluate(&compiled.root, &value, old, "", &mut findings.violations);
     }
-    if violations.is_empty() { Ok(value) } else { Err(violations) }
+    if findings.violations.is_empty() { Ok(value) } else { Err(findings.violations) }
 }
 
-fn kind_of(manifest: &Value) -> Result<Kind, Vec<Violation>> {
+/// Which kind a manifest says it is of.
+///
+/// # Errors
+/// When it says none, or one that is not known.
+pub fn kind_of(manifest: &Value) -> Result<Kind, Vec<Violation>> {
     let Some(map) = manifest.as_object() else {
         return Err(vec![Violation::new("", "a manifest is a map with apiVersion, kind, metadata and spec")]);
     };
@@ -119,24 +136,30 @@ fn decode<T: DeserializeOwned>(value: Value) -> Result<Box<T>, Vec<Violation>> {
     serde_json::from_value(value).map(Box::new).map_err(|error| vec![Violation::new("", error.to_string())])
 }
 
+/// A kind's schema made ready.
+struct Compiled {
+    root: Node,
+}
+
 /// The schema of whole manifests of a kind, made ready once.
-fn compiled(kind: Kind) -> &'static Node {
-    static NODES: [OnceLock<Node>; Kind::ALL.len()] = [const { OnceLock::new() }; Kind::ALL.len()];
-    NODES[kind as usize].get_or_init(|| {
+fn compiled(kind: Kind) -> &'static Compiled {
+    static KINDS: [OnceLock<Compiled>; Kind::ALL.len()] = [const { OnceLock::new() }; Kind::ALL.len()];
+    KINDS[kind as usize].get_or_init(|| {
         let mut schema = schema::schema(kind);
-        schema["properties"]["metadata"] = schema::metadata();
+        let mut metadata = schema::metadata();
+        if let Some(name) = schema["properties"]["metadata"]["properties"].get("name") {
+            metadata["properties"]["name"] = name.clone();
+        }
+        schema["properties"]["metadata"] = metadata;
         schema["properties"]["apiVersion"] = json!({"type": "string"});
         schema["properties"]["kind"] = json!({"type": "string"});
-        if let Some(properties) = schema["properties"].as_object_mut() {
-            properties.remove("status");
-        }
-        match schema.get_mut("required").and_then(Value::as_array_mut) {
-            Some(required) => required.push("metadata".into()),
-            None => schema["required"] = json!(["metadata"]),
+        if let Some(required) = schema["required"].as_array_mut() {
+            required.push("metadata".into());
         }
         // A test compiles every kind: a schema of ours that does not compile never leaves the house.
-        Node::compile(&schema)
-            .unwrap_or_else(|error| panic!("the schema of {kind} does not compile: {error}"))
+        let root = Node::compile(&schema)
+            .unwrap_or_else(|error| panic!("the schema of {kind} does not compile: {error}"));
+        Compiled { root }
     })
 }
 

@@ -112,9 +112,9 @@ fn duplicates(list: &List, values: &[Value], path: &str, findings: &mut Findings
             List::Map(keys) => keys.iter().map(|key| value[key].to_string()).collect::<Vec<_>>().join(", "),
             List::Atomic | List::Set => value.to_string(),
         };
-        match seen.get(&identity) {
+        match seen.get(&identity).copied() {
             // The third one is not told again, as the API server does not.
-            Some(&usize::MAX) => {}
+            Some(usize::MAX) => {}
             Some(first) => {
                 let message = format!("{identity} stands twice, first in {path}[{first}]");
                 findings.add(&format!("{path}[{at}]"), message);
