@@ -168,12 +168,15 @@ fn help_teaches_with_examples_and_the_example_is_valid() {
     {
         assert!(help.contains(part), "{part}: {help}");
     }
-    let manifest: String = help
+    let mut manifest = String::new();
+    for line in help
         .lines()
         .skip_while(|line| !line.contains("apiVersion"))
         .take_while(|line| !line.trim().is_empty())
-        .map(|line| format!("{}\n", line.strip_prefix("  ").unwrap()))
-        .collect();
+    {
+        manifest.push_str(line.strip_prefix("  ").unwrap());
+        manifest.push('\n');
+    }
     fs::write(directory.path().join("m/web.yaml"), manifest).unwrap();
     let output = call(directory.path(), &["validate", "--manifests", "m"]);
     assert_eq!(text(&output.stdout), "no problems in 1 object of 1 file\n");
@@ -264,7 +267,7 @@ impl Running {
                         return line;
                     }
                 }
-                Err(_) => panic!("{part:?} never came:\n{}", self.seen.join("\n")),
+                Err(error) => panic!("{part:?} never came ({error}):\n{}", self.seen.join("\n")),
             }
         }
     }

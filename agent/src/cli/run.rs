@@ -170,7 +170,7 @@ impl Signals {
 /// Until the end: signals, and what the service manager and the log are told. Returns why it ends.
 async fn supervise(gatherer: &Gatherer, manager: &ServiceManager, signals: &mut Signals) -> &'static str {
     let mut report = gatherer.report.clone();
-    let mut watchdog = tokio::time::interval(manager.watchdog().unwrap_or(Duration::from_secs(3600)));
+    let mut watchdog = tokio::time::interval(manager.watchdog().unwrap_or(Duration::from_hours(1)));
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let mut told_ready = false;
     let mut told: Option<Result<(), String>> = None;

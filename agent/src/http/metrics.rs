@@ -226,8 +226,7 @@ impl Snapshot {
             MetricType::Gauge,
         )?
         .encode_gauge(&self.counters.age.as_secs_f64())?;
-        type Figure = fn(&ServiceCounters) -> u64;
-        let table: [(&str, &str, Figure); 5] = [
+        let table: [(&str, &str, OfService); 5] = [
             ("virtual_service_connections", "Connections scheduled", |one| one.stats.connections),
             ("virtual_service_incoming_packets", "Packets from clients", |one| one.stats.packets_in),
             ("virtual_service_outgoing_packets", "Packets to clients (masquerading only)", |one| {
@@ -248,8 +247,7 @@ impl Snapshot {
     }
 
     fn real_servers(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        type Figure = fn(&DestinationCounters) -> u64;
-        let table: [(&str, &str, MetricType, Figure); 9] = [
+        let table: [(&str, &str, MetricType, OfServer); 9] = [
             ("real_server_connections", "Connections given to it", MetricType::Counter, |one| {
                 one.stats.connections
             }),
@@ -306,6 +304,9 @@ impl Snapshot {
 fn count(metric: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
     metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
+
+type OfService = fn(&ServiceCounters) -> u64;
+type OfServer = fn(&DestinationCounters) -> u64;
 
 /// Which service, and which real server of it.
 struct Labels<'a> {

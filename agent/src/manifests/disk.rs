@@ -251,7 +251,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("secret.yaml");
         std::fs::write(&path, "a").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
         match read(directory.path(), "secret.yaml") {
             Content::Failed(message, Some(_)) => assert!(message.contains("Permission denied"), "{message}"),
             // The superuser reads it all the same.

@@ -466,7 +466,7 @@ fn a_directory_that_is_replaced_or_gone() {
     }
     assert!(live.is_quiet(), "nothing goes with the directory");
     // Another one in its place, with more in it.
-    fs::create_dir(&away.join("new")).unwrap();
+    fs::create_dir(away.join("new")).unwrap();
     fs::write(away.join("new/a.yaml"), web("a", "10.0.0.1", 2)).unwrap();
     fs::write(away.join("new/b.yaml"), web("b", "10.0.0.2", 2)).unwrap();
     fs::rename(away.join("new"), &mount).unwrap();

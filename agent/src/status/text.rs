@@ -140,13 +140,12 @@ fn objects(text: &mut String, objects: &[ObjectStatus], painter: &Painter) -> st
     };
     let all = objects.len() <= SPELLED_OUT;
     let quiet = if all { 0 } else { objects.iter().filter(well).count() };
-    let mut shown = 0;
-    for object in objects.iter().filter(|object| all || !well(object)) {
-        if shown == 1000 {
-            writeln!(text, "… and {} more (see -o json)", objects.len() - quiet - shown)?;
+    let shown = objects.iter().filter(|object| all || !well(object));
+    for (index, object) in shown.enumerate() {
+        if index == 1000 {
+            writeln!(text, "… and {} more (see -o json)", objects.len() - quiet - index)?;
             break;
         }
-        shown += 1;
         one(text, object, painter)?;
     }
     if quiet > 0 {

@@ -246,7 +246,9 @@ impl Catalog {
             for (reference, mut former) in std::mem::take(&mut entry.claims) {
                 claims.entry(reference).or_insert_with(|| {
                     former.truncate(1);
-                    former.iter_mut().for_each(|claim| claim.form = Err([].into()));
+                    for claim in &mut former {
+                        claim.form = Err([].into());
+                    }
                     former
                 });
             }
@@ -450,12 +452,11 @@ impl Catalog {
             return None;
         }
         let mine = claims.get(index)?;
-        let (file, line) = match &slot.active {
-            Some(active) => (active.file.clone(), active.line),
-            None => {
-                let first = slot.files.first()?;
-                (first.clone(), self.files.get(first)?.claims.get(reference)?.first()?.line)
-            }
+        let (file, line) = if let Some(active) = &slot.active {
+            (active.file.clone(), active.line)
+        } else {
+            let first = slot.files.first()?;
+            (first.clone(), self.files.get(first)?.claims.get(reference)?.first()?.line)
         };
         if *file == *name && line == mine.line {
             return None;
