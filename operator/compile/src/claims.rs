@@ -56,14 +56,7 @@ impl fmt::Display for Claim {
             What::Mark(mark) => {
                 write!(f, "firewall mark {mark} ({}) on director {director}", addresses.family())
             }
-            What::Interface => {
-                let interface = self.tag.as_deref().unwrap_or_default();
-                write!(f, "the place of {addresses} on interface {interface} of director {director}")
-            }
-            What::Namespace => {
-                let namespace = self.tag.as_deref().unwrap_or_default();
-                write!(f, "{addresses} for namespace {namespace} on director {director}")
-            }
+            What::Interface | What::Namespace => write!(f, "{addresses} on director {director}"),
         }
     }
 }

@@ -431,17 +431,23 @@ fn conflict(trust: Trust, known: &Known, claim: &Claim, winner: &BindingKey) -> 
         Trust::Files => "it was there first, or its name comes first",
         Trust::Cluster => "it is older",
     };
+    let (addresses, director) = (claim.addresses, &claim.director);
     let message = match claim.what {
-        What::Port { .. } | What::Mark(_) => format!("{claim} is taken by VirtualService {winner}: {why}"),
-        What::Interface => {
+        What::Port { .. } => {
             format!(
-                "VirtualService {winner} has {} on another interface of director {}: {why}",
-                claim.addresses, claim.director
+                "{claim} is taken by VirtualService {winner} ({why}); take another address or port, or remove one of them"
             )
         }
+        What::Mark(_) => {
+            format!(
+                "{claim} is taken by VirtualService {winner} ({why}); take another mark, or remove one of them"
+            )
+        }
+        What::Interface => format!(
+            "VirtualService {winner} has {addresses} on another interface of director {director} ({why}); name the same one"
+        ),
         What::Namespace => format!(
-            "{} on director {} belongs to another namespace, that of VirtualService {winner}: {why}",
-            claim.addresses, claim.director
+            "{addresses} on director {director} belongs to the namespace of VirtualService {winner} ({why}); take another address"
         ),
     };
     Problem { reason: Reason::Conflicted, field, message }

@@ -1,0 +1,246 @@
+//! One row a mistake: what is refused, why, and at which field.
+
+use bascule_compile::{
+    Change, Compiler, ConditionType, Reason, Reason::Invalid, Reason::Unsupported, Trust, problems_of,
+};
+use bascule_crds::{Object, ObjectRef};
+use serde_json::{Value, json};
+
+/// A VirtualService in which nothing is wrong.
+fn service() -> Value {
+    json!({
+        "director": {"name": "dir1"},
+        "addresses": ["192.0.2.1"],
+        "ports": [{"name": "http", "protocol": "TCP", "port": 80}],
+        "realServers": [{"name": "srv1", "address": "172.16.0.1"}, {"name": "srv2", "address": "172.16.0.2"}],
+    })
+}
+
+/// Replaces or adds fields; `null` removes one.
+fn patched(mut spec: Value, patch: &Value) -> Value {
+    for (field, value) in patch.as_object().unwrap() {
+        if value.is_null() {
+            spec.as_object_mut().unwrap().remove(field);
+        } else {
+            spec[field] = value.clone();
+        }
+    }
+    spec
+}
+
+fn object(kind: &str, name: &str, spec: &Value) -> Object {
+    let value = json!({
+        "apiVersion": "bascule.dev/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": "tp"}, "spec": spec,
+    });
+    match kind {
+        "VirtualService" => Object::VirtualService(serde_json::from_value(value).unwrap()),
+        "Director" => Object::Director(serde_json::from_value(value).unwrap()),
+        "HealthCheck" => Object::HealthCheck(serde_json::from_value(value).unwrap()),
+        "VrrpGroup" => Object::VrrpGroup(serde_json::from_value(value).unwrap()),
+        "NatRule" => Object::NatRule(serde_json::from_value(value).unwrap()),
+        _ => unreachable!("{kind}"),
+    }
+}
+
+/// The object is refused for exactly this, and not programmed.
+fn refused(object: Object, reason: Reason, field: &str, words: &str) {
+    let problems = problems_of(&object);
+    assert!(
+        problems.iter().any(|p| p.reason == reason && p.field == field && p.message.contains(words)),
+        "{reason:?} at {field} with {words:?} is not among {problems:#?}"
+    );
+    let reference = object.reference();
+    let mut compiler = Compiler::new(Trust::Files);
+    compiler.declare_director("dir1");
+    compiler.apply([Change::Put(object)]);
+    let conditions = &compiler.compiled().conditions[&reference];
+    let accepted = conditions.iter().find(|c| c.type_ == ConditionType::Accepted).unwrap();
+    assert!(!accepted.status, "{field}");
+    assert!(accepted.message.contains(field), "{}", accepted.message);
+    assert!(compiler.compiled().nodes["dir1"].bindings.is_empty(), "{field}");
+}
+
+#[test]
+fn the_unpatched_service_is_served() {
+    let mut compiler = Compiler::new(Trust::Files);
+    compiler.declare_director("dir1");
+    compiler.apply([Change::Put(object("VirtualService", "web", &service()))]);
+    assert_eq!(compiler.compiled().nodes["dir1"].bindings.len(), 1);
+    let conditions = compiler.compiled().conditions.values().next().unwrap();
+    assert!(conditions.iter().all(|c| c.status), "{conditions:?}");
+}
+
+#[test]
+fn what_does_not_exist_yet_is_refused_by_name() {
+    let rows = [
+        ("spec.vrrpGroup", json!({"director": null, "vrrpGroup": "front"})),
+        (
+            "spec.realServersFrom",
+            json!({"realServers": null, "realServersFrom": {"service": {"name": "web"}}}),
+        ),
+        ("spec.healthChecks", json!({"healthChecks": ["up"]})),
+        ("spec.checkHost", json!({"checkHost": "www.example.org"})),
+        ("spec.quorum", json!({"quorum": {}})),
+        ("spec.sorryServers", json!({"sorryServers": [{"address": "172.16.0.99"}]})),
+        ("spec.onFailure", json!({"onFailure": "Quiesce"})),
+        ("spec.initialState", json!({"initialState": "Down"})),
+        ("spec.drain.timeout", json!({"drain": {"timeout": "30s"}})),
+        (
+            "spec.realServers[1].healthChecks",
+            json!({"realServers": [
+                {"name": "a", "address": "172.16.0.1", "healthChecks": []},
+                {"name": "b", "address": "172.16.0.2", "healthChecks": ["up"]},
+            ]}),
+        ),
+        (
+            "spec.sourceNat",
+            json!({"addresses": null, "ports": null, "fwmark": {"mark": 1, "family": "IPv4"}, "sourceNat": "Auto"}),
+        ),
+    ];
+    for (field, patch) in rows {
+        let object = object("VirtualService", "web", &patched(service(), &patch));
+        refused(object, Unsupported, field, "not supported by this version");
+    }
+    for (field, spec) in [
+        ("spec.maintenance.enabled", json!({"maintenance": {"enabled": true}})),
+        ("spec.failureDomain", json!({"failureDomain": "rack1"})),
+        ("spec.serviceAccount", json!({"serviceAccount": {"namespace": "a", "name": "b"}})),
+        ("spec.connectionSync", json!({"connectionSync": {"interface": "eth0", "syncId": 1}})),
+    ] {
+        refused(object("Director", "dir1", &spec), Unsupported, field, "not supported by this version");
+    }
+    let instance =
+        json!({"name": "a", "interface": "eth0", "virtualRouterId": 1, "addresses": ["192.0.2.1/32"]});
+    for (kind, spec) in [
+        ("HealthCheck", json!({"tcp": {}})),
+        ("VrrpGroup", json!({"members": [{"director": "dir1"}], "instances": [instance]})),
+        ("NatRule", json!({"director": "dir1", "masquerade": {"outInterface": "eth0"}})),
+    ] {
+        refused(object(kind, "x", &spec), Unsupported, "kind", "not supported by this version");
+    }
+}
+
+#[test]
+fn what_is_as_if_it_were_not_there_is_not_refused() {
+    for patch in [
+        json!({"drain": {"timeout": "0s"}}),
+        json!({"onFailure": "Remove", "initialState": "Up", "healthChecks": [], "sorryServers": []}),
+        json!({"sourceNat": "Never", "onePacket": false}),
+    ] {
+        assert_eq!(problems_of(&object("VirtualService", "web", &patched(service(), &patch))), [], "{patch}");
+    }
+    assert_eq!(problems_of(&object("Director", "dir1", &json!({"maintenance": {"enabled": false}}))), []);
+}
+
+#[test]
+fn contradictions_are_refused_at_their_field() {
+    let servers = |list: Value| json!({"realServers": list});
+    let server = |more: Value| patched(json!({"name": "a", "address": "172.16.0.1"}), &more);
+    let mark = |more: Value| {
+        patched(json!({"addresses": null, "ports": null, "fwmark": {"mark": 1, "family": "IPv4"}}), &more)
+    };
+    let rows = [
+        ("spec.addresses[0]", "unspecified", json!({"addresses": ["0.0.0.0"]})),
+        ("spec.addresses[1]", "multicast", json!({"addresses": ["192.0.2.1", "224.0.0.18"]})),
+        ("spec.addresses[0]", "broadcast", json!({"addresses": ["255.255.255.255"]})),
+        ("spec.addresses[0]", "written as IPv6", json!({"addresses": ["::ffff:192.0.2.1"]})),
+        ("spec.addresses[0]", "more than 256", json!({"addresses": ["10.0.0.0-10.0.1.0"]})),
+        ("spec.addresses[1]", "in common with", json!({"addresses": ["192.0.2.1-192.0.2.9", "192.0.2.9"]})),
+        ("spec.addresses[1]", "no real server is IPv6", json!({"addresses": ["192.0.2.1", "2001:db8::1"]})),
+        ("spec.addresses[0]", "no real server is IPv4", json!({"realServers": []})),
+        (
+            "spec.fwmark.family",
+            "no real server is IPv6",
+            mark(json!({"fwmark": {"mark": 1, "family": "IPv6"}})),
+        ),
+        (
+            "spec.fwmark.match.addresses[0]",
+            "but the mark is for IPv4",
+            mark(json!({"fwmark": {"mark": 1, "family": "IPv4",
+                "match": {"addresses": ["2001:db8::1"], "ports": [{"protocol": "TCP", "port": 80}]}}})),
+        ),
+        (
+            "spec.director.interface",
+            "names no address",
+            mark(json!({"director": {"name": "dir1", "interface": "eth0"}})),
+        ),
+        ("spec.ports[0].port", "needs persistence", json!({"ports": [{"protocol": "TCP", "port": 0}]})),
+        (
+            "spec.ports[0].targetPort",
+            "each keeps its number",
+            json!({"ports": [{"protocol": "TCP", "port": 0, "targetPort": 80}], "persistence": {}}),
+        ),
+        (
+            "spec.ports[0].targetPort",
+            "give a number",
+            json!({"ports": [{"protocol": "TCP", "port": 80, "targetPort": "http"}]}),
+        ),
+        (
+            "spec.ports[1]",
+            "twice",
+            json!({"ports": [{"protocol": "TCP", "port": 80}, {"protocol": "TCP", "port": 80, "targetPort": 81}]}),
+        ),
+        (
+            "spec.ports[1].name",
+            "called http",
+            json!({"ports": [{"name": "http", "protocol": "TCP", "port": 80}, {"name": "http", "protocol": "TCP", "port": 81}]}),
+        ),
+        (
+            "spec.ports[0].targetPort",
+            "only Masquerade can",
+            json!({"ports": [{"protocol": "TCP", "port": 80, "targetPort": 8080}], "forwarding": {"method": "DirectRouting"}}),
+        ),
+        (
+            "spec.realServers[0].targetPorts.http",
+            "Tunnel cannot change a port, 80 to 8080",
+            servers(json!([server(
+                json!({"targetPorts": {"http": 8080}, "forwarding": {"method": "Tunnel"}})
+            )])),
+        ),
+        (
+            "spec.realServers[0].targetPorts.https",
+            "no port of the service is called https",
+            servers(json!([server(json!({"targetPorts": {"https": 8443}}))])),
+        ),
+        (
+            "spec.realServers[0].address",
+            "unspecified",
+            servers(json!([server(json!({"address": "0.0.0.0"}))])),
+        ),
+        (
+            "spec.realServers[1].address",
+            "those of real server a",
+            servers(json!([server(json!({})), server(json!({"name": "b"}))])),
+        ),
+        (
+            "spec.realServers[1].address",
+            "never be used",
+            servers(json!([server(json!({})), {"name": "b", "address": "2001:db8::1"}])),
+        ),
+        (
+            "spec.sourceNat",
+            "needs real servers reached by Masquerade",
+            json!({"sourceNat": "Always", "forwarding": {"method": "DirectRouting"}}),
+        ),
+        ("spec.persistence.timeout", "whole seconds", json!({"persistence": {"timeout": "1500ms"}})),
+        ("spec.persistence.timeout", "whole seconds", json!({"persistence": {"timeout": "0s"}})),
+    ];
+    for (field, words, patch) in rows {
+        refused(object("VirtualService", "web", &patched(service(), &patch)), Invalid, field, words);
+    }
+}
+
+#[test]
+fn one_bad_object_spares_the_others() {
+    let mut compiler = Compiler::new(Trust::Files);
+    compiler.declare_director("dir1");
+    let bad = patched(service(), &json!({"addresses": ["192.0.2.2"], "realServers": []}));
+    compiler.apply([
+        Change::Put(object("VirtualService", "bad", &bad)),
+        Change::Put(object("VirtualService", "good", &service())),
+    ]);
+    let names: Vec<_> = compiler.compiled().nodes["dir1"].bindings.keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["tp/good"]);
+    let reference: ObjectRef = object("VirtualService", "bad", &bad).reference();
+    assert!(!compiler.compiled().conditions[&reference][0].status);
+}
