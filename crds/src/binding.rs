@@ -270,7 +270,7 @@ pub struct RealServerStatus {
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// Its address.
-    #[schemars(with = "shape::Address")]
+    #[schemars(with = "shape::ReportedAddress")]
     pub address: IpAddr,
     /// Starting, Up, Down or Draining.
     pub state: RealServerState,

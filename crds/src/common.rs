@@ -484,9 +484,6 @@ pub mod shape {
         PortName = {"type": "string", "minLength": 1, "maxLength": 15, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"};
         /// Name of a network interface, or an alias of it.
         Interface = {"type": "string", "minLength": 1, "maxLength": 15, "pattern": "^[^/:\\s]+$"};
-        /// Any address.
-        Address = {"type": "string", "minLength": 2, "maxLength": 45, "x-kubernetes-validations": [
-            {"rule": "isIP(self)", "message": "must be an IPv4 or IPv6 address"}]};
         /// An address of one machine.
         Unicast = {"type": "string", "minLength": 2, "maxLength": 45, "x-kubernetes-validations": [
             {"rule": UNICAST, "message": "must be the IPv4 or IPv6 address of a machine: not unspecified, multicast or broadcast"}]};
@@ -496,6 +493,8 @@ pub mod shape {
             {"rule": ONE_BLOCK, "message": "a range must lie within one /24 (IPv4) or /120 (IPv6): write several"},
             {"rule": CANONICAL, "message": "the ends of a range must be written in their shortest form (RFC 5952)"},
             {"rule": ORDERED, "message": "a range goes from the lower address to the higher"}]};
+        /// An address that the agent reports; it comes from a spec that was judged.
+        ReportedAddress = {"type": "string", "minLength": 2, "maxLength": 45};
         /// A network.
         Network = {"type": "string", "minLength": 4, "maxLength": 49, "x-kubernetes-validations": [
             {"rule": "isCIDR(self)", "message": "must be a network such as 192.0.2.0/24 or 2001:db8::/64"}]};

@@ -19,8 +19,6 @@ pub(super) struct Node {
     pub rules: Vec<Rule>,
     /// Whether a rule stands here or below.
     pub has_rules: bool,
-    /// Whether a default stands below.
-    pub has_defaults: bool,
 }
 
 /// What a value must be.
@@ -132,7 +130,6 @@ impl Node {
         };
         Ok(Node {
             has_rules: !rules.is_empty() || below(|node| node.has_rules),
-            has_defaults: below(|node| node.has_defaults || node.default.is_some()),
             kind,
             default: schema.get("default").cloned(),
             nullable: schema["nullable"] == true,

@@ -35,7 +35,10 @@ pub(super) fn unknown_fields(node: &Node, value: &Value, path: &str, found: &mut
     }
 }
 
-/// Drops nulls where null is not allowed, and fills in the defaults.
+/// Whole numbers below this are exact as floating-point numbers: 2^53.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// Drops nulls where null is not allowed, fills in the defaults, and writes whole numbers as such.
 pub(super) fn defaults(node: &Node, value: &mut Value) {
     match (&node.kind, value) {
         (Kind::Object { properties, others, .. }, Value::Object(map)) => {
@@ -46,10 +49,7 @@ pub(super) fn defaults(node: &Node, value: &mut Value) {
                 {
                     map.insert(name.clone(), default.clone());
                 }
-                if (property.node.has_defaults
-                    || !matches!(property.node.kind, Kind::Boolean | Kind::Integer(_)))
-                    && let Some(field) = map.get_mut(name)
-                {
+                if let Some(field) = map.get_mut(name) {
                     defaults(&property.node, field);
                 }
             }
@@ -59,6 +59,16 @@ pub(super) fn defaults(node: &Node, value: &mut Value) {
         }
         (Kind::Array { items: Some(items), .. }, Value::Array(values)) => {
             values.iter_mut().for_each(|value| defaults(items, value));
+        }
+        // `80.0` is a whole number, in JSON as in YAML.
+        (Kind::Integer(_) | Kind::IntOrString { .. }, value @ Value::Number(_)) => {
+            if let Some(float) =
+                value.as_f64().filter(|float| value.is_f64() && float.fract() == 0.0 && float.abs() < EXACT)
+            {
+                #[expect(clippy::cast_possible_truncation, reason = "whole and exact")]
+                let whole = float as i64;
+                *value = whole.into();
+            }
         }
         _ => {}
     }

@@ -116,8 +116,6 @@ fn cel(node: &Node, value: &Value) -> Cel {
         Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
             (Some(number), ..) => Cel::Int(number),
             (None, Some(number), _) => Cel::UInt(number),
-            #[expect(clippy::cast_possible_truncation, reason = "whole, and within the bounds of its field")]
-            (None, None, Some(float)) if matches!(node.kind, Kind::Integer(_)) => Cel::Int(float as i64),
             (None, None, float) => Cel::Float(float.unwrap_or(f64::NAN)),
         },
         Value::Array(values) => {
