@@ -17,12 +17,19 @@ macro_rules! shipped {
 
 /// All of them, sorted by name.
 pub const SHIPPED: &[Shipped] = shipped![
+    "agent-restart",
+    "director-reboot",
+    "drift",
+    "fwmark",
+    "ipv6",
+    "persistence",
     "tp-ipvs",
     "tp-ipvs-client-inside",
     "tp-ipvs-direct-routing",
     "tp-ipvs-schedulers",
     "tp-ipvs-tunnel",
     "tp-no-tolerance",
+    "udp",
 ];
 
 /// The shipped scenario of that name.
