@@ -1,5 +1,6 @@
 //! Networks of namespaces, played failures, and what happened.
 
+pub mod bench;
 pub mod cli;
 pub mod doctor;
 pub mod expect;

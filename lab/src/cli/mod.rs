@@ -1,0 +1,156 @@
+//! The command line.
+
+pub(crate) mod kernel;
+pub(crate) mod machine;
+mod play;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::doctor;
+use crate::programs::Program;
+use crate::vm::{executor, launch, supervise};
+
+/// Bad input: a scenario that is none, a file that is not there, an option that makes no sense.
+pub const BAD_INPUT: u8 = 2;
+
+const EXAMPLES: &str = "\
+Examples:
+  bascule-lab doctor                              what this machine can run, what is missing, how to get it
+  bascule-lab list                                the scenarios that ship
+  bascule-lab run tp-ipvs                         play one; results are in ./lab-results
+  bascule-lab run --all --out results             play all; results/junit.xml is for CI
+  bascule-lab run my.yaml --repeat 5 --seed 7     a scenario of your own, five times
+  bascule-lab up tp-ipvs                          the same network, to work in by hand:
+  bascule-lab exec director -- ipvsadm -Ln          look,
+  bascule-lab inject 'adminDown: {node: srv1, interface: enp0s3}'
+  bascule-lab down                                  and remove it
+
+Exit codes of `run`: 0 all passed; 1 any failed, error or undecided; 2 bad input; else 3 if any is unsupported.";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "bascule-lab",
+    version,
+    about = "Rebuilds whole networks out of namespaces, plays failures on them, and says what happened",
+    after_help = EXAMPLES,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what this machine can run, what is missing and how to get it.
+    Doctor(DoctorArgs),
+    /// Play scenarios and judge them.
+    Run(play::RunArgs),
+    /// Name the scenarios that ship.
+    List,
+    /// Print a scenario that ships, to read or to start one of your own from.
+    Show(play::NameArgs),
+    /// Say what is wrong with scenario files, with line and field.
+    Validate(play::FilesArgs),
+    /// The virtual machine that is used where this kernel lacks what a scenario needs.
+    #[command(subcommand)]
+    Vm(machine::Command),
+    /// Measure beside ipvsadm and keepalived, all on one kernel, and write OUT/NAME/bench.json.
+    Bench(crate::bench::BenchArgs),
+    /// Print a completion script: `bascule-lab completion bash > /etc/bash_completion.d/bascule-lab`.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    #[command(flatten)]
+    Program(Program),
+    #[command(hide = true)]
+    VmSupervise(supervise::SuperviseArgs),
+    #[command(hide = true)]
+    VmLaunch(launch::LaunchArgs),
+    #[command(hide = true)]
+    Executor(executor::ExecutorArgs),
+}
+
+/// How something is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For scripts.
+    Json,
+}
+
+#[derive(Debug, clap::Args)]
+struct DoctorArgs {
+    /// How it is printed.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// The whole program, but for the hidden subcommand that needs a process of one thread.
+pub fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bascule-lab: {error:#}");
+            let code = if error.is::<BadInput>() { BAD_INPUT } else { 1 };
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// The caller's mistake, as opposed to the machine's.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct BadInput(String);
+
+fn bad_input(message: impl Into<String>) -> anyhow::Error {
+    BadInput(message.into()).into()
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Doctor(args) => examine(&args),
+        Command::Run(args) => play::run(&args),
+        Command::List => Ok(play::list()),
+        Command::Show(args) => play::show(&args),
+        Command::Validate(args) => Ok(play::validate(&args)),
+        Command::Vm(command) => machine::run(command),
+        Command::Bench(args) => crate::bench::run(args),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "bascule-lab", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Program(program) => program.run().or_else(|error| {
+            eprintln!("bascule-lab: {error:#}");
+            Ok(ExitCode::from(BAD_INPUT))
+        }),
+        Command::VmSupervise(args) => supervise::run(args),
+        Command::VmLaunch(args) => launch::run(&args),
+        Command::Executor(args) => executor::run(&args),
+    }
+}
+
+fn examine(args: &DoctorArgs) -> Result<ExitCode> {
+    let report = doctor::examine();
+    match args.output {
+        Output::Text => print!("{}", report.text()),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+    }
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,228 @@
+//! `bascule-lab list`, `show`, `validate` and `run`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+
+use super::kernel::{Kernel, Place};
+use super::machine::{GRACE, block_on, connect, machine_environment};
+use super::{BAD_INPUT, bad_input};
+use crate::doctor::kernel::Ability;
+use crate::run::{Cancel, RunOptions, run_scenarios};
+use crate::scenario::{Feature, Problem, Scenario, resolve, shipped};
+use crate::vm::message::Command;
+use crate::vm::{Interaction, Settings};
+use crate::world::janitor;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RunArgs {
+    /// Names of shipped scenarios, or files (with a `/` or ending in .yaml).
+    #[arg(value_name = "NAME|FILE", required_unless_present = "all", conflicts_with = "all")]
+    scenarios: Vec<String>,
+    /// All scenarios that ship.
+    #[arg(long)]
+    all: bool,
+    /// Of these, only those whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Where they run.
+    #[arg(long, value_enum, default_value_t)]
+    kernel: Kernel,
+    /// Folder of the results: DIR/junit.xml, and DIR/NAME/ with result.json, timeline.jsonl, capture.pcapng and logs.
+    #[arg(long, value_name = "DIR", default_value = "lab-results")]
+    out: PathBuf,
+    /// Draws the moments of faults; a run prints the one that it used.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// How often each is played.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    repeat: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct NameArgs {
+    /// Name of a shipped scenario.
+    name: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct FilesArgs {
+    /// Scenario files.
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<String>,
+}
+
+/// Names and first sentences of what ships.
+pub(super) fn list() -> ExitCode {
+    let width = shipped::SHIPPED.iter().map(|shipped| shipped.name.len()).max().unwrap_or(0);
+    for shipped in shipped::SHIPPED {
+        let summary = resolve(shipped.name).map(|scenario| scenario.summary).unwrap_or_default();
+        let summary = summary.split_whitespace().collect::<Vec<_>>().join(" ");
+        let first = summary.split_inclusive(['.', ':']).next().unwrap_or_default().trim_end_matches(':');
+        println!("{:width$}  {first}", shipped.name);
+    }
+    ExitCode::SUCCESS
+}
+
+/// The text of what ships.
+pub(super) fn show(args: &NameArgs) -> Result<ExitCode> {
+    let Some(shipped) = shipped::find(&args.name) else {
+        return Err(bad_input(format!("no scenario `{}` ships{}", args.name, shipped::hint(&args.name))));
+    };
+    print!("{}", shipped.text);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Every problem of some files.
+pub(super) fn validate(args: &FilesArgs) -> ExitCode {
+    match load(&args.files) {
+        Ok(scenarios) => {
+            for scenario in scenarios {
+                println!("{}: good, {} steps", scenario.name, scenario.steps.len());
+            }
+            ExitCode::SUCCESS
+        }
+        Err(problems) => tell(&problems),
+    }
+}
+
+fn tell(problems: &[Problem]) -> ExitCode {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+    ExitCode::from(BAD_INPUT)
+}
+
+fn load(names: &[String]) -> Result<Vec<Scenario>, Vec<Problem>> {
+    let (mut scenarios, mut problems) = (Vec::new(), Vec::new());
+    for name in names {
+        match resolve(name) {
+            Ok(scenario) => scenarios.push(scenario),
+            Err(found) => problems.extend(found),
+        }
+    }
+    if problems.is_empty() { Ok(scenarios) } else { Err(problems) }
+}
+
+/// Plays them, here or in the virtual machine.
+pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
+    let mut names: Vec<String> = if args.all {
+        shipped::SHIPPED.iter().map(|shipped| shipped.name.to_owned()).collect()
+    } else {
+        args.scenarios.clone()
+    };
+    if let Some(text) = &args.filter {
+        names.retain(|name| name.contains(text.as_str()));
+    }
+    if names.is_empty() {
+        return Err(bad_input("no scenario is left to run"));
+    }
+    // Judged here first, so that a mistake is told before anything boots.
+    let scenarios = match load(&names) {
+        Ok(scenarios) => scenarios,
+        Err(problems) => return Ok(tell(&problems)),
+    };
+    match args.kernel.choose(&needed(&scenarios), &mut |text| eprintln!("bascule-lab: {text}")) {
+        Place::Host => here(args, &scenarios),
+        Place::Vm => in_machine(args, &names),
+    }
+}
+
+fn needed(scenarios: &[Scenario]) -> Vec<Ability> {
+    let mut needed = Vec::new();
+    for scenario in scenarios {
+        for feature in &scenario.requires.kernel {
+            let ability = match feature {
+                Feature::Ipvs => Ability::Ipvs,
+                Feature::Ipip => Ability::Ipip,
+                Feature::Nftables => Ability::Nftables,
+            };
+            if !needed.contains(&ability) {
+                needed.push(ability);
+            }
+        }
+    }
+    needed
+}
+
+fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(bad_input("scenarios need root: they are made of namespaces; run it with sudo"));
+    }
+    for line in janitor::sweep()? {
+        eprintln!("{line}");
+    }
+    let cancel = Cancel::default();
+    end_with_signals(&cancel)?;
+    let mut options = RunOptions::new(args.out.clone())?;
+    options.seed = args.seed;
+    options.repeat = args.repeat;
+    options.cancel = cancel;
+    let summary = run_scenarios(scenarios, &options)
+        .with_context(|| format!("writing the results to {}", args.out.display()))?;
+    eprintln!("bascule-lab: the results are in {}", args.out.display());
+    Ok(ExitCode::from(summary.exit_code()))
+}
+
+/// The first SIGINT or SIGTERM ends the run in order.
+fn end_with_signals(cancel: &Cancel) -> Result<()> {
+    use nix::sys::signal::{SigSet, Signal};
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGHUP);
+    // Blocked here and so in every thread that starts from now on; the world gives programs in nodes a clean mask.
+    signals.thread_block().context("blocking signals")?;
+    let cancel = cancel.clone();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        if let Ok(signal) = signals.wait() {
+            eprintln!("bascule-lab: {signal}: taking everything down");
+            cancel.cancel();
+        }
+    })?;
+    Ok(())
+}
+
+/// The same program in the machine; its results come back.
+fn in_machine(args: &RunArgs, names: &[String]) -> Result<ExitCode> {
+    block_on(async {
+        let mut vm = connect(&Settings::default()).await?;
+        let programs = vm.install_programs().await?;
+        let folder = format!("/tmp/bascule-run-{}", std::process::id());
+        let mut command = vec![format!("{programs}/bascule-lab"), "run".to_owned()];
+        for (at, name) in names.iter().enumerate() {
+            if shipped::find(name).is_some() {
+                command.push(name.clone());
+                continue;
+            }
+            let path = PathBuf::from(name);
+            let file =
+                path.file_name().and_then(|file| file.to_str()).context("a file's name is not UTF-8")?;
+            let there = format!("{folder}/scenarios/{at}/{file}");
+            vm.put(&path, &there).await?;
+            command.push(there);
+        }
+        let results = format!("{folder}/results");
+        command.extend(
+            ["--kernel", "host", "--out", &results, "--repeat", &args.repeat.to_string()].map(str::to_owned),
+        );
+        if let Some(seed) = args.seed {
+            command.extend(["--seed".to_owned(), seed.to_string()]);
+        }
+        let command = Command {
+            arguments: command,
+            environment: machine_environment(&programs),
+            grace_millis: u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX),
+            ..Command::default()
+        };
+        let code = vm.run(command, Interaction::Watch).await?;
+        if vm.has(&results).await? {
+            std::fs::create_dir_all(&args.out).with_context(|| format!("making {}", args.out.display()))?;
+            vm.get(&results, &args.out).await?;
+            eprintln!("bascule-lab: the results are in {}", args.out.display());
+        }
+        vm.remove(&folder).await?;
+        Ok(ExitCode::from(code))
+    })
+}
