@@ -32,7 +32,11 @@ impl ApiServer {
         let mut attempt = 1;
         loop {
             match ApiServer::start_once(&programs) {
-                Err(error) if attempt < ATTEMPTS && format!("{error:#}").contains("address already in use") => attempt += 1,
+                Err(error)
+                    if attempt < ATTEMPTS && format!("{error:#}").contains("address already in use") =>
+                {
+                    attempt += 1
+                }
                 other => return other,
             }
         }
@@ -74,7 +78,10 @@ impl ApiServer {
                 .arg(format!("--etcd-servers={etcd}"))
                 .arg(format!("--secure-port={api_port}"))
                 .args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.96.0.0/16"])
-                .args(["--authorization-mode=RBAC", "--service-account-issuer=https://kubernetes.default.svc"])
+                .args([
+                    "--authorization-mode=RBAC",
+                    "--service-account-issuer=https://kubernetes.default.svc",
+                ])
                 .arg(path("cert-dir", "pki"))
                 .arg(path("service-account-key-file", "service-account.key"))
                 .arg(path("service-account-signing-key-file", "service-account.key"))
