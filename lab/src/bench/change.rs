@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result, bail};
 use bascule_ipvs::DestinationId;
 use nix::sys::signal::Signal;
 
-use super::Bench;
 use super::report::{Comparison, Peer, percentile};
 use super::rules::Rules;
 use super::site::{KEEPALIVED, Site};
+use super::{Bench, peer};
 
 /// Our p99 may be so much of keepalived's reload.
 const OF_RELOAD: f64 = 1.0 / 500.0;
@@ -35,10 +35,10 @@ struct Measured {
 pub(super) fn run(bench: &Bench) -> Result<Vec<Comparison>> {
     let rules = Rules { services: bench.services, servers: bench.servers, front: 0 };
     let ours = agent(bench, rules)?;
-    let theirs = keepalived(bench, rules)?;
+    let theirs = keepalived_reloads(bench, rules)?;
     let version = &bench.version;
-    let peer = bench.keepalived()?;
-    let reload = Peer { samples: theirs.changes, ..peer.clone() };
+    let keepalived = peer("keepalived")?;
+    let reload = Peer { samples: theirs.changes, ..keepalived.clone() };
     let services = rules.services;
     let p99 = percentile(&ours.changes, 99);
     Ok(vec![
@@ -55,11 +55,11 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Comparison>> {
         Comparison::new(format!("memory at rest with {services} services (VmRSS)"), "MB", version, &[ours.memory])
             .at_most(MEMORY),
         Comparison::new("the same, beside keepalived", "MB", version, &[ours.memory])
-            .beside(Peer { samples: vec![theirs.memory], ..peer.clone() }),
+            .beside(Peer { samples: vec![theirs.memory], ..keepalived.clone() }),
         Comparison::new(format!("CPU at rest with {services} services"), "% of a core", version, &[ours.percent])
             .at_most(CPU),
         Comparison::new("the same, beside keepalived", "% of a core", version, &[ours.percent])
-            .beside(Peer { samples: vec![theirs.percent], ..peer }),
+            .beside(Peer { samples: vec![theirs.percent], ..keepalived }),
     ])
 }
 
@@ -83,7 +83,7 @@ fn agent(bench: &Bench, rules: Rules) -> Result<Measured> {
         let id = rules.destinations(service).next().context("a service has real servers")?;
         std::fs::write(&temporary, rules.manifest(service, weight)).context("writing a manifest")?;
         let begun = Instant::now();
-        std::fs::rename(&temporary, folder.join(rules.file(service))).context("renaming a manifest")?;
+        std::fs::rename(&temporary, folder.join(Rules::file(service))).context("renaming a manifest")?;
         let held = await_weight(bench, &mut site, (rules, service, id), weight, LOOK)?;
         changes.push((held - begun).as_secs_f64() * 1000.0);
         if (change + 1) % 50 == 0 {
@@ -122,7 +122,7 @@ fn await_weight(
     }
 }
 
-fn keepalived(bench: &Bench, rules: Rules) -> Result<Measured> {
+fn keepalived_reloads(bench: &Bench, rules: Rules) -> Result<Measured> {
     let mut site = Site::new(bench, "keepalived")?;
     site.node.write_file(KEEPALIVED, rules.keepalived(None))?;
     bench.say("keepalived: starts");

@@ -229,7 +229,10 @@ impl Bench {
 
     /// An error when the run was cancelled.
     fn check(&self) -> Result<()> {
-        if self.cancel.is_cancelled() { bail!("interrupted") } else { Ok(()) }
+        if self.cancel.is_cancelled() {
+            bail!("interrupted");
+        }
+        Ok(())
     }
 
     /// Sleeps. An error when the run is cancelled meanwhile.
@@ -243,20 +246,6 @@ impl Bench {
             }
             std::thread::sleep(left.min(BREATH));
         }
-    }
-
-    fn ipvsadm(&self) -> Result<Peer> {
-        let version = peer_version("ipvsadm")?;
-        Ok(Peer { name: "ipvsadm -R".into(), version, samples: Vec::new() })
-    }
-
-    fn keepalived(&self) -> Result<Peer> {
-        let version = peer_version("keepalived")?;
-        Ok(Peer { name: "keepalived".into(), version, samples: Vec::new() })
-    }
-
-    fn lab_version(&self) -> String {
-        env!("CARGO_PKG_VERSION").to_owned()
     }
 
     /// Waits until the kernel has removed the services of namespaces that ended; it does so afterwards, and it takes time that would
@@ -344,6 +333,11 @@ fn said(program: &Path, argument: &str) -> Result<String> {
 
 fn last_word(text: &str) -> String {
     text.split_whitespace().next_back().unwrap_or(text).to_owned()
+}
+
+/// A peer without samples yet.
+fn peer(name: &str) -> Result<Peer> {
+    Ok(Peer { name: name.to_owned(), version: peer_version(name)?, samples: Vec::new() })
 }
 
 /// What a program says of its version, without its name and the `v`.

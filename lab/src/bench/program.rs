@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::report::{Comparison, Peer};
 use super::rules::Rules;
 use super::site::{KEEPALIVED, RULES, Site};
-use super::{Bench, bare};
+use super::{Bench, bare, peer};
 use crate::world::Spawn;
 
 /// How long `ipvsadm -R` may take.
@@ -38,9 +38,10 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Comparison>> {
         keepalived_times.push(keepalived(bench, rules, sample)?);
     }
     let ours = &bench.version;
-    let ipvsadm = Peer { samples: ipvsadm_times, ..bench.ipvsadm()? };
-    let keepalived = Peer { samples: keepalived_times, ..bench.keepalived()? };
-    let bare = Peer { name: "bare messages".into(), version: bench.lab_version(), samples: bare_times };
+    let ipvsadm = Peer { samples: ipvsadm_times, name: "ipvsadm -R".into(), ..peer("ipvsadm")? };
+    let keepalived = Peer { samples: keepalived_times, ..peer("keepalived")? };
+    let bare =
+        Peer { name: "bare messages".into(), version: env!("CARGO_PKG_VERSION").into(), samples: bare_times };
     let (services, servers) = (rules.services, rules.servers);
     let size = format!("{services} services of {servers}");
     Ok(vec![

@@ -69,7 +69,7 @@ impl Rules {
     }
 
     /// The name of a service's file.
-    pub(super) fn file(self, service: u32) -> String {
+    pub(super) fn file(service: u32) -> String {
         format!("web-{service:05}.yaml")
     }
 

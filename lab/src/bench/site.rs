@@ -92,7 +92,7 @@ impl<'a> Site<'a> {
         let folder = self.node.host_path(MANIFESTS.as_ref())?;
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         for service in 0..rules.services {
-            let path = folder.join(rules.file(service));
+            let path = folder.join(Rules::file(service));
             std::fs::write(&path, rules.manifest(service, 1))
                 .with_context(|| format!("writing {}", path.display()))?;
         }
