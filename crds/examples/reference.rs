@@ -2,9 +2,8 @@
 
 use std::fmt::Write as _;
 
-use bascule_crds::{Director, HealthCheck, NatRule, VirtualService, VrrpGroup};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::CustomResourceExt as _;
+use bascule_crds::object::Kind;
+use bascule_crds::schema::crd;
 use serde_json::Value;
 
 fn main() {
@@ -12,7 +11,7 @@ fn main() {
 }
 
 /// The whole page.
-pub fn render() -> String {
+pub(crate) fn render() -> String {
     let mut page = String::from(
         "# Manifests, field by field\n\n\
          Generated from the types by `make generate`; do not edit. Group `bascule.dev`, version `v1alpha1`. In a cluster\n\
@@ -20,32 +19,25 @@ pub fn render() -> String {
          A default in the table is filled in by the schema; one in the text by Bascule, because it depends on other fields.\n\
          Required fields are marked `*`.\n",
     );
-    for crd in [VirtualService::crd(), Director::crd(), VrrpGroup::crd(), HealthCheck::crd(), NatRule::crd()]
-    {
-        kind(&mut page, &crd);
+    for one in [Kind::VirtualService, Kind::Director, Kind::VrrpGroup, Kind::HealthCheck, Kind::NatRule] {
+        kind(&mut page, &crd(one).expect("a kind of Bascule's own"));
     }
     page
 }
 
-fn kind(page: &mut String, crd: &CustomResourceDefinition) {
-    let names = &crd.spec.names;
-    let short = names.short_names.as_deref().unwrap_or_default().join(", ");
-    let version = &crd.spec.versions[0];
-    let schema = version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref());
-    let schema = serde_json::to_value(schema).expect("a schema is JSON");
-    let _ = write!(
-        page,
-        "\n## {}\n\n{} (`{short}`, {}",
-        names.kind,
-        line(&schema["description"]),
-        crd.spec.scope.to_lowercase()
-    );
+fn kind(page: &mut String, crd: &Value) {
+    let names = &crd["spec"]["names"];
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let (name, short) =
+        (names["kind"].as_str().unwrap_or_default(), names["shortNames"][0].as_str().unwrap_or_default());
+    let scope = crd["spec"]["scope"].as_str().unwrap_or_default().to_lowercase();
+    let _ = write!(page, "\n## {name}\n\n{} (`{short}`, {scope}", line(&schema["description"]));
     page.push_str(")\n");
     let mut todo = vec![("spec".to_owned(), schema["properties"]["spec"].clone())];
     while let Some((path, object)) = todo.pop() {
         let rules = rules(&object);
         let Some(fields) = object["properties"].as_object() else { continue };
-        let _ = writeln!(page, "\n### {}: `{path}`\n", names.kind);
+        let _ = writeln!(page, "\n### {name}: `{path}`\n");
         for rule in rules {
             let _ = writeln!(page, "- {rule}");
         }

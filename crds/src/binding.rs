@@ -267,7 +267,7 @@ pub struct VirtualServiceBindingStatus {
 #[serde(rename_all = "camelCase")]
 pub struct RealServerStatus {
     /// Its name; of an endpoint the name of its pod.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(with = "shape::LongName")]
     pub name: String,
     /// Its address.
     #[schemars(with = "shape::ReportedAddress")]

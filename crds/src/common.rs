@@ -412,7 +412,7 @@ pub(crate) fn conditions(_: &mut schemars::SchemaGenerator) -> schemars::Schema 
             "type": "object",
             "required": ["type", "status", "reason", "message", "lastTransitionTime"],
             "properties": {
-                "type": {"type": "string", "maxLength": 63, "description": "What the condition is about."},
+                "type": {"type": "string", "maxLength": 63, "pattern": "^[A-Za-z]+$", "description": "What the condition is about."},
                 "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "True, False or Unknown."},
                 "reason": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", "description": "One word for why."},
                 "message": {"type": "string", "maxLength": MAX_CONDITION_MESSAGE, "description": "The same for people."},
@@ -429,6 +429,9 @@ pub mod shape {
 
     /// Gateway API durations (GEP-2257).
     pub(crate) const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+
+    /// What the kernel allows in the name of an interface, without what is written with an escape in JSON: `&`, `<`, `>`.
+    const INTERFACE: &str = "^[!-%'-.0-9;=?-~]+$";
 
     macro_rules! shapes {
         ($($(#[$doc:meta])* $name:ident = $schema:tt;)*) => {$(
@@ -483,7 +486,7 @@ pub mod shape {
         /// Name of a port: an IANA service name (RFC 6335).
         PortName = {"type": "string", "minLength": 1, "maxLength": 15, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"};
         /// Name of a network interface, or an alias of it.
-        Interface = {"type": "string", "minLength": 1, "maxLength": 15, "pattern": "^[^/:\\s]+$"};
+        Interface = {"type": "string", "minLength": 1, "maxLength": 15, "pattern": INTERFACE};
         /// An address of one machine.
         Unicast = {"type": "string", "minLength": 2, "maxLength": 45, "x-kubernetes-validations": [
             {"rule": UNICAST, "message": "must be the IPv4 or IPv6 address of a machine: not unspecified, multicast or broadcast"}]};
@@ -506,9 +509,9 @@ pub mod shape {
         /// Base name of a file: nothing that leads out of its directory.
         FileName = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"};
         /// Absolute path.
-        AbsolutePath = {"type": "string", "minLength": 2, "maxLength": 255, "pattern": "^/[^\\x00]+$"};
+        AbsolutePath = {"type": "string", "minLength": 2, "maxLength": 255, "pattern": "^/[A-Za-z0-9 ._/@+,:=-]+$"};
         /// Argument of a program.
-        Argument = {"type": "string", "maxLength": 128};
+        Argument = {"type": "string", "maxLength": 128, "pattern": "^[^\\x00-\\x1f\\x7f]*$"};
         /// Key in a Secret.
         SecretKey = {"type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[-._a-zA-Z0-9]+$"};
     }

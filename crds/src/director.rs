@@ -59,9 +59,7 @@ use crate::rules::whole_seconds;
 pub struct DirectorSpec {
     /// Names that manifests use for this machine's interfaces, at most 32: alias to interface, each of 1 to 15 characters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, InterfaceName>", extend("maxProperties" = 32,
-        "x-kubernetes-validations" = [rule("self.all(alias, alias.size() <= 15 && alias.matches('^[^/:[:space:]]+$'))",
-            "an alias has 1 to 15 characters, none of them a slash, a colon or white space")]))]
+    #[schemars(with = "BTreeMap<String, shape::Interface>", extend("maxProperties" = 32, "x-kubernetes-validations" = aliases()))]
     pub interface_aliases: BTreeMap<String, String>,
     /// Takes the machine out of service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,22 +94,12 @@ pub struct DirectorSpec {
     pub allowed_targets: Vec<AddressPrefix>,
 }
 
-/// Name of an interface, for the schema.
-#[derive(Debug)]
-enum InterfaceName {}
-
-impl JsonSchema for InterfaceName {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "InterfaceName".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"type": "string", "minLength": 1, "maxLength": 15, "pattern": "^[^/:\\s]+$"})
-    }
+/// Keys are names that stand for interfaces.
+pub(crate) fn aliases() -> Vec<serde_json::Value> {
+    vec![rule(
+        "self.all(alias, alias.size() <= 15 && alias.matches('^[^/:[:space:]]+$'))",
+        "an alias has 1 to 15 characters, none of them a slash, a colon or white space",
+    )]
 }
 
 /// Takes the machine out of service.

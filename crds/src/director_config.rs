@@ -8,8 +8,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{Condition, Duration, conditions, rule, shape};
-use crate::director::{ConnectionSync, Expire, Sysctls, Timeouts};
+use crate::common::{Condition, Duration, conditions, rule, rule_at, shape};
+use crate::director::{ConnectionSync, Expire, Sysctls, Timeouts, aliases};
 use crate::vrrp_group::{
     Authentication, GratuitousArp, Instance, MachineService, Notify, OnAgentLoss, Preempt, Track, VrrpState,
 };
@@ -59,22 +59,25 @@ pub struct DirectorConfigSpec {
     /// Synchronises IPVS connections, interface resolved. Absent: not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_sync: Option<ConnectionSync>,
-    /// Groups that this director is a member of, at most 8; all together have at most 32 instances and 6144 addresses.
+    /// Groups that this director is a member of, at most 8; all together have at most 32 instances, 6144 addresses, 16 services
+    /// and 96 things that they track.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = [
-        rule("self.map(g, g.instances.size()).sum() <= 32", "all groups of a director together have at most 32 instances"),
-        rule("self.map(g, g.instances.map(i, i.addresses.size() + (has(i.excludedAddresses) ? i.excludedAddresses.size() : 0)).sum()).sum() <= 6144",
-            "all groups of a director together have at most 6144 addresses")]))]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = totals()))]
     pub vrrp: Vec<DirectorVrrpGroup>,
     /// Names for interfaces, at most 32: alias to interface.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, shape::Interface>", extend("maxProperties" = 32))]
+    #[schemars(with = "BTreeMap<String, shape::Interface>", extend("maxProperties" = 32, "x-kubernetes-validations" = aliases()))]
     pub interface_aliases: BTreeMap<String, String>,
 }
 
 /// A VrrpGroup as one of its members carries it out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule_at(".ownAddresses", "!has(self.ownAddresses) || self.ownAddresses.size() <= self.instances.size()",
+        "a group has at most one own address for each instance"),
+    rule_at(".unicastPeers", "!has(self.unicastPeers) || self.unicastPeers.size() <= self.instances.size()",
+        "a group has at most one list of peers for each instance")]))]
 pub struct DirectorVrrpGroup {
     /// Name of the VrrpGroup.
     #[schemars(with = "shape::Name")]
@@ -106,11 +109,11 @@ pub struct DirectorVrrpGroup {
     pub instances: Vec<Instance>,
     /// This member's own address in each instance, by the instance's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, shape::Unicast>", extend("maxProperties" = 32))]
+    #[schemars(with = "BTreeMap<String, shape::Unicast>", extend("maxProperties" = 32, "x-kubernetes-validations" = instance_names()))]
     pub own_addresses: BTreeMap<String, IpAddr>,
     /// The other members' addresses in each instance, for unicast. Empty: multicast.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, PeerAddresses>", extend("maxProperties" = 32))]
+    #[schemars(with = "BTreeMap<String, PeerAddresses>", extend("maxProperties" = 32, "x-kubernetes-validations" = instance_names()))]
     pub unicast_peers: BTreeMap<String, Vec<IpAddr>>,
     /// Least TTL or hop limit of what is accepted, for unicast.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -134,6 +137,34 @@ pub struct DirectorVrrpGroup {
     /// Whom to tell of transitions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notify: Option<Notify>,
+}
+
+/// What keeps the object small: its groups together may have little more than one group alone.
+fn totals() -> Vec<serde_json::Value> {
+    let size = |list: &str| format!("(has({list}) ? {list}.size() : 0)");
+    let track = ["interfaces", "virtualServices", "healthChecks"]
+        .map(|list| size(&format!("g.track.{list}")))
+        .join(" + ");
+    let addresses = format!("g.instances.map(i, i.addresses.size() + {}).sum()", size("i.excludedAddresses"));
+    [
+        ("g.instances.size()".to_owned(), 32, "instances"),
+        (addresses, 6144, "addresses"),
+        (size("g.services"), 16, "services"),
+        (format!("(has(g.track) ? {track} : 0)"), 96, "things that they track"),
+    ]
+    .into_iter()
+    .map(|(count, most, of)| {
+        rule(
+            &format!("self.map(g, {count}).sum() <= {most}"),
+            &format!("all groups of a director together have at most {most} {of}"),
+        )
+    })
+    .collect()
+}
+
+/// Keys are names of instances.
+fn instance_names() -> Vec<serde_json::Value> {
+    vec![rule("self.all(name, name.size() <= 63)", "the name of an instance has at most 63 characters")]
 }
 
 /// Addresses of the other members, for the schema.

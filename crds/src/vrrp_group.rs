@@ -222,7 +222,7 @@ pub struct Instance {
     pub rules: Vec<RoutingRule>,
     /// Label of its IPv4 addresses, at most 15 characters, the interface's name, a colon and something: `enp0s3:0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 3, max = 15), regex(pattern = "^[^/:\\s]+:[^/\\s]*$"))]
+    #[schemars(length(min = 3, max = 15), regex(pattern = "^[!-%'-.0-9;=?-~]+:[!-%'-.0-;=?-~]*$"))]
     pub label: Option<String>,
     /// Whether the addresses answer with the virtual router's MAC address, on an interface of their own (keepalived: use_vmac).
     /// Default: false.

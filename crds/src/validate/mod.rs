@@ -102,6 +102,22 @@ pub fn judge_update(kind: Kind, manifest: &Value, old: Option<&Value>) -> Result
     if findings.violations.is_empty() { Ok(value) } else { Err(findings.violations) }
 }
 
+/// Judges the status of an object of any kind, as the operator or an agent writes it: types, bounds and lists.
+///
+/// # Errors
+/// Every violation; never an empty list.
+pub fn judge_status(kind: Kind, status: &Value) -> Result<(), Vec<Violation>> {
+    let Some(node) = compiled(kind).root.property("status") else {
+        return Err(vec![Violation::new("status", format!("a {kind} has none"))]);
+    };
+    let mut unknown = Vec::new();
+    prepare::unknown_fields(node, status, "status", &mut unknown);
+    let mut findings = Findings::default();
+    structural::check(node, status, "status", &mut findings);
+    unknown.append(&mut findings.violations);
+    if unknown.is_empty() { Ok(()) } else { Err(unknown) }
+}
+
 /// Which kind a manifest says it is of.
 ///
 /// # Errors

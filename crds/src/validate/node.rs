@@ -89,6 +89,14 @@ pub(super) struct Rule {
 }
 
 impl Node {
+    /// The place of a declared field.
+    pub(super) fn property(&self, name: &str) -> Option<&Node> {
+        match &self.kind {
+            Kind::Object { properties, .. } => properties.get(name).map(|property| &property.node),
+            _ => None,
+        }
+    }
+
     /// Compiles a schema.
     ///
     /// # Errors
