@@ -6,17 +6,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bascule_lab::run::{RunOptions, ScenarioResult, Verdict, run_scenarios};
-use bascule_lab::scenario::{Scenario, load, load_file};
+use bascule_lab::scenario::{Problem, Scenario, load, load_file};
 use serde_json::{Value, json};
 
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+fn told(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
 fn read(path: &Path) -> Scenario {
-    load_file(path).unwrap_or_else(|problems| {
-        panic!("{}", problems.iter().map(|problem| format!("\n{problem}")).collect::<String>())
-    })
+    load_file(path).unwrap_or_else(|problems| panic!("{}", told(&problems)))
 }
 
 /// Plays a scenario; what was printed comes with the result.
@@ -53,7 +55,8 @@ fn a_plain_scenario_passes_and_leaves_its_results() {
     for kind in ["step", "fault", "heal", "request", "connection", "address", "finding"] {
         assert!(timeline.contains(&format!("\"kind\":\"{kind}\"")), "no {kind} in the timeline");
     }
-    let json: Value = serde_json::from_str(&std::fs::read_to_string(results.join("result.json")).unwrap()).unwrap();
+    let json: Value =
+        serde_json::from_str(&std::fs::read_to_string(results.join("result.json")).unwrap()).unwrap();
     assert_eq!(json["verdict"], "passed");
     assert_eq!(json["steps"].as_array().unwrap().len(), result.steps.len());
     assert!(std::fs::read_to_string(out.path().join("junit.xml")).unwrap().contains("failures=\"0\""));
@@ -93,15 +96,13 @@ fn scenario(all: &Value, control: &Value, with_fault: bool) -> Scenario {
         "steps": steps,
         "control": {"failsAt": control.get("failsAt").unwrap_or(&json!(JUDGED)), "because": control["because"]},
     });
-    load(name, &scenario.to_string()).unwrap_or_else(|problems| {
-        panic!("{name}: {}", problems.iter().map(|problem| format!("\n{problem}")).collect::<String>())
-    })
+    load(name, &scenario.to_string()).unwrap_or_else(|problems| panic!("{name}: {}", told(&problems)))
 }
 
 /// Plays the controls that `which` chooses; all problems are told at the end.
 fn play_controls(which: impl Fn(&Value) -> bool) {
     let all = controls();
-    let mut problems = String::new();
+    let mut problems = Vec::new();
     for control in all["controls"].as_array().unwrap().iter().filter(|control| which(control)) {
         let name = control["name"].as_str().unwrap();
         let out = tempfile::tempdir().unwrap();
@@ -110,20 +111,21 @@ fn play_controls(which: impl Fn(&Value) -> bool) {
         let (result, text) = play(wrong, out.path());
         let last = result.steps.last().map_or("", |step| &step.name);
         let because = expected.because.unwrap_or_default();
-        if result.verdict != Verdict::Failed || last != expected.fails_at || !result.reason.contains(&because) {
-            problems.push_str(&format!(
-                "\n{name} has to fail at `{}` because of `{because}`, but: {text}",
+        if result.verdict != Verdict::Failed || last != expected.fails_at || !result.reason.contains(&because)
+        {
+            problems.push(format!(
+                "{name} has to fail at `{}` because of `{because}`, but: {text}",
                 expected.fails_at
             ));
         }
         if control.get("fault").is_some() {
             let (result, text) = play(scenario(&all, control, false), out.path());
             if result.verdict != Verdict::Passed {
-                problems.push_str(&format!("\n{name} has to pass without its fault, but: {text}"));
+                problems.push(format!("{name} has to pass without its fault, but: {text}"));
             }
         }
     }
-    assert!(problems.is_empty(), "{problems}");
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
 
 #[test]
@@ -140,7 +142,11 @@ fn controls_of_faults_fail_by_the_fault() {
 fn controls_of_agents_fail() {
     let lab = PathBuf::from(env!("CARGO_BIN_EXE_bascule-lab"));
     let agent = lab.with_file_name("bascule-agent");
-    assert!(agent.is_file(), "{} is not there; build it first: cargo build -p bascule-agent", agent.display());
+    assert!(
+        agent.is_file(),
+        "{} is not there; build it first: cargo build -p bascule-agent",
+        agent.display()
+    );
     play_controls(|control| control["agent"] == true);
 }
 
@@ -160,7 +166,10 @@ fn every_kind_has_a_control() {
     assert_eq!(kinds.len(), 9 + 10, "{kinds:?}");
     for control in controls()["controls"].as_array().unwrap() {
         let keys = |value: Option<&Value>| -> Vec<String> {
-            value.and_then(Value::as_object).map(|members| members.keys().cloned().collect()).unwrap_or_default()
+            value
+                .and_then(Value::as_object)
+                .map(|members| members.keys().cloned().collect())
+                .unwrap_or_default()
         };
         for kind in keys(control.get("expect")) {
             kinds.remove(&format!("expect {kind}"));

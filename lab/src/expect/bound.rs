@@ -37,11 +37,11 @@ pub fn judge(what: &str, measured: Measured, bound: Duration) -> Finding {
     if lateness.is_zero() {
         wanted.push(')');
     } else {
-        wanted.push_str(&format!(" + {} lateness of the machine)", show(lateness)));
+        wanted = format!("{wanted} + {} lateness of the machine)", show(lateness));
     }
     let mut seen = show(seen);
     if !resolution.is_zero() {
-        seen.push_str(&format!(", to within {}", show(resolution)));
+        seen = format!("{seen}, to within {}", show(resolution));
     }
     Finding { verdict, wanted, seen, at: None, at_seconds: None }
 }

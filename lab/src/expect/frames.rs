@@ -54,12 +54,12 @@ fn read(bytes: &[u8], frame: &mut Frame) -> Option<()> {
 }
 
 fn arp(bytes: &[u8], frame: &mut Frame) -> Option<()> {
-    frame.protocol = Some(FrameProtocol::Arp);
     let address =
         |at: usize| Some(IpAddr::V4(Ipv4Addr::from_octets(bytes.get(at..at + 4)?.try_into().ok()?)));
-    frame.source = address(14);
-    frame.destination = address(24);
-    frame.gratuitous = frame.source.is_some() && frame.source == frame.destination;
+    frame.protocol = Some(FrameProtocol::Arp);
+    frame.source = Some(address(14)?);
+    frame.destination = Some(address(24)?);
+    frame.gratuitous = frame.source == frame.destination;
     Some(())
 }
 

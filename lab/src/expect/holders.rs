@@ -32,7 +32,10 @@ impl History {
         let (address, interface, added) = match &watched.event {
             Event::AddressAdded { address, interface, .. } => (address, interface, true),
             Event::AddressRemoved { address, interface, .. } => (address, interface, false),
-            Event::Lost { .. } => return self.lost.push((watched.at, watched.node.clone())),
+            Event::Lost { .. } => {
+                self.lost.push((watched.at, watched.node.clone()));
+                return;
+            }
             Event::Link { .. } | Event::LinkGone { .. } => return,
         };
         self.changes.entry(*address).or_default().push(Change {
@@ -160,7 +163,7 @@ pub fn judge(
     if let Some((_, node)) = history.lost.iter().find(|(at, _)| window.contains(*at)) {
         for finding in findings.iter_mut().filter(|finding| finding.verdict == Verdict::Passed) {
             finding.verdict = Verdict::Undecided;
-            finding.seen.push_str(&format!("; but notifications of {node} were lost"));
+            finding.seen = format!("{}; but notifications of {node} were lost", finding.seen);
         }
     }
     findings
@@ -200,7 +203,9 @@ mod tests {
 
     fn verdict(expected: &HoldersExpectation, events: &[Watched], window: (u64, u64)) -> Verdict {
         let mut history = History::default();
-        events.iter().for_each(|event| history.put(event));
+        for event in events {
+            history.put(event);
+        }
         let window = Span { since: window.0 * MS, until: window.1 * MS };
         worst(&judge(expected, &history, window, &|_| Duration::ZERO))
     }

@@ -35,7 +35,7 @@ pub fn judge(expected: &KernelExpectation, tables: &Tables) -> Vec<Finding> {
         match serde_json::from_str::<Vec<Interface>>(printed) {
             Ok(interfaces) => findings.extend(addresses(expected, &interfaces)),
             Err(error) => {
-                findings.push(Finding::of(false, "addresses", format!("{error}: {}", excerpt(printed))))
+                findings.push(Finding::of(false, "addresses", format!("{error}: {}", excerpt(printed))));
             }
         }
     }
@@ -225,10 +225,10 @@ fn addresses(expected: &KernelExpectation, interfaces: &[Interface]) -> Vec<Find
         });
         let mut wanted = format!("the address {address}");
         if let Some(interface) = interface {
-            wanted.push_str(&format!(" on {interface}"));
+            wanted = format!("{wanted} on {interface}");
         }
         if let Some(label) = label {
-            wanted.push_str(&format!(" labelled {label}"));
+            wanted = format!("{wanted} labelled {label}");
         }
         findings.push(Finding::of(good, wanted, shown.clone()));
     }

@@ -21,7 +21,7 @@ pub fn judge(expected: &AgentStatusExpectation, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (pointer, wanted) in &expected.values {
         let found = at(&status, pointer);
-        let good = found.iter().any(|value| *value == wanted);
+        let good = found.contains(&wanted);
         let seen = match found.as_slice() {
             [] => format!("nothing there; the status is {}", excerpt(text)),
             values => values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),

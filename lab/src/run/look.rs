@@ -45,7 +45,7 @@ impl Player<'_> {
             Kind::AgentStatus(expected) => {
                 let node = self.world.node(&expected.node)?;
                 let command = Exec::new(["bascule-agent", "status", "-o", "json"]).timeout(COMMAND);
-                Ok(match self.run(&node, &command)? {
+                Ok(match Self::run_in(&node, &command)? {
                     Ok(output) if output.success() => status::judge(expected, &output.text()),
                     Ok(output) => vec![Finding::of(false, "the agent's status", said(&output))],
                     Err(why) => vec![Finding::of(false, "the agent's status", why)],
@@ -56,7 +56,7 @@ impl Player<'_> {
                 let director = self.scenario.topology.node(&expected.node).map(director).unwrap_or_default();
                 let argv = ["bascule-agent", "plan", "--manifests", MANIFESTS, "--director", &director];
                 let wanted = format!("`bascule-agent plan` on {} has nothing to do", expected.node);
-                Ok(match self.run(&node, &Exec::new(argv).timeout(COMMAND))? {
+                Ok(match Self::run_in(&node, &Exec::new(argv).timeout(COMMAND))? {
                     Ok(output) => vec![Finding::of(output.success(), wanted, said(&output))],
                     Err(why) => vec![Finding::of(false, wanted, why)],
                 })
@@ -80,7 +80,7 @@ impl Player<'_> {
     }
 
     /// Runs a command in a node; a text instead if the node cannot run any.
-    fn run(&self, node: &Node, command: &Exec) -> Result<Result<Output, String>> {
+    fn run_in(node: &Node, command: &Exec) -> Result<Result<Output, String>> {
         if !node.is_up() {
             return Ok(Err(format!("{} is off", node.name())));
         }
@@ -113,7 +113,7 @@ impl Player<'_> {
         let ask = |argv: &[&str]| -> Result<Result<String, Finding>> {
             let command = Exec::new(argv.iter().copied()).timeout(COMMAND).limit(16 << 20);
             let wanted = format!("`{}` on {}", argv.join(" "), node.name());
-            Ok(match self.run(&node, &command)? {
+            Ok(match Self::run_in(&node, &command)? {
                 Ok(output) if output.success() => Ok(output.text()),
                 Ok(output) => Err(Finding::of(false, wanted, said(&output))),
                 Err(why) => Err(Finding::of(false, wanted, why)),
@@ -168,7 +168,7 @@ impl Player<'_> {
         }
         let mut seen = format!("{count} of {} frames", recorded.packets.len());
         if recorded.dropped > 0 {
-            seen.push_str(&format!("; {} were lost to the capture", recorded.dropped));
+            seen = format!("{seen}; {} were lost to the capture", recorded.dropped);
         }
         let mut finding = Finding::of(expected.count.admits(count), wanted, seen).at(last);
         // Among those that were lost there may have been any.
@@ -202,7 +202,7 @@ impl Player<'_> {
     fn command(&self, expected: &CommandExpectation) -> Result<Vec<Finding>> {
         let node = self.world.node(&expected.node)?;
         let command = Exec::shell(&expected.command).timeout(COMMAND);
-        Ok(match self.run(&node, &command)? {
+        Ok(match Self::run_in(&node, &command)? {
             Ok(output) => {
                 command_findings(&expected.command, expected.exit_code, &expected.stdout, None, &output)
             }

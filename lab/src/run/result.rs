@@ -221,10 +221,10 @@ mod tests {
 
     #[test]
     fn exit_codes_are_those_of_the_contract() {
+        use Verdict::{Error, Failed, Passed, Undecided, Unsupported};
         let code = |verdicts: &[Verdict]| {
             Summary { results: verdicts.iter().map(|verdict| example("x", *verdict)).collect() }.exit_code()
         };
-        use Verdict::{Error, Failed, Passed, Undecided, Unsupported};
         assert_eq!(code(&[]), 0);
         assert_eq!(code(&[Passed, Passed]), 0);
         assert_eq!(code(&[Passed, Unsupported]), 3);

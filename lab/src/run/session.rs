@@ -170,7 +170,7 @@ pub(super) fn run(
                 Error::Harness(text) => text.clone(),
             };
             if result.verdict == Verdict::Failed {
-                result.reason.push_str(&format!("; then the harness failed: {text}"));
+                result.reason = format!("{}; then the harness failed: {text}", result.reason);
             } else {
                 result.verdict = Verdict::Error;
                 result.reason = text;

@@ -82,18 +82,20 @@ pub(super) fn scenario(result: &ScenarioResult, timeline: &Timeline) -> String {
     text
 }
 
+/// What a row says of an event; none: nothing.
+type Words<'a> = dyn Fn(&serde_json::Map<String, serde_json::Value>) -> Option<Vec<String>> + 'a;
+
 /// Faults, heals, and addresses that came and went.
 fn events(timeline: &Timeline) -> String {
     let mut rows: Vec<(f64, Vec<String>)> = Vec::new();
-    let mut take =
-        |kind: &str, words: &dyn Fn(&serde_json::Map<String, serde_json::Value>) -> Option<Vec<String>>| {
-            for event in timeline.of(kind) {
-                let at = event.get("t").and_then(serde_json::Value::as_f64).unwrap_or(0.0);
-                if let Some(words) = words(&event) {
-                    rows.push((at, std::iter::once(seconds(at)).chain(words).collect()));
-                }
+    let mut take = |kind: &str, words: &Words<'_>| {
+        for event in timeline.of(kind) {
+            let at = event.get("t").and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+            if let Some(words) = words(&event) {
+                rows.push((at, std::iter::once(seconds(at)).chain(words).collect()));
             }
-        };
+        }
+    };
     let word = |event: &serde_json::Map<String, serde_json::Value>, name: &str| {
         event.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
     };

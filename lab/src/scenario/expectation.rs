@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::topology::Name;
 use super::value::Span;
 
+pub use super::frames::{FrameFilter, FrameProtocol, FramesExpectation, TcpFlag};
+
 /// One expectation: exactly one kind, and perhaps the time within which it comes true.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "ExpectationForm", into = "ExpectationForm")]
@@ -403,101 +405,6 @@ pub struct ConnectionsExpectation {
     /// Who answered how many of those that were opened. A server that is not named here answered none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answerers: Option<BTreeMap<String, Count>>,
-}
-
-/// Frames of a kind on a link.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct FramesExpectation {
-    /// The node.
-    pub node: Name,
-    /// Its interface.
-    pub interface: Name,
-    /// Which frames; all of this must be true of one.
-    #[serde(default)]
-    pub filter: FrameFilter,
-    /// How many.
-    pub count: Count,
-    /// When; the whole run unless told.
-    #[serde(default, skip_serializing_if = "Window::is_all")]
-    pub window: Window,
-}
-
-/// What is true of a frame.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct FrameFilter {
-    /// Its innermost protocol that the lab knows; with `ipip`, the outer one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<FrameProtocol>,
-    /// The TCP flags, of which each is set, or with `!` clear: `[syn, "!ack"]`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 6))]
-    pub tcp_flags: Vec<TcpFlag>,
-    /// The source address; for ARP, the sender's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<IpAddr>,
-    /// The destination address; for ARP, the target's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub destination: Option<IpAddr>,
-    /// The source port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_port: Option<u16>,
-    /// The destination port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub destination_port: Option<u16>,
-    /// The hardware address that it comes from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_mac: Option<super::value::Mac>,
-    /// For ARP: sender and target are the same address. For IPv6: an unsolicited neighbour advertisement.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gratuitous: Option<bool>,
-}
-
-/// A protocol that the lab tells apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum FrameProtocol {
-    /// Address resolution.
-    Arp,
-    /// ICMP and ICMPv6.
-    Icmp,
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// VRRP.
-    Vrrp,
-    /// IP in IP: IPv4 or IPv6 in either.
-    Ipip,
-    /// Generic routing encapsulation.
-    Gre,
-}
-
-/// A TCP flag that is set, or with `!` clear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum TcpFlag {
-    /// SYN set.
-    Syn,
-    /// SYN clear.
-    #[serde(rename = "!syn")]
-    NoSyn,
-    /// ACK set.
-    Ack,
-    /// ACK clear.
-    #[serde(rename = "!ack")]
-    NoAck,
-    /// RST set.
-    Rst,
-    /// RST clear.
-    #[serde(rename = "!rst")]
-    NoRst,
-    /// FIN set.
-    Fin,
-    /// FIN clear.
-    #[serde(rename = "!fin")]
-    NoFin,
 }
 
 /// What `bascule-agent status -o json` says.

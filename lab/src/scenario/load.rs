@@ -73,10 +73,8 @@ pub fn load_file(path: &Path) -> Result<Scenario, Vec<Problem>> {
     }
     let bytes = std::fs::read(path).map_err(unreadable)?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count();
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = String::from_utf8_lossy(good).matches('\n').count();
         vec![Problem {
             file: file.clone(),
             line: line + 1,
@@ -121,7 +119,7 @@ pub fn load(file: &str, text: &str) -> Result<Scenario, Vec<Problem>> {
             .into_iter()
             .map(|violation| problem(document.line_of(&violation.path), &violation.path, violation.message))
             .collect();
-        problems.sort_by(|a, b| a.line.cmp(&b.line));
+        problems.sort_by_key(|problem| problem.line);
         problems
     };
     let violations = check::check(schema::schema(), &document.value);

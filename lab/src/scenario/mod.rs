@@ -3,7 +3,9 @@
 mod check;
 pub mod expectation;
 pub mod fault;
+pub mod frames;
 mod load;
+mod loads;
 mod refer;
 pub mod schema;
 pub mod shipped;
@@ -22,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use expectation::{Expectation, Kind};
 pub use fault::Fault;
 pub use load::{MAX_BYTES, Problem, load, load_file, resolve};
-pub(crate) use refer::{Target, load_name, recorded};
+pub(crate) use loads::{Target, load_name, recorded};
 pub use step::{Action, Step};
 pub use topology::{Name, Topology};
 pub use value::{Prefix, Span};

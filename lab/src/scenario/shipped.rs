@@ -59,11 +59,11 @@ mod tests {
         assert_eq!(SHIPPED.iter().map(|shipped| shipped.name).collect::<Vec<_>>(), files);
         for shipped in SHIPPED {
             let scenario = crate::scenario::load(shipped.name, shipped.text);
-            assert!(scenario.is_ok(), "{}: {}", shipped.name, render(scenario.unwrap_err()));
+            assert!(scenario.is_ok(), "{}: {}", shipped.name, render(&scenario.unwrap_err()));
         }
     }
 
-    fn render(problems: Vec<crate::scenario::Problem>) -> String {
-        problems.iter().map(|problem| format!("\n{problem}")).collect()
+    fn render(problems: &[crate::scenario::Problem]) -> String {
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 }

@@ -43,11 +43,8 @@ fn a_good_scenario_loads_and_survives_a_round_trip() {
 fn refuses(old: &str, new: &str, line: usize, field: &str, words: &str) {
     assert!(GOOD.contains(old), "`{old}` is not in the scenario");
     let text = GOOD.replacen(old, new, 1);
-    let problems = match load("plain.yaml", &text) {
-        Ok(_) => panic!("`{new}` is accepted"),
-        Err(problems) => problems,
-    };
-    let all: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
+    let Err(problems) = load("plain.yaml", &text) else { panic!("`{new}` is accepted") };
+    let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let [problem] = problems.as_slice() else { panic!("`{new}` gives\n{all}") };
     assert!(
         problem.line == line && problem.field == field && problem.message.contains(words),

@@ -1,0 +1,158 @@
+//! Expectations: what they name, and what would expect nothing.
+
+use std::collections::BTreeMap;
+
+use super::super::check::join;
+use super::super::expectation::{Expectation, Kind, Window};
+use super::super::suggest;
+use super::super::topology::Peer;
+use super::{AGENT, Checker, LoadKind};
+
+impl<'a> Checker<'a> {
+    pub(super) fn window(&mut self, window: &Window, path: &str, names: &[&str]) {
+        for (field, step) in [("since", &window.since), ("until", &window.until)] {
+            if let Some(step) = step
+                && !names.contains(&step.as_str())
+            {
+                let hint = suggest::hint(step, names.iter().copied());
+                self.report(
+                    format!("{path}.window.{field}"),
+                    format!("there is no step `{step}` up to here{hint}"),
+                );
+            }
+        }
+        let place =
+            |step: &Option<String>| step.as_ref().and_then(|step| names.iter().position(|name| name == step));
+        if let (Some(since), Some(until)) = (place(&window.since), place(&window.until))
+            && since >= until
+        {
+            self.report(format!("{path}.window"), "ends before it begins");
+        }
+    }
+
+    pub(super) fn expectation(
+        &mut self,
+        expectation: &Expectation,
+        path: &str,
+        names: &[&str],
+        loads: &BTreeMap<&'a str, LoadKind>,
+    ) {
+        if let Some(within) = expectation.within {
+            self.patience(within.get(), format!("{path}.within"));
+        }
+        let path = format!("{path}.{}", expectation.kind.name());
+        match &expectation.kind {
+            Kind::Requests(expected) => {
+                self.known_load(&expected.load, Some(LoadKind::Requests), loads, format!("{path}.load"));
+                for (index, load) in expected.also.iter().enumerate() {
+                    self.known_load(load, Some(LoadKind::Requests), loads, format!("{path}.also[{index}]"));
+                }
+                self.window(&expected.window, &path, names);
+                if expected.tolerance.is_some() && expected.proportion.is_none() {
+                    self.report(format!("{path}.tolerance"), "belongs to `proportion`, which is not there");
+                }
+                if expected
+                    .proportion
+                    .as_ref()
+                    .is_some_and(|weights| weights.values().all(|weight| *weight == 0))
+                {
+                    self.report(format!("{path}.proportion"), "has no weight above 0");
+                }
+                if expected.sent.is_none()
+                    && expected.ok.is_none()
+                    && expected.failed.is_none()
+                    && expected.answerers.is_none()
+                    && expected.proportion.is_none()
+                    && expected.longest_gap.is_none()
+                    && !expected.alternate
+                    && !expected.one_answerer
+                {
+                    self.report(&*path, "expects nothing");
+                }
+            }
+            Kind::Holders(expected) => {
+                self.window(&expected.window, &path, names);
+                for (index, node) in expected.nodes.iter().flatten().enumerate() {
+                    self.known_node_at(node, format!("{path}.nodes[{index}]"));
+                }
+                if expected.nodes.is_none()
+                    && expected.longest_gap.is_none()
+                    && expected.longest_overlap.is_none()
+                {
+                    self.report(&*path, "expects nothing; give it `nodes`, `longestGap` or `longestOverlap`");
+                }
+            }
+            Kind::Kernel(expected) => {
+                if let Some(node) = self.known_node(&expected.node, &path) {
+                    for (index, address) in expected.addresses.iter().enumerate() {
+                        if let Some(interface) = &address.interface
+                            && !["lo", "tunl0", "ip6tnl0"].contains(&&**interface)
+                        {
+                            self.interface(node, interface, format!("{path}.addresses[{index}].interface"));
+                        }
+                    }
+                }
+                if expected.ipvsadm.is_none()
+                    && expected.services.is_none()
+                    && expected.no_services.is_empty()
+                    && expected.addresses.is_empty()
+                    && expected.no_addresses.is_empty()
+                    && expected.sysctls.is_empty()
+                    && expected.nft.is_empty()
+                {
+                    self.report(&*path, "expects nothing");
+                }
+            }
+            Kind::Connections(expected) => {
+                self.known_load(&expected.load, Some(LoadKind::Hold), loads, format!("{path}.load"));
+                if expected.opened.is_none()
+                    && expected.alive.is_none()
+                    && expected.lost.is_none()
+                    && expected.answerers.is_none()
+                {
+                    self.report(&*path, "expects nothing");
+                }
+            }
+            Kind::Frames(expected) => {
+                if let Some(node) = self.known_node(&expected.node, &path) {
+                    self.interface(node, &expected.interface, format!("{path}.interface"));
+                }
+                self.window(&expected.window, &path, names);
+            }
+            Kind::AgentStatus(expected) => {
+                self.agent_of(&expected.node, &path);
+                for pointer in expected.values.keys() {
+                    if !pointer.is_empty() && !pointer.starts_with('/') {
+                        let message = format!("`{pointer}` is not a JSON pointer; it begins with `/`");
+                        self.report(join(&format!("{path}.values"), pointer), message);
+                    }
+                }
+            }
+            Kind::Plan(expected) => self.agent_of(&expected.node, &path),
+            Kind::Log(expected) => {
+                self.window(&expected.window, &path, names);
+                if let Some(node) = self.known_node(&expected.node, &path) {
+                    let mut programs: Vec<&str> = node.servers.iter().map(|server| &*server.name).collect();
+                    programs.extend(node.agent.as_ref().map(|_| AGENT));
+                    programs.extend(node.peer.as_ref().map(Peer::name));
+                    if !programs.contains(&&*expected.program) {
+                        let hint = suggest::hint(&expected.program, programs);
+                        let message = format!("`{}` runs no program `{}`{hint}", node.name, expected.program);
+                        self.report(format!("{path}.program"), message);
+                    }
+                }
+            }
+            Kind::Command(expected) => {
+                self.known_node(&expected.node, &path);
+            }
+        }
+    }
+
+    pub(super) fn agent_of(&mut self, name: &str, path: &str) {
+        if let Some(node) = self.known_node(name, path)
+            && node.agent.is_none()
+        {
+            self.report(format!("{path}.node"), format!("`{name}` has no agent"));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Networks and nodes: names, addresses, routes, files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::super::check::join;
+use super::super::suggest;
+use super::super::topology::{LinkAddress, Node};
+use super::{AGENT, Checker};
+
+impl<'a> Checker<'a> {
+    pub(super) fn networks_and_nodes(&mut self) {
+        let topology = self.topology;
+        let mut names = BTreeSet::new();
+        for (index, network) in topology.networks.iter().enumerate() {
+            if !names.insert(&*network.name) {
+                self.report(
+                    format!("topology.networks[{index}].name"),
+                    format!("there are two networks `{}`", network.name),
+                );
+            }
+        }
+        let mut names = BTreeSet::new();
+        let mut macs = BTreeMap::new();
+        for (index, node) in topology.nodes.iter().enumerate() {
+            let path = format!("topology.nodes[{index}]");
+            if !names.insert(&*node.name) {
+                self.report(format!("{path}.name"), format!("there are two nodes `{}`", node.name));
+            }
+            let mut interfaces = BTreeSet::new();
+            for (index, link) in node.links.iter().enumerate() {
+                let path = format!("{path}.links[{index}]");
+                if topology.network(&link.network).is_none() {
+                    let hint =
+                        suggest::hint(&link.network, topology.networks.iter().map(|network| &*network.name));
+                    self.report(
+                        format!("{path}.network"),
+                        format!("there is no network `{}`{hint}", link.network),
+                    );
+                }
+                if link.interface.len() > 15 {
+                    let message = format!("has {} characters, but can have at most 15", link.interface.len());
+                    self.report(format!("{path}.interface"), message);
+                }
+                if &*link.interface == "lo" || !interfaces.insert(&*link.interface) {
+                    let message = format!("the node has two interfaces `{}`", link.interface);
+                    self.report(format!("{path}.interface"), message);
+                }
+                if let Some(mac) = link.mac
+                    && let Some(other) = macs.insert((&*link.network, mac.0), &*node.name)
+                {
+                    self.report(format!("{path}.mac"), format!("`{other}` has the same on that network"));
+                }
+                for (index, address) in link.addresses.iter().enumerate() {
+                    if let LinkAddress::Labelled(labelled) = address {
+                        let path = format!("{path}.addresses[{index}]");
+                        if !labelled.label.starts_with(&*link.interface) {
+                            let message =
+                                format!("has to begin with the interface's name, `{}`", link.interface);
+                            self.report(format!("{path}.label"), message);
+                        }
+                        if labelled.address.address.is_ipv6() {
+                            self.report(
+                                format!("{path}.label"),
+                                "IPv6 addresses have no labels; leave it out",
+                            );
+                        }
+                    }
+                }
+            }
+            self.node(node, &path, &interfaces);
+        }
+    }
+
+    pub(super) fn node(&mut self, node: &'a Node, path: &str, interfaces: &BTreeSet<&str>) {
+        for (index, route) in node.routes.iter().enumerate() {
+            let path = format!("{path}.routes[{index}]");
+            match (&route.via, &route.interface) {
+                (None, None) => self.report(&*path, "one of `via` and `interface` is missing"),
+                (_, Some(interface)) if &**interface != "lo" && !interfaces.contains(&**interface) => {
+                    let hint = suggest::hint(interface, interfaces.iter().copied());
+                    let message = format!("the node has no interface `{interface}`{hint}");
+                    self.report(format!("{path}.interface"), message);
+                }
+                (Some(via), None) => {
+                    let on_link = |address: &LinkAddress| address.prefix().contains(*via);
+                    if !node.links.iter().flat_map(|link| &link.addresses).any(on_link) {
+                        let message = format!(
+                            "`{via}` is in no network of the node; a gateway has to be, or name the `interface`"
+                        );
+                        self.report(format!("{path}.via"), message);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (address, names) in &node.hosts {
+            if address.parse::<IpAddr>().is_err() {
+                self.report(
+                    join(&format!("{path}.hosts"), address),
+                    format!("`{address}` is not an IP address"),
+                );
+            }
+            if names.is_empty() {
+                self.report(join(&format!("{path}.hosts"), address), "has no names");
+            }
+        }
+        for file in node.files.keys() {
+            if !file.starts_with('/') || file.split('/').any(|part| part == "..") || file.ends_with('/') {
+                self.report(
+                    join(&format!("{path}.files"), file),
+                    format!("`{file}` is not the absolute path of a file"),
+                );
+            }
+        }
+        let mut programs = BTreeSet::from([AGENT]);
+        if let Some(peer) = &node.peer {
+            programs.insert(peer.name());
+        }
+        for (index, server) in node.servers.iter().enumerate() {
+            let path = format!("{path}.servers[{index}]");
+            if !programs.insert(&server.name) {
+                let message = format!("`{}` is taken by another program of the node", server.name);
+                self.report(format!("{path}.name"), message);
+            }
+            if server.http.is_empty() && server.tcp.is_empty() && server.udp.is_empty() {
+                self.report(&*path, "listens nowhere; give it `http`, `tcp` or `udp`");
+            }
+        }
+        if let Some(agent) = &node.agent {
+            for file in agent.manifests.keys() {
+                self.file_name(file, join(&format!("{path}.agent.manifests"), file));
+            }
+        }
+    }
+
+    pub(super) fn file_name(&mut self, file: &str, path: String) {
+        if file.is_empty() || file.contains('/') || file == "." || file == ".." || file.len() > 255 {
+            self.report(path, format!("`{file}` is not the name of a file; folders are not looked into"));
+        }
+    }
+
+    /// No address twice on a network.
+    pub(super) fn addresses(&mut self) {
+        let mut seen: BTreeMap<(&str, IpAddr), &str> = BTreeMap::new();
+        for (n, node) in self.topology.nodes.iter().enumerate() {
+            for (l, link) in node.links.iter().enumerate() {
+                for (a, address) in link.addresses.iter().enumerate() {
+                    let address = address.prefix().address;
+                    if let Some(other) = seen.insert((&link.network, address), &node.name) {
+                        let path = format!("topology.nodes[{n}].links[{l}].addresses[{a}]");
+                        self.report(
+                            path,
+                            format!("`{other}` has {address} on network `{}`, too", link.network),
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Steps: what they name, and what can never end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::super::Span;
+use super::super::fault::{Fault, Partition};
+use super::super::loads::{Target, load_name};
+use super::super::step::{Action, Step};
+use super::super::suggest;
+use super::{Checker, LoadKind};
+
+/// The longest pause or patience of a step.
+const MAX_WAIT: Duration = Duration::from_secs(30 * 60);
+
+impl<'a> Checker<'a> {
+    pub(super) fn steps(&mut self) {
+        let mut names: Vec<&str> = Vec::new();
+        let mut loads: BTreeMap<&str, LoadKind> = BTreeMap::new();
+        let mut broken: Vec<&Fault> = Vec::new();
+        for (index, step) in self.scenario.steps.iter().enumerate() {
+            let path = format!("steps[{index}]");
+            if names.contains(&step.name.as_str()) {
+                self.report(format!("{path}.name"), format!("there are two steps `{}`", step.name));
+            }
+            names.push(&step.name);
+            self.step(step, &path, &names, &mut loads, &mut broken);
+        }
+    }
+
+    pub(super) fn step(
+        &mut self,
+        step: &'a Step,
+        path: &str,
+        names: &[&str],
+        loads: &mut BTreeMap<&'a str, LoadKind>,
+        broken: &mut Vec<&'a Fault>,
+    ) {
+        let path = format!("{path}.{}", step.action.kind());
+        match &step.action {
+            Action::Apply(apply) => {
+                if let Some(node) = self.known_node(&apply.node, &path)
+                    && node.agent.is_none()
+                {
+                    self.report(format!("{path}.node"), format!("`{}` has no agent", node.name));
+                }
+                if apply.write.is_empty() && apply.replace.is_empty() && apply.delete.is_empty() {
+                    self.report(&*path, "changes nothing; give it `write`, `replace` or `delete`");
+                }
+                let files = apply
+                    .write
+                    .keys()
+                    .chain(apply.replace.iter().map(|edit| &edit.file))
+                    .chain(&apply.delete);
+                for file in files {
+                    self.file_name(file, path.clone());
+                }
+            }
+            Action::Exec(exec) => {
+                self.known_node(&exec.node, &path);
+            }
+            Action::Requests(requests) => {
+                self.known_node_at(&requests.from, format!("{path}.from"));
+                self.target(&requests.target, &["http", "tcp", "udp"], format!("{path}.target"));
+                if requests.count.is_some() && requests.duration.is_some() {
+                    self.report(&*path, "has `count` and `duration`, but at most one of them can be");
+                }
+                if !requests.background && requests.count.is_none() && requests.duration.is_none() {
+                    self.report(
+                        &*path,
+                        "would never end; give it `count` or `duration`, or run it in the `background`",
+                    );
+                }
+                if let Some(duration) = requests.duration {
+                    self.patience(duration.get(), format!("{path}.duration"));
+                }
+                let name = load_name(step).unwrap_or_default();
+                self.new_load(name, LoadKind::Requests, loads, &path);
+            }
+            Action::Hold(hold) => {
+                self.known_node_at(&hold.from, format!("{path}.from"));
+                self.target(&hold.target, &["http", "tcp"], format!("{path}.target"));
+                let name = load_name(step).unwrap_or_default();
+                self.new_load(name, LoadKind::Hold, loads, &path);
+            }
+            Action::Stop(stop) => self.known_load(&stop.load, None, loads, format!("{path}.load")),
+            Action::Server(mode) => {
+                if let Some(node) = self.known_node(&mode.node, &path) {
+                    self.server(node, &mode.server, format!("{path}.server"));
+                }
+            }
+            Action::Fault(fault) => {
+                self.fault(fault, &path);
+                if broken.contains(&fault) {
+                    self.report(&*path, format!("`{fault}` is there already; heal it first"));
+                }
+                if !matches!(fault, Fault::Reboot(_)) {
+                    broken.push(fault);
+                }
+            }
+            Action::Heal(fault) => {
+                self.fault(fault, &path);
+                if let Some(place) = broken.iter().position(|other| *other == fault) {
+                    broken.remove(place);
+                } else {
+                    self.report(
+                        &*path,
+                        format!("no earlier step has the fault `{fault}`, so that there is nothing to heal"),
+                    );
+                }
+            }
+            Action::Wait(wait) => {
+                for (field, span) in [("for", wait.duration), ("within", wait.within)] {
+                    if let Some(span) = span {
+                        self.patience(span.get(), format!("{path}.{field}"));
+                    }
+                }
+                if wait.duration.is_some() && wait.within.is_some() {
+                    self.report(&*path, "`within` belongs to `until`; `for` has its own time");
+                }
+                for (index, expectation) in wait.until.iter().enumerate() {
+                    let path = format!("{path}.until[{index}]");
+                    if expectation.within.is_some() {
+                        self.report(
+                            format!("{path}.within"),
+                            "give the time to `wait` itself: all have to hold at once",
+                        );
+                    }
+                    self.expectation(expectation, &path, names, loads);
+                }
+            }
+            Action::Expect(expectations) => {
+                for (index, expectation) in expectations.iter().enumerate() {
+                    self.expectation(expectation, &format!("{path}[{index}]"), names, loads);
+                }
+            }
+            Action::RestartAgent(restart) => {
+                if let Some(node) = self.known_node(&restart.node, &path)
+                    && node.agent.is_none()
+                {
+                    self.report(format!("{path}.node"), format!("`{}` has no agent", node.name));
+                }
+            }
+            Action::Capture(capture) => {
+                if let Some(node) = self.known_node(&capture.node, &path) {
+                    self.interface(node, &capture.interface, format!("{path}.interface"));
+                }
+            }
+        }
+    }
+
+    pub(super) fn patience(&mut self, span: Duration, path: String) {
+        if span.is_zero() || span > MAX_WAIT {
+            let message = format!("has to be between 1ms and {}", Span(MAX_WAIT));
+            self.report(path, message);
+        }
+    }
+
+    pub(super) fn target(&mut self, target: &str, schemes: &[&str], path: String) {
+        if let Err(message) = Target::parse(target, schemes) {
+            self.report(path, message);
+        }
+    }
+
+    pub(super) fn new_load(
+        &mut self,
+        name: &'a str,
+        kind: LoadKind,
+        loads: &mut BTreeMap<&'a str, LoadKind>,
+        path: &str,
+    ) {
+        if loads.insert(name, kind).is_some() {
+            self.report(format!("{path}.load"), format!("there are two loads `{name}`"));
+        }
+    }
+
+    pub(super) fn known_load(
+        &mut self,
+        name: &str,
+        kind: Option<LoadKind>,
+        loads: &BTreeMap<&'a str, LoadKind>,
+        path: String,
+    ) {
+        match (loads.get(name), kind) {
+            (None, _) => {
+                let hint = suggest::hint(name, loads.keys().copied());
+                self.report(path, format!("no earlier step has a load `{name}`{hint}"));
+            }
+            (Some(LoadKind::Hold), Some(LoadKind::Requests)) => {
+                self.report(path, format!("`{name}` are held connections; judge them with `connections`"));
+            }
+            (Some(LoadKind::Requests), Some(LoadKind::Hold)) => {
+                self.report(path, format!("`{name}` are requests; judge them with `requests`"));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn fault(&mut self, fault: &Fault, path: &str) {
+        let path = format!("{path}.{}", fault.kind());
+        match fault {
+            Fault::AdminDown(fault) | Fault::CarrierLost(fault) => {
+                if let Some(node) = self.known_node(&fault.node, &path) {
+                    self.interface(node, &fault.interface, format!("{path}.interface"));
+                }
+            }
+            Fault::Blackhole(fault) => {
+                if let Some(node) = self.known_node(&fault.node, &path) {
+                    self.interface(node, &fault.interface, format!("{path}.interface"));
+                }
+            }
+            Fault::FreezeAgent(fault) | Fault::KillAgent(fault) => {
+                if let Some(node) = self.known_node(&fault.node, &path)
+                    && node.agent.is_none()
+                {
+                    self.report(format!("{path}.node"), format!("`{}` has no agent", node.name));
+                }
+            }
+            Fault::FreezeNode(fault) | Fault::Crash(fault) | Fault::Reboot(fault) => {
+                self.known_node(&fault.node, &path);
+            }
+            Fault::Partition(partition) => self.partition(partition, &path),
+            Fault::StopService(fault) => {
+                if let Some(node) = self.known_node(&fault.node, &path)
+                    && node.peer.as_ref().is_none_or(|peer| peer.name() != &*fault.service)
+                {
+                    self.server(node, &fault.service, format!("{path}.service"));
+                }
+            }
+        }
+    }
+
+    pub(super) fn partition(&mut self, partition: &Partition, path: &str) {
+        if self.topology.network(&partition.network).is_none() {
+            let hint = suggest::hint(
+                &partition.network,
+                self.topology.networks.iter().map(|network| &*network.name),
+            );
+            self.report(
+                format!("{path}.network"),
+                format!("there is no network `{}`{hint}", partition.network),
+            );
+            return;
+        }
+        let mut members = BTreeSet::new();
+        for (g, group) in partition.groups.iter().enumerate() {
+            if group.is_empty() {
+                self.report(format!("{path}.groups[{g}]"), "is empty");
+            }
+            for (n, name) in group.iter().enumerate() {
+                let path = format!("{path}.groups[{g}][{n}]");
+                if !members.insert(&**name) {
+                    self.report(&*path, format!("`{name}` is in the partition twice"));
+                }
+                if let Some(node) = self.known_node_at(name, path.clone())
+                    && !node.links.iter().any(|link| link.network == partition.network)
+                {
+                    self.report(path, format!("`{name}` is not on network `{}`", partition.network));
+                }
+            }
+        }
+    }
+}
