@@ -20,8 +20,8 @@ pub(super) const KEEPALIVED: &str = "/etc/keepalived/keepalived.conf";
 /// Where rules for `ipvsadm -R` are.
 pub(super) const RULES: &str = "/var/lib/rules";
 
-/// How often a table that is being filled is looked at.
-const LOOK: Duration = Duration::from_millis(2);
+/// How often a table that is being filled is looked at: seldom, for the kernel has one lock for all of it.
+const LOOK: Duration = Duration::from_millis(10);
 /// How long filling a table may take, whoever does it.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long what belongs to an ended machine may stay in the kernel.
