@@ -1,5 +1,6 @@
 //! Who wants which address, port and mark on which director, found by overlap instead of by asking everyone.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -32,7 +33,7 @@ pub(crate) struct Claim {
     pub(crate) what: What,
     pub(crate) addresses: AddressOrRange,
     /// Those with the same tag share; `None` shares with nobody.
-    pub(crate) tag: Option<Arc<str>>,
+    pub(crate) tag: Tag,
 }
 
 impl Claim {
@@ -74,7 +75,59 @@ fn earliest_reaching(address: IpAddr) -> IpAddr {
     }
 }
 
-type Takers = BTreeMap<Option<Arc<str>>, BTreeSet<BindingKey>>;
+type Tag = Option<Arc<str>>;
+
+/// Who claims one place. Nearly always it is one, which has to be cheap.
+#[derive(Debug)]
+enum Takers {
+    One(Tag, BindingKey),
+    Many(BTreeMap<Tag, BTreeSet<BindingKey>>),
+}
+
+impl Takers {
+    fn insert(&mut self, tag: Tag, owner: BindingKey) {
+        match self {
+            Takers::One(old_tag, old_owner) if *old_tag == tag && *old_owner == owner => {}
+            Takers::One(old_tag, old_owner) => {
+                let mut many = BTreeMap::from([(old_tag.take(), BTreeSet::from([old_owner.clone()]))]);
+                many.entry(tag).or_default().insert(owner);
+                *self = Takers::Many(many);
+            }
+            Takers::Many(many) => {
+                many.entry(tag).or_default().insert(owner);
+            }
+        }
+    }
+
+    /// Says whether nobody is left.
+    fn remove(&mut self, tag: &Tag, owner: &BindingKey) -> bool {
+        match self {
+            Takers::One(old_tag, old_owner) => old_tag == tag && old_owner == owner,
+            Takers::Many(many) => {
+                if let Some(owners) = many.get_mut(tag) {
+                    owners.remove(owner);
+                    if owners.is_empty() {
+                        many.remove(tag);
+                    }
+                }
+                many.is_empty()
+            }
+        }
+    }
+
+    /// Those that do not share with the tag.
+    fn excluded_by(&self, tag: &Tag) -> impl Iterator<Item = &BindingKey> {
+        let (one, many) = match self {
+            Takers::One(old_tag, owner) => (Some((old_tag, owner)), None),
+            Takers::Many(many) => (None, Some(many)),
+        };
+        let apart = move |other: &Tag| tag.is_none() || other != tag;
+        let one = one.filter(move |(other, _)| apart(other)).map(|(_, owner)| owner);
+        let many =
+            many.into_iter().flatten().filter(move |(other, _)| apart(other)).flat_map(|(_, owners)| owners);
+        one.into_iter().chain(many)
+    }
+}
 
 #[derive(Debug, Default)]
 struct Bucket {
@@ -91,26 +144,21 @@ pub(crate) struct Claims {
 impl Claims {
     pub(crate) fn insert(&mut self, claim: &Claim, owner: &BindingKey) {
         let bucket = self.buckets.entry((Arc::clone(&claim.director), claim.what)).or_default();
-        let takers = if claim.addresses.first == claim.addresses.last {
-            bucket.singles.entry(claim.addresses.first).or_default()
+        let Claim { addresses, tag, .. } = claim;
+        if addresses.first == addresses.last {
+            put_in(&mut bucket.singles, addresses.first, tag, owner);
         } else {
-            bucket.ranges.entry((claim.addresses.first, claim.addresses.last)).or_default()
-        };
-        takers.entry(claim.tag.clone()).or_default().insert(owner.clone());
+            put_in(&mut bucket.ranges, (addresses.first, addresses.last), tag, owner);
+        }
     }
 
     pub(crate) fn remove(&mut self, claim: &Claim, owner: &BindingKey) {
         let place = (Arc::clone(&claim.director), claim.what);
         let Some(bucket) = self.buckets.get_mut(&place) else { return };
         if claim.addresses.first == claim.addresses.last {
-            take_out(&mut bucket.singles, &claim.addresses.first, claim.tag.as_ref(), owner);
+            take_out(&mut bucket.singles, &claim.addresses.first, &claim.tag, owner);
         } else {
-            take_out(
-                &mut bucket.ranges,
-                &(claim.addresses.first, claim.addresses.last),
-                claim.tag.as_ref(),
-                owner,
-            );
+            take_out(&mut bucket.ranges, &(claim.addresses.first, claim.addresses.last), &claim.tag, owner);
         }
         if bucket.singles.is_empty() && bucket.ranges.is_empty() {
             self.buckets.remove(&place);
@@ -138,23 +186,22 @@ impl Claims {
                     .map(|(_, t)| t);
                 singles.chain(ranges)
             })
-            .flat_map(|takers| takers.iter())
-            .filter(|(tag, _)| claim.tag.is_none() || **tag != claim.tag)
-            .flat_map(|(_, owners)| owners.iter())
+            .flat_map(|takers| takers.excluded_by(&claim.tag))
             .filter(move |rival| *rival != owner)
     }
 }
 
-fn take_out<K: Ord>(places: &mut BTreeMap<K, Takers>, place: &K, tag: Option<&Arc<str>>, owner: &BindingKey) {
-    let Some(takers) = places.get_mut(place) else { return };
-    let tag = tag.cloned();
-    if let Some(owners) = takers.get_mut(&tag) {
-        owners.remove(owner);
-        if owners.is_empty() {
-            takers.remove(&tag);
+fn put_in<K: Ord>(places: &mut BTreeMap<K, Takers>, place: K, tag: &Tag, owner: &BindingKey) {
+    match places.entry(place) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(Takers::One(tag.clone(), owner.clone()));
         }
+        Entry::Occupied(mut takers) => takers.get_mut().insert(tag.clone(), owner.clone()),
     }
-    if takers.is_empty() {
+}
+
+fn take_out<K: Ord>(places: &mut BTreeMap<K, Takers>, place: &K, tag: &Tag, owner: &BindingKey) {
+    if places.get_mut(place).is_some_and(|takers| takers.remove(tag, owner)) {
         places.remove(place);
     }
 }

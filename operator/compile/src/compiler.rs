@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bascule_crds::director::Director;
 use bascule_crds::virtual_service::VirtualService;
-use bascule_crds::{Kind, Object, ObjectRef, VirtualServiceBindingSpec};
+use bascule_crds::{Kind, Object, ObjectRef, VirtualServiceBindingSpec, VirtualServiceSpec};
 
 use crate::bind;
 use crate::claims::{Claim, What};
@@ -45,13 +45,27 @@ pub(crate) enum Named {
     HealthCheck(String, String),
 }
 
+/// As much of a VirtualService as has to be kept: there may be tens of thousands.
+#[derive(Clone, Debug)]
+struct Wish {
+    spec: Box<VirtualServiceSpec>,
+    /// When it was created, in nanoseconds since 1970.
+    created: Option<i128>,
+}
+
+impl Wish {
+    fn of(object: VirtualService) -> Wish {
+        let created = object.metadata.creation_timestamp.map(|time| time.0.as_nanosecond());
+        Wish { spec: Box::new(object.spec), created }
+    }
+}
+
 /// What a VirtualService came to, before others are looked at.
 #[derive(Debug)]
 struct Known {
-    object: Box<VirtualService>,
+    wish: Wish,
     refused: Vec<Problem>,
     unresolved: Vec<Problem>,
-    names: BTreeSet<Named>,
     /// Only without any problem.
     placed: Option<Placed>,
 }
@@ -68,7 +82,7 @@ pub struct Compiler {
     users: BTreeMap<Named, BTreeSet<BindingKey>>,
     contest: Contest,
     /// On which director a binding is now.
-    programmed: BTreeMap<BindingKey, String>,
+    programmed: BTreeMap<BindingKey, Arc<str>>,
     /// What changed outside [`Compiler::apply`].
     pending: BTreeSet<Named>,
     compiled: Compiled,
@@ -136,12 +150,12 @@ impl Compiler {
                 Change::Delete(reference) => last.insert(reference, None),
             };
         }
-        let mut services: BTreeMap<BindingKey, Option<Box<VirtualService>>> = BTreeMap::new();
+        let mut services: BTreeMap<BindingKey, Option<Wish>> = BTreeMap::new();
         let mut touched = std::mem::take(&mut self.pending);
         for (reference, object) in last {
             match (reference.kind, object) {
                 (_, Some(Object::VirtualService(object))) => {
-                    services.insert(key_of(&reference), Some(object));
+                    services.insert(key_of(&reference), Some(Wish::of(*object)));
                 }
                 (Kind::VirtualService, _) => {
                     services.insert(key_of(&reference), None);
@@ -258,39 +272,37 @@ impl Compiler {
 
     fn change_services(
         &mut self,
-        mut changed: BTreeMap<BindingKey, Option<Box<VirtualService>>>,
+        mut changed: BTreeMap<BindingKey, Option<Wish>>,
         touched: &BTreeSet<Named>,
         delta: &mut Delta,
     ) {
         for user in touched.iter().filter_map(|named| self.users.get(named)).flatten() {
             if !changed.contains_key(user) {
-                changed.insert(user.clone(), Some(self.services[user].object.clone()));
+                changed.insert(user.clone(), Some(self.services[user].wish.clone()));
             }
         }
         let mut wants = Vec::with_capacity(changed.len());
-        for (key, object) in changed {
+        for (key, wish) in changed {
             if let Some(old) = self.services.remove(&key) {
-                self.unlist(&key, &old.names);
+                self.unlist(&key, &judge::names(&old.wish.spec, &key.namespace));
             }
-            let Some(object) = object else {
+            let Some(wish) = wish else {
                 self.set_conditions(reference(&key), None, delta);
                 wants.push((key, None));
                 continue;
             };
-            let known = self.evaluate(&key, object);
-            for named in &known.names {
-                self.users.entry(named.clone()).or_default().insert(key.clone());
+            for named in judge::names(&wish.spec, &key.namespace) {
+                self.users.entry(named).or_default().insert(key.clone());
             }
+            let known = self.evaluate(&key, wish);
             let seniority = match self.trust {
                 Trust::Files => Seniority::Holding,
-                Trust::Cluster => {
-                    let created = known.object.metadata.creation_timestamp.as_ref();
-                    Seniority::Created(created.map(|time| time.0.as_nanosecond()))
-                }
+                Trust::Cluster => Seniority::Created(known.wish.created),
             };
-            let claims = known.placed.as_ref().map(|placed| {
-                (bind::claims(self.trust, &placed.director.as_str().into(), &key, &placed.spec), seniority)
-            });
+            let claims = known
+                .placed
+                .as_ref()
+                .map(|placed| (bind::claims(self.trust, &placed.director, &key, &placed.spec), seniority));
             self.services.insert(key.clone(), known);
             wants.push((key, claims));
         }
@@ -299,30 +311,27 @@ impl Compiler {
         }
     }
 
-    fn evaluate(&mut self, key: &BindingKey, object: Box<VirtualService>) -> Known {
+    fn evaluate(&mut self, key: &BindingKey, wish: Wish) -> Known {
+        let spec = &*wish.spec;
         self.evaluated += 1;
-        let mut refused = Problems(judge::virtual_service(&object.spec));
+        let mut refused = Problems(judge::virtual_service(spec));
         let mut unresolved = Problems::default();
-        let names = judge::names(&object.spec, &key.namespace);
-        judge::resolve(&object.spec, &key.namespace, |named| self.known(named), self.trust, &mut unresolved);
-        let director =
-            object.spec.director.as_ref().and_then(|placement| self.directors.get(&placement.name));
+        judge::resolve(spec, &key.namespace, |named| self.known(named), self.trust, &mut unresolved);
+        let director = spec.director.as_ref().and_then(|placement| self.directors.get(&placement.name));
         if self.trust == Trust::Cluster
             && let Some(director) = director
         {
-            judge::allowed(&object.spec, &key.namespace, director, &mut refused);
+            judge::allowed(spec, &key.namespace, director, &mut refused);
         }
-        let placed = match &object.spec.director {
+        let placed = match &spec.director {
             Some(placement) if refused.0.is_empty() && unresolved.0.is_empty() => {
                 let aliases = director.map(|d| &d.spec.interface_aliases);
-                Some(Placed {
-                    director: placement.name.clone(),
-                    spec: Arc::new(bind::binding(&key.name, &object.spec, placement, aliases)),
-                })
+                let spec = Arc::new(bind::binding(&key.name, spec, placement, aliases));
+                Some(Placed { director: placement.name.as_str().into(), spec })
             }
             _ => None,
         };
-        Known { object, refused: refused.0, unresolved: unresolved.0, names, placed }
+        Known { refused: refused.0, unresolved: unresolved.0, placed, wish }
     }
 
     fn exists(&self, director: &str) -> bool {
@@ -353,28 +362,28 @@ impl Compiler {
     fn refresh(&mut self, key: &BindingKey, delta: &mut Delta) {
         let known = self.services.get(key);
         let placed = known.and_then(|k| k.placed.as_ref()).filter(|_| self.contest.granted(key));
-        let (now, spec) = (placed.map(|p| p.director.clone()), placed.map(|p| Arc::clone(&p.spec)));
+        let (now, spec) = (placed.map(|p| Arc::clone(&p.director)), placed.map(|p| Arc::clone(&p.spec)));
         let mut changed_on = Vec::new();
         let before = self.programmed.get(key).cloned();
         if let Some(before) = before
             && Some(&before) != now.as_ref()
         {
             self.programmed.remove(key);
-            if let Some(node) = self.compiled.nodes.get_mut(&before) {
+            if let Some(node) = self.compiled.nodes.get_mut(&*before) {
                 node.bindings.remove(key);
             }
             changed_on.push(before);
         }
         if let (Some(now), Some(spec)) = (now, spec)
-            && let Some(node) = self.compiled.nodes.get_mut(&now)
+            && let Some(node) = self.compiled.nodes.get_mut(&*now)
             && node.bindings.get(key) != Some(&spec)
         {
             node.bindings.insert(key.clone(), spec);
-            self.programmed.insert(key.clone(), now.clone());
+            self.programmed.insert(key.clone(), Arc::clone(&now));
             changed_on.push(now);
         }
         for director in changed_on {
-            delta.nodes.entry(director).or_default().bindings.insert(key.clone());
+            delta.nodes.entry(director.to_string()).or_default().bindings.insert(key.clone());
         }
         if let Some(known) = self.services.get(key) {
             let mut refused = known.refused.clone();
@@ -413,7 +422,7 @@ impl Compiler {
 }
 
 fn conflict(trust: Trust, known: &Known, claim: &Claim, winner: &BindingKey) -> Problem {
-    let spec = &known.object.spec;
+    let spec = &known.wish.spec;
     let at = |field: &str, list: &[bascule_crds::common::AddressOrRange]| {
         list.iter().position(|a| *a == claim.addresses).map(|i| format!("{field}[{i}]"))
     };

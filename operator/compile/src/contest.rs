@@ -23,7 +23,8 @@ pub(crate) enum Seniority {
 struct Contender {
     claims: Vec<Claim>,
     rank: i128,
-    seniority: Seniority,
+    /// Its rank follows from what it holds.
+    holding: bool,
     granted: bool,
 }
 
@@ -79,7 +80,10 @@ impl Contest {
                     Seniority::Holding if claims.iter().all(|c| held.contains(c)) => KEEPS,
                     Seniority::Holding => GROWS,
                 };
-                self.contenders.insert(key.clone(), Contender { claims, rank, seniority, granted: false });
+                self.contenders.insert(
+                    key.clone(),
+                    Contender { claims, rank, holding: seniority == Seniority::Holding, granted: false },
+                );
             }
             changed.insert(key);
         }
@@ -124,7 +128,7 @@ impl Contest {
         affected.extend(before.into_keys());
         for key in &affected {
             if let Some(contender) = self.contenders.get_mut(key)
-                && contender.seniority == Seniority::Holding
+                && contender.holding
             {
                 contender.rank = if contender.granted { KEEPS } else { COMES };
             }

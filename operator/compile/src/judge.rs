@@ -17,7 +17,7 @@ use crate::{service, unsupported};
 /// A VirtualService in which nothing is wrong, and where it is to be.
 #[derive(Debug)]
 pub(crate) struct Placed {
-    pub(crate) director: String,
+    pub(crate) director: Arc<str>,
     pub(crate) spec: Arc<VirtualServiceBindingSpec>,
 }
 

@@ -190,7 +190,7 @@ pub struct Condition {
     pub status: bool,
     /// The gravest of the problems' reasons.
     pub reason: Reason,
-    /// For people; at most [`MAX_CONDITION_MESSAGE`] characters.
+    /// For people; at most [`MAX_CONDITION_MESSAGE`] characters. What is fine needs no words: empty.
     pub message: String,
     /// Where the first of the problems is.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -205,11 +205,11 @@ impl Condition {
     pub(crate) fn judge(type_: ConditionType, mut problems: Vec<Problem>) -> Condition {
         problems.sort_by_key(|p| p.reason);
         let Some(first) = problems.first() else {
-            let (reason, message) = match type_ {
-                ConditionType::Accepted => (Reason::Accepted, "valid, and nobody else has what it wants"),
-                ConditionType::ResolvedRefs => (Reason::ResolvedRefs, "everything that it names exists"),
+            let reason = match type_ {
+                ConditionType::Accepted => Reason::Accepted,
+                ConditionType::ResolvedRefs => Reason::ResolvedRefs,
             };
-            return Condition { type_, status: true, reason, message: message.into(), field: None, problems };
+            return Condition { type_, status: true, reason, message: String::new(), field: None, problems };
         };
         let (reason, field) = (first.reason, Some(first.field.clone()));
         let message = join(&problems);
