@@ -20,7 +20,7 @@ const CPU: f64 = 2.0;
 /// How long one change may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often the kernel is asked whether it has our change.
-const LOOK: Duration = Duration::from_micros(200);
+const LOOK: Duration = Duration::from_micros(500);
 /// The same for a peer that takes seconds.
 const PEER_LOOK: Duration = Duration::from_millis(2);
 /// Times that keepalived reloads.

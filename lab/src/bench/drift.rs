@@ -83,8 +83,10 @@ fn set(bench: &Bench, services: u32, samples: u32) -> Result<Vec<Comparison>> {
         cleared.push(drift.clear()?);
         // A repair of much has filled the time; from here on the look goes its way.
         drift.site.await_rest(drift.agent)?;
+        bench.pause(Duration::from_millis(u64::from(sample * 410 % 1000)))?;
         let service = sample * 7919 % services;
         server.push(drift.entry(service, &["-d"], &[])?);
+        bench.pause(Duration::from_millis(u64::from(sample * 290 % 1000)))?;
         let service = (sample * 7919 + services / 2) % services;
         weight.push(drift.entry(service, &["-e"], &["-m", "-w", "7"])?);
     }
@@ -148,21 +150,40 @@ impl Drift<'_, '_> {
     /// From the transaction that flushed or deleted the table to the last one that has it as it was.
     fn table(&self, verb: &str, wanted: &str) -> Result<f64> {
         let mut generations = self.site.node.in_netns(Generations::open)??;
-        self.site.node.exec(&Exec::new(["nft", verb, "table", "inet", "bascule"]))?.checked()?;
+        let exec = Exec::new(["nft", verb, "table", "inet", "bascule"]);
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            generations.hear()?;
-            let times = generations.times();
-            if let [begun, .., ended] = times[..]
-                && listing(self.site)? == wanted
-            {
-                return Ok((ended - begun).as_secs_f64() * 1000.0);
+        std::thread::scope(|scope| {
+            // Beside it: the kernel's messages are to be heard when they come, which may be before nft has ended.
+            let command = scope.spawn(|| self.site.node.exec(&exec)?.checked());
+            let mut compared = 0;
+            while !command.is_finished() || generations.times().len() < 2 {
+                if Instant::now() > deadline {
+                    return Err(self.late("the nftables table"));
+                }
+                generations.hear()?;
+                self.bench.pause(GLANCE)?;
             }
-            if Instant::now() > deadline {
-                return Err(self.late("the nftables table"));
+            match command.join() {
+                Ok(result) => result?,
+                Err(_) => bail!("running `nft {verb} table inet bascule` failed"),
+            };
+            loop {
+                generations.hear()?;
+                let times = generations.times();
+                if times.len() > compared {
+                    compared = times.len();
+                    if let [begun, .., ended] = times[..]
+                        && listing(self.site)? == wanted
+                    {
+                        return Ok((ended - begun).as_secs_f64() * 1000.0);
+                    }
+                }
+                if Instant::now() > deadline {
+                    return Err(self.late("the nftables table"));
+                }
+                self.bench.pause(LOOK)?;
             }
-            self.bench.pause(LOOK)?;
-        }
+        })
     }
 
     fn clear(&mut self) -> Result<f64> {
