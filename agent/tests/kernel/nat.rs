@@ -124,7 +124,9 @@ fn every_kind_of_rule_is_taken_by_the_kernel_and_readable() {
 #[test]
 fn what_somebody_does_to_it_is_put_back_and_other_tables_are_left_alone() {
     in_namespace(|| {
-        nft("add table inet other; add chain inet other input { type filter hook input priority 0; }; add rule inet other input counter accept");
+        nft(
+            "add table inet other; add chain inet other input { type filter hook input priority 0; }; add rule inet other input counter accept",
+        );
         let agent = Agent::start([("web", web("Always", &["10.1.0.1"]))]);
         let wanted = table();
         let others = run("nft", "-s list table inet other");

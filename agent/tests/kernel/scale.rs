@@ -44,6 +44,8 @@ fn resident_kib() -> u64 {
 #[test]
 fn many_services_cost_about_a_bare_send_and_one_change_one_command() {
     let count: u32 = std::env::var("BASCULE_SCALE").map_or(1_000, |text| text.parse().unwrap());
+    // In a namespace of its own: a real server that was removed lies in the kernel's trash for two minutes, and each one that is
+    // added is looked for there, one by one (`ip_vs_trash_get_dest`).
     in_namespace(move || {
         let commands: Vec<Command> = (0..count)
             .flat_map(|number| {
@@ -61,8 +63,9 @@ fn many_services_cost_about_a_bare_send_and_one_change_one_command() {
         let results = Client::connect().unwrap().execute_all(&commands).unwrap();
         let bare = started.elapsed();
         assert!(results.iter().all(Result::is_ok));
-        ipvsadm("-C");
-
+        eprintln!("{count} services of 4: bare {bare:?}");
+    });
+    in_namespace(move || {
         let names: Vec<String> = (0..count).map(|number| format!("web{number}")).collect();
         let specs: Vec<_> =
             names.iter().zip(0..).map(|(name, number)| (name.as_str(), spec(number, 1))).collect();
@@ -74,10 +77,7 @@ fn many_services_cost_about_a_bare_send_and_one_change_one_command() {
         assert_eq!(operations["add-service"], u64::from(count));
         assert_eq!(operations["add-real-server"], 4 * u64::from(count));
         agent.has_nothing_to_do();
-        eprintln!(
-            "{count} services of 4: bare {bare:?}, with everything {ours:?}; {} MiB resident",
-            resident_kib() / 1024
-        );
+        eprintln!("the agent, with everything: {ours:?}; {} MiB resident", resident_kib() / 1024);
 
         let mut lags = Vec::new();
         for round in 0..20 {
@@ -98,6 +98,9 @@ fn many_services_cost_about_a_bare_send_and_one_change_one_command() {
             eprintln!("at rest: {:.2} % of a core", share * 100.0);
         }
 
+        if count > 1_000 {
+            return;
+        }
         let started = Instant::now();
         ipvsadm("-C");
         wait_until("everything is back", || agent.repaired(PlaneName::Ipvs) == 5 * u64::from(count));

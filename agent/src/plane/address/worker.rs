@@ -363,11 +363,11 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for AddressPlane<I, C> {
             let gone: Vec<_> =
                 self.desired.keys().filter(|key| !change.bindings.contains_key(key)).cloned().collect();
             for key in gone {
-                self.dirty.append(&mut self.desired.set(&key, None));
+                self.dirty.extend(self.desired.set(&key, None));
             }
         }
         for (key, spec) in &change.bindings {
-            self.dirty.append(&mut self.desired.set(key, spec.as_ref()));
+            self.dirty.extend(self.desired.set(key, spec.as_ref()));
         }
     }
 

@@ -1,1 +1,156 @@
+//! A model of the kernel's IPVS table.
 
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+};
+
+use bascule_ipvs::{
+    Command, CommandError, Destination, DestinationEntry, DestinationId, Errno, Error, Service, ServiceEntry,
+    ServiceId, Stats64, Timeouts,
+};
+
+use super::observe::Io;
+
+pub(super) type Table = BTreeMap<ServiceId, (Service, BTreeMap<DestinationId, Destination>)>;
+
+/// The table, what was done to it, and how it misbehaves.
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    pub(super) table: Table,
+    pub(super) timeouts: Timeouts,
+    pub(super) log: Vec<Command>,
+    /// Questions asked so far.
+    pub(super) reads: usize,
+    /// Schedulers that this kernel does not have.
+    pub(super) unknown_scheduler: Option<String>,
+    /// The kernel takes no real server of this address.
+    pub(super) refused_address: Option<std::net::IpAddr>,
+    /// The next calls of `execute_all` fail as a whole.
+    pub(super) lost: usize,
+    /// Somebody else's commands, one carried out right before each of our next batches.
+    pub(super) meanwhile: VecDeque<Command>,
+}
+
+fn refuse(errno: Errno) -> Result<(), CommandError> {
+    Err(CommandError::Kernel { errno, meaning: "" })
+}
+
+impl Model {
+    /// What `ip_vs_ctl.c` does with a command.
+    pub(super) fn execute(&mut self, command: &Command) -> Result<(), CommandError> {
+        let unknown = |service: &Service| self.unknown_scheduler.as_ref() == Some(&service.scheduler);
+        match command {
+            Command::NewService(service) => {
+                if self.table.contains_key(&service.id) {
+                    return refuse(Errno::EEXIST);
+                }
+                if unknown(service) {
+                    return refuse(Errno::ENOENT);
+                }
+                self.table.insert(service.id, (service.clone(), BTreeMap::new()));
+            }
+            Command::SetService(service) => {
+                if unknown(service) {
+                    return refuse(Errno::ENOENT);
+                }
+                let Some((held, _)) = self.table.get_mut(&service.id) else { return refuse(Errno::ESRCH) };
+                held.clone_from(service);
+            }
+            Command::DelService(id) => {
+                if self.table.remove(id).is_none() {
+                    return refuse(Errno::ESRCH);
+                }
+            }
+            Command::NewDestination(id, new) => {
+                let Some((_, held)) = self.table.get_mut(id) else { return refuse(Errno::ESRCH) };
+                if held.contains_key(&new.id) {
+                    return refuse(Errno::EEXIST);
+                }
+                if self.refused_address == Some(new.id.address) {
+                    return refuse(Errno::EINVAL);
+                }
+                held.insert(new.id, *new);
+            }
+            Command::SetDestination(id, new) => {
+                let Some((_, held)) = self.table.get_mut(id) else { return refuse(Errno::ESRCH) };
+                let Some(old) = held.get_mut(&new.id) else { return refuse(Errno::ENOENT) };
+                *old = *new;
+            }
+            Command::DelDestination(id, gone) => {
+                let Some((_, held)) = self.table.get_mut(id) else { return refuse(Errno::ESRCH) };
+                if held.remove(gone).is_none() {
+                    return refuse(Errno::ENOENT);
+                }
+            }
+            Command::SetConfig(new) => {
+                let set = |old: &mut u32, new: u32| *old = if new == 0 { *old } else { new };
+                set(&mut self.timeouts.tcp, new.tcp);
+                set(&mut self.timeouts.tcp_fin, new.tcp_fin);
+                set(&mut self.timeouts.udp, new.udp);
+            }
+            Command::Flush => self.table.clear(),
+            Command::NewDaemon(_) | Command::DelDaemon(_) | Command::Zero(_) => {
+                return refuse(Errno::EOPNOTSUPP);
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, id: &ServiceId) -> Option<ServiceEntry> {
+        let (service, _) = self.table.get(id)?;
+        Some(ServiceEntry { service: service.clone(), stats: Stats64::default() })
+    }
+}
+
+/// The model, shared with the test that looks into it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shared(pub(super) Rc<RefCell<Model>>);
+
+impl Io for Shared {
+    fn services(&mut self, _expected: &[ServiceId]) -> Result<Vec<ServiceEntry>, Error> {
+        let mut model = self.0.borrow_mut();
+        model.reads += 1;
+        Ok(model.table.keys().filter_map(|id| model.entry(id)).collect())
+    }
+
+    fn service(&mut self, id: &ServiceId) -> Result<Option<ServiceEntry>, Error> {
+        let mut model = self.0.borrow_mut();
+        model.reads += 1;
+        Ok(model.entry(id))
+    }
+
+    fn destinations(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>, Error> {
+        let mut model = self.0.borrow_mut();
+        model.reads += 1;
+        let held = model.table.get(id).map(|(_, held)| held);
+        let entry = |destination: &Destination| DestinationEntry {
+            destination: *destination,
+            active_connections: 0,
+            inactive_connections: 0,
+            persistent_connections: 0,
+            stats: Stats64::default(),
+        };
+        Ok(held.map(|held| held.values().map(entry).collect()).unwrap_or_default())
+    }
+
+    fn timeouts(&mut self) -> Result<Timeouts, Error> {
+        let mut model = self.0.borrow_mut();
+        model.reads += 1;
+        Ok(model.timeouts)
+    }
+
+    fn execute_all(&mut self, commands: &[Command]) -> Result<Vec<Result<(), CommandError>>, Error> {
+        let mut model = self.0.borrow_mut();
+        if let Some(foreign) = model.meanwhile.pop_front() {
+            let _ = model.execute(&foreign);
+        }
+        if model.lost > 0 {
+            model.lost -= 1;
+            return Err(Error::Timeout { seconds: 10.0 });
+        }
+        model.log.extend_from_slice(commands);
+        Ok(commands.iter().map(|command| model.execute(command)).collect())
+    }
+}

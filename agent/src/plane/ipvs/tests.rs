@@ -1,1 +1,6 @@
+//! What is wanted, planned, done and reported, against a model of the kernel.
 
+mod expansion;
+mod planning;
+mod properties;
+mod working;

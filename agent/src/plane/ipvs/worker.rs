@@ -219,22 +219,25 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
                     }
                 }
                 Err(error) => {
-                    let raced = matches!(error.errno(), Some(Errno::ESRCH | Errno::ENOENT | Errno::EEXIST))
-                        && !matches!(command, Command::NewService(_) | Command::SetService(_) if error.errno() == Some(Errno::ENOENT));
-                    match id {
-                        Some(id) if raced => {
-                            outcome.raced.insert(id);
-                        }
-                        Some(_) | None => self.report.refused += 1,
-                    }
                     let message = format!("cannot {command}: {error}");
-                    match id {
-                        // The first failure explains those that follow from it.
-                        Some(id) => {
-                            outcome.failed.entry(id).or_insert(message);
-                        }
-                        None => outcome.timeouts = Some(message),
+                    let Some(id) = id else {
+                        self.report.refused += 1;
+                        outcome.timeouts = Some(message);
+                        continue;
+                    };
+                    if let Command::NewService(_) = command {
+                        outcome.unborn.insert(id);
                     }
+                    // The first failure explains those that follow from it.
+                    if outcome.failed.contains_key(&id) {
+                        continue;
+                    }
+                    if raced(command, error) {
+                        outcome.raced.insert(id);
+                    } else {
+                        self.report.refused += 1;
+                    }
+                    outcome.failed.insert(id, message);
                 }
             }
         }
@@ -256,7 +259,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
         // Struck out: what is gone, what turned out not to be there, and what was noted but never came to be (it is somebody
         // else's if it is there).
         let mut gone = outcome.gone.clone();
-        gone.extend(new.iter().filter(|id| outcome.failed.contains_key(id)));
+        gone.extend(new.iter().filter(|id| outcome.unborn.contains(id)));
         for id in ids {
             let wanted = self.desired.services().contains_key(id);
             if !wanted {
@@ -435,8 +438,21 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
 struct Outcome {
     gone: BTreeSet<ServiceId>,
     failed: BTreeMap<ServiceId, String>,
+    /// Services that could not be added.
+    unborn: BTreeSet<ServiceId>,
+    /// Services that somebody else changed between our look and our command.
     raced: BTreeSet<ServiceId>,
     timeouts: Option<String>,
+}
+
+/// Whether a failure means that the table is not as it was when we looked.
+fn raced(command: &Command, error: &CommandError) -> bool {
+    match error.errno() {
+        Some(Errno::ESRCH | Errno::EEXIST) => true,
+        // Of a service, ENOENT speaks of the scheduler.
+        Some(Errno::ENOENT) => !matches!(command, Command::NewService(_) | Command::SetService(_)),
+        _ => false,
+    }
 }
 
 fn director_failure(object: &str, reason: FailureReason, message: &str) -> Failure {
@@ -485,13 +501,13 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
             let gone: Vec<_> =
                 self.desired.keys().filter(|key| !change.bindings.contains_key(key)).cloned().collect();
             for key in gone {
-                self.dirty.append(&mut self.desired.set(&key, None));
+                self.dirty.extend(self.desired.set(&key, None));
             }
         }
         for (key, spec) in &change.bindings {
             let known = spec.as_ref().is_some_and(|spec| self.desired.spec(key) == Some(spec));
             if !known {
-                self.dirty.append(&mut self.desired.set(key, spec.as_ref()));
+                self.dirty.extend(self.desired.set(key, spec.as_ref()));
             }
         }
     }

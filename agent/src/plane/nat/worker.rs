@@ -90,7 +90,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> NatPlane<I, C> {
             self.network = None;
             let connected = if servers.is_empty() { BTreeMap::new() } else { io.connected(&servers)? };
             self.networks_of = servers;
-            self.dirty.append(&mut self.desired.set_connected(&connected));
+            self.dirty.extend(self.desired.set_connected(&connected));
         }
         if now >= self.look {
             self.look = now + LOOK;
@@ -236,11 +236,11 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for NatPlane<I, C> {
             let gone: Vec<_> =
                 self.desired.keys().filter(|key| !change.bindings.contains_key(key)).cloned().collect();
             for key in gone {
-                self.dirty.append(&mut self.desired.set(&key, None));
+                self.dirty.extend(self.desired.set(&key, None));
             }
         }
         for (key, spec) in &change.bindings {
-            self.dirty.append(&mut self.desired.set(key, spec.as_ref()));
+            self.dirty.extend(self.desired.set(key, spec.as_ref()));
         }
         self.failures_changed |= !self.dirty.is_empty() || !self.desired.invalid().is_empty();
     }

@@ -1,1 +1,252 @@
+//! What is wanted, planned, done and reported, against a model of the kernel.
 
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::BorrowedFd,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::{
+    plane::fixture::{all, config, key, one, server, web},
+    reconcile::{
+        FailureReason,
+        runner::{Context, Plane as _},
+    },
+};
+
+fn paths(spec: Arc<VirtualServiceBindingSpec>) -> Vec<String> {
+    let desired = desired(&config([("web", spec)]));
+    let own = [EXPIRE_NO_DESTINATION, EXPIRE_QUIESCENT];
+    desired.paths().filter(|path| !own.contains(path)).map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn what_a_binding_needs() {
+    let six = json!([server("a", "2001:db8:1::1", json!({}))]);
+    let direct = json!([server("a", "10.1.0.1", json!({"forwarding": {"method": "DirectRouting"}}))]);
+    for (what, changes, expected) in [
+        ("masquerading", json!({}), vec![FORWARD_IPV4]),
+        ("direct routing", json!({"realServers": direct, "sourceNat": "Never"}), vec![]),
+        ("IPv6", json!({"addresses": ["2001:db8::1"], "realServers": six}), vec![FORWARD_IPV6]),
+        ("both", json!({"addresses": ["2001:db8::1", "10.0.0.1"]}), vec![FORWARD_IPV4, FORWARD_IPV6]),
+        ("source NAT", json!({"sourceNat": "Auto"}), vec![FORWARD_IPV4, CONNTRACK]),
+        (
+            "addresses",
+            json!({"interface": "enp0s3"}),
+            vec!["net/ipv4/conf/enp0s3/promote_secondaries", FORWARD_IPV4],
+        ),
+        (
+            "a mark",
+            json!({"addresses": [], "ports": [], "fwmark": {"mark": 7, "families": ["IPv6"]}}),
+            vec![FORWARD_IPV6],
+        ),
+    ] {
+        assert_eq!(paths(web(changes)), expected, "{what}");
+    }
+    assert_eq!(desired(&config([])).paths().count(), 0, "a director without services is left alone");
+}
+
+#[test]
+fn the_directors_own_settings() {
+    let director: DirectorConfigSpec = serde_json::from_value(
+        json!({"director": "dir1", "expire": {"noDestination": false, "quiescentTemplate": true}}),
+    )
+    .unwrap();
+    let mut desired = desired(&config([("web", web(json!({})))]));
+    assert!(desired.set_director(&director));
+    assert!(!desired.set_director(&director));
+    let settings = desired.settings();
+    assert_eq!(settings[EXPIRE_NO_DESTINATION].value, "0");
+    assert_eq!(settings[EXPIRE_QUIESCENT].value, "1");
+}
+
+fn values(pairs: &[(&str, &str)]) -> Observed {
+    let values = pairs.iter().map(|(path, value)| ((*path).to_owned(), Some((*value).to_owned()))).collect();
+    Observed { values, advertised: BTreeSet::new() }
+}
+
+const FINE: [(&str, &str); 2] = [(EXPIRE_NO_DESTINATION, "1"), (EXPIRE_QUIESCENT, "1")];
+
+#[test]
+fn only_what_differs_is_set_and_router_advertisements_come_first() {
+    let six = json!({"addresses": ["2001:db8::1"], "realServers": [server("a", "2001:db8:1::1", json!({}))]});
+    let desired = desired(&config([("web", web(six))]));
+    let mut observed = values(&FINE);
+    observed.values.insert(FORWARD_IPV6.into(), Some("0".into()));
+    observed.advertised = BTreeSet::from(["default".to_owned(), "eth0.7".to_owned()]);
+    let texts: Vec<_> = plan(&desired, &observed).ops.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            "set net.ipv6.conf.default.accept_ra from 1 to 2",
+            "set net.ipv6.conf.eth0/7.accept_ra from 1 to 2",
+            "set net.ipv6.conf.all.forwarding from 0 to 1",
+        ]
+    );
+    observed.values.insert(FORWARD_IPV6.into(), Some("1".into()));
+    assert_eq!(plan(&desired, &observed), Plan::default(), "accept_ra is nobody's business once it forwards");
+    observed.values.insert(FORWARD_IPV6.into(), None);
+    assert_eq!(plan(&desired, &observed).missing, BTreeSet::from([FORWARD_IPV6.to_owned()]));
+}
+
+/// A model of /proc/sys.
+#[derive(Default)]
+struct Model {
+    values: BTreeMap<String, String>,
+    notified: bool,
+    read_only: bool,
+    writes: Vec<String>,
+}
+
+#[derive(Clone, Default)]
+struct Shared(Rc<RefCell<Model>>);
+
+impl Io for Shared {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn notified(&mut self) -> io::Result<bool> {
+        Ok(std::mem::take(&mut self.0.borrow_mut().notified))
+    }
+
+    fn observe(&mut self, desired: &Desired) -> io::Result<Observed> {
+        let model = self.0.borrow();
+        let values = desired.paths().map(|path| (path.to_owned(), model.values.get(path).cloned())).collect();
+        Ok(Observed { values, advertised: BTreeSet::new() })
+    }
+
+    fn apply(&mut self, op: &Op) -> io::Result<()> {
+        let mut model = self.0.borrow_mut();
+        if model.read_only {
+            return Err(io::Error::from_raw_os_error(libc::EROFS));
+        }
+        model.writes.push(op.to_string());
+        model.values.insert(op.path.clone(), op.value.clone());
+        Ok(())
+    }
+}
+
+type Connect = Box<dyn FnMut() -> io::Result<Shared>>;
+
+struct Bench {
+    plane: SysctlPlane<Shared, Connect>,
+    model: Shared,
+    now: Instant,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let model = Shared::default();
+        for path in [FORWARD_IPV4, FORWARD_IPV6, CONNTRACK, EXPIRE_NO_DESTINATION, EXPIRE_QUIESCENT] {
+            model.0.borrow_mut().values.insert(path.into(), "0".into());
+        }
+        let connected = model.clone();
+        let connect: Connect = Box::new(move || Ok(connected.clone()));
+        Self { plane: SysctlPlane::new(connect), model, now: Instant::now() }
+    }
+
+    fn after(&mut self, milliseconds: u64) {
+        self.now += Duration::from_millis(milliseconds);
+        self.plane.turn(&Context { now: self.now, others_done: true });
+    }
+
+    fn writes(&self) -> usize {
+        self.model.0.borrow_mut().writes.drain(..).count()
+    }
+}
+
+#[test]
+fn sets_repairs_and_leaves_what_is_no_longer_needed() {
+    let mut bench = Bench::new();
+    bench.plane.configure(&all(&config([("web", web(json!({"sourceNat": "Always"})))])));
+    bench.after(0);
+    assert_eq!(bench.writes(), 4);
+    bench.model.0.borrow_mut().values.insert(FORWARD_IPV4.into(), "0".into());
+    bench.model.0.borrow_mut().notified = true;
+    bench.after(1);
+    assert_eq!(bench.model.0.borrow().values[FORWARD_IPV4], "1", "at once, for the kernel notifies");
+    bench.model.0.borrow_mut().values.insert(CONNTRACK.into(), "0".into());
+    bench.after(1_000);
+    assert_eq!(bench.model.0.borrow().values[CONNTRACK], "1", "at the next look");
+    assert_eq!(bench.plane.report().repaired["set-sysctl"], 2);
+    bench.writes();
+    bench.plane.configure(&one("web", None));
+    bench.after(1);
+    assert_eq!(bench.writes(), 0);
+    assert_eq!(bench.model.0.borrow().values[FORWARD_IPV4], "1");
+}
+
+#[test]
+fn what_cannot_be_set_is_said_with_who_needs_it() {
+    let mut bench = Bench::new();
+    bench.model.0.borrow_mut().read_only = true;
+    bench.model.0.borrow_mut().values.remove(CONNTRACK);
+    bench.plane.configure(&all(&config([("web", web(json!({"sourceNat": "Always"})))])));
+    bench.after(0);
+    let failures = Arc::clone(&bench.plane.report().failures);
+    let forward = &failures["net.ipv4.ip_forward"];
+    assert!(forward.message.contains("read-only"), "{}", forward.message);
+    assert!(forward.bindings.contains(&key("web")));
+    let conntrack = &failures["net.ipv4.vs.conntrack"];
+    assert_eq!(conntrack.reason, FailureReason::Missing);
+    assert!(conntrack.message.contains("CONFIG_IP_VS_NFCT"), "{}", conntrack.message);
+    bench.model.0.borrow_mut().read_only = false;
+    bench.model.0.borrow_mut().values.insert(CONNTRACK.into(), "0".into());
+    bench.after(1_100);
+    assert!(bench.plane.report().failures.is_empty(), "{:?}", bench.plane.report().failures);
+    assert!(bench.plane.report().repaired.is_empty());
+}
+
+#[test]
+fn with_report_it_only_says() {
+    let mut bench = Bench::new();
+    let mut config = config([("web", web(json!({})))]);
+    config.director = serde_json::from_value(json!({"director": "dir1", "sysctls": "Report"})).unwrap();
+    bench.plane.configure(&all(&config));
+    bench.after(0);
+    assert_eq!(bench.writes(), 0);
+    let failures = Arc::clone(&bench.plane.report().failures);
+    assert!(failures.values().all(|failure| failure.reason == FailureReason::NotManaged));
+    assert!(failures["net.ipv4.ip_forward"].message.contains("is 0 and must be 1"));
+}
+
+proptest! {
+    #[test]
+    fn key_by_key_gives_the_same_as_all_at_once(changes in proptest::collection::vec(
+        (prop_oneof![Just("a"), Just("b"), Just("c")], proptest::option::of((any::<bool>(), any::<bool>(), prop_oneof![Just("Never"), Just("Auto")], proptest::option::of("[ab]")))), 0..12)
+    ) {
+        let mut by_key = Desired::default();
+        let mut config = config([]);
+        by_key.set_director(&config.director);
+        for (name, parts) in changes {
+            let spec = parts.map(|(six, direct, source_nat, interface)| {
+                let method = if direct { "DirectRouting" } else { "Masquerade" };
+                let (address, real) = if six { ("2001:db8::1", "2001:db8:1::1") } else { ("10.0.0.1", "10.1.0.1") };
+                let mut changes = json!({"addresses": [address], "sourceNat": source_nat, "realServers": [server("a", real, json!({"forwarding": {"method": method}}))]});
+                if let Some(interface) = interface {
+                    changes["interface"] = json!(interface);
+                }
+                web(changes)
+            });
+            let before: Vec<String> = by_key.paths().map(ToOwned::to_owned).collect();
+            let changed = by_key.set(&key(name), spec.as_ref());
+            match spec {
+                Some(spec) => config.bindings.insert(key(name), spec),
+                None => config.bindings.remove(&key(name)),
+            };
+            prop_assert_eq!(&by_key, &desired(&config));
+            let after: Vec<String> = by_key.paths().map(ToOwned::to_owned).collect();
+            prop_assert!(before == after || changed);
+        }
+    }
+}

@@ -1,0 +1,302 @@
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bascule_crds::VirtualServiceBindingSpec;
+use bascule_ipvs::{Command, Error, Service, ServiceId};
+use serde_json::json;
+
+use crate::{
+    plane::{
+        fixture::{all, config, one, server, web},
+        ipvs::{IpvsPlane, model::Shared, worker::IpvsPlane as Worker},
+    },
+    reconcile::{
+        FailureReason,
+        ledger::{Identity, Ledger},
+        runner::{Context, Plane as _},
+    },
+};
+
+type Connect = Box<dyn FnMut() -> Result<Shared, Error>>;
+
+struct Bench {
+    plane: Worker<Shared, Connect>,
+    model: Shared,
+    now: Instant,
+    directory: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(tempfile::tempdir().unwrap(), Shared::default(), false)
+    }
+
+    fn with(directory: tempfile::TempDir, model: Shared, adopt: bool) -> Self {
+        let ledger = Ledger::open(&directory.path().join("ledger"), &Identity::here().unwrap());
+        let connected = model.clone();
+        let connect: Connect = Box::new(move || Ok(connected.clone()));
+        Self { plane: IpvsPlane::new(connect, ledger, adopt), model, now: Instant::now(), directory }
+    }
+
+    /// One turn after so many milliseconds.
+    fn after(&mut self, milliseconds: u64) {
+        self.now += Duration::from_millis(milliseconds);
+        self.plane.turn(&Context { now: self.now, others_done: true });
+    }
+
+    fn start(&mut self, bindings: &[(&str, Arc<VirtualServiceBindingSpec>)]) {
+        let config = config(bindings.iter().map(|(name, spec)| (*name, Arc::clone(spec))));
+        self.plane.configure(&all(&config));
+        self.after(0);
+    }
+
+    fn put(&mut self, name: &str, spec: Option<Arc<VirtualServiceBindingSpec>>) {
+        self.plane.configure(&one(name, spec));
+        self.after(1);
+    }
+
+    fn commands(&mut self) -> Vec<String> {
+        self.model.0.borrow_mut().log.drain(..).map(|command| command.to_string()).collect()
+    }
+
+    fn failures(&mut self) -> Vec<(FailureReason, String)> {
+        let failures = &self.plane.report().failures;
+        failures.values().map(|failure| (failure.reason, failure.to_string())).collect()
+    }
+
+    fn by_hand(&mut self, command: &Command) {
+        self.model.0.borrow_mut().execute(command).unwrap();
+    }
+
+    fn repaired(&mut self) -> u64 {
+        self.plane.report().repaired.values().sum()
+    }
+}
+
+fn many(count: usize) -> Vec<(String, Arc<VirtualServiceBindingSpec>)> {
+    let spec = |number: usize| {
+        web(json!({"addresses": [format!("10.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255)]}))
+    };
+    (0..count).map(|number| (format!("web{number:05}"), spec(number))).collect()
+}
+
+fn id() -> ServiceId {
+    ServiceId::Address {
+        protocol: bascule_ipvs::Protocol::Tcp,
+        address: "192.16.193.30".parse().unwrap(),
+        port: 80,
+    }
+}
+
+#[test]
+fn one_changed_weight_among_many_costs_one_command_and_a_few_questions() {
+    let mut bench = Bench::new();
+    let bindings = many(500);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    bench.start(&bindings);
+    assert_eq!(bench.commands().len(), 1500);
+    assert!(bench.plane.report().settled);
+    let reads = bench.model.0.borrow().reads;
+    let changed = json!({"addresses": ["10.0.0.7"], "realServers": [server("srv1", "172.16.193.10", json!({"weight": 9})), server("srv2", "172.16.193.40", json!({}))]});
+    bench.put("web00007", Some(web(changed)));
+    assert_eq!(bench.commands(), ["change real server 172.16.193.10:80 of TCP 10.0.0.7:80"]);
+    assert!(bench.model.0.borrow().reads - reads <= 3, "the work of one object");
+}
+
+#[test]
+fn a_flush_is_noticed_at_the_next_tick_and_a_quiet_kernel_is_left_alone() {
+    let mut bench = Bench::new();
+    let bindings = many(300);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    bench.start(&bindings);
+    bench.commands();
+    for _ in 0..30 {
+        bench.after(1000);
+    }
+    assert_eq!(bench.commands(), Vec::<String>::new());
+    bench.by_hand(&Command::Flush);
+    bench.after(1000);
+    assert_eq!(bench.commands().len(), 900);
+    assert_eq!(bench.repaired(), 900);
+}
+
+#[test]
+fn any_single_change_is_found_within_the_period_of_a_look() {
+    let mut bench = Bench::new();
+    bench.start(&[("web", web(json!({})))]);
+    bench.commands();
+    let held = bench.model.0.borrow().table[&id()].clone();
+    let destination = *held.1.values().next().unwrap();
+    for (drift, repair) in [
+        (Command::DelDestination(id(), destination.id), "add real server"),
+        (Command::SetDestination(id(), destination.weight(99)), "change real server"),
+        (
+            Command::NewDestination(
+                id(),
+                bascule_ipvs::Destination::new("10.9.9.9".parse().unwrap(), 80, destination.forwarding),
+            ),
+            "remove real server",
+        ),
+        (Command::SetService(Service::new(id(), "lc")), "change service"),
+        (Command::DelService(id()), "add service"),
+    ] {
+        let repaired = bench.repaired();
+        bench.by_hand(&drift);
+        bench.after(1000);
+        let commands = bench.commands();
+        assert!(commands.first().is_some_and(|command| command.starts_with(repair)), "{drift}: {commands:?}");
+        assert_eq!(bench.repaired(), repaired + commands.len() as u64);
+        assert_eq!(bench.model.0.borrow().table[&id()], held);
+    }
+}
+
+#[test]
+fn a_service_that_fails_is_tried_again_ever_less_often_and_at_once_when_it_changes() {
+    let mut bench = Bench::new();
+    bench.model.0.borrow_mut().unknown_scheduler = Some("mh".into());
+    bench.start(&[
+        ("bad", web(json!({"scheduler": {"name": "mh"}}))),
+        ("good", web(json!({"addresses": ["10.0.0.1"]}))),
+    ]);
+    assert_eq!(bench.model.0.borrow().table.len(), 1, "the good one is there");
+    let failures = bench.failures();
+    assert_eq!(failures.len(), 1);
+    assert!(failures[0].1.starts_with("TCP 192.16.193.30:80: cannot add service"), "{failures:?}");
+    bench.commands();
+    let mut attempts = 0;
+    for _ in 0..600 {
+        bench.after(1000);
+        attempts += usize::from(!bench.commands().is_empty());
+    }
+    assert!((8..=18).contains(&attempts), "{attempts} attempts in ten minutes");
+    assert_eq!(bench.repaired(), 0, "an attempt is no drift");
+    bench.model.0.borrow_mut().unknown_scheduler = None;
+    bench.put("bad", Some(web(json!({"scheduler": {"name": "mh"}, "realServers": []}))));
+    assert_eq!(bench.failures(), []);
+    assert_eq!(bench.model.0.borrow().table.len(), 2);
+}
+
+#[test]
+fn a_service_that_somebody_adds_right_before_us_is_seen_as_theirs() {
+    let mut bench = Bench::new();
+    bench.model.0.borrow_mut().meanwhile.push_back(Command::NewService(Service::new(id(), "lc")));
+    bench.start(&[("web", web(json!({})))]);
+    let failures = bench.failures();
+    assert_eq!(failures.len(), 1);
+    assert_eq!(failures[0].0, FailureReason::Conflict);
+    assert_eq!(bench.model.0.borrow().table[&id()].0.scheduler, "lc");
+    // It stays theirs also when we no longer want the address.
+    bench.put("web", None);
+    assert!(bench.model.0.borrow().table.contains_key(&id()));
+}
+
+#[test]
+fn what_goes_under_our_hands_is_put_right_at_once() {
+    let mut bench = Bench::new();
+    bench.start(&[("web", web(json!({})))]);
+    bench.commands();
+    bench.model.0.borrow_mut().meanwhile.push_back(Command::Flush);
+    bench.put("web", Some(web(json!({"scheduler": {"name": "wlc"}}))));
+    assert_eq!(bench.failures(), []);
+    let model = bench.model.0.borrow();
+    let (service, destinations) = &model.table[&id()];
+    assert_eq!((service.scheduler.as_str(), destinations.len()), ("wlc", 2));
+}
+
+#[test]
+fn losing_the_kernel_is_said_and_survived() {
+    let mut bench = Bench::new();
+    bench.model.0.borrow_mut().lost = 1;
+    bench.start(&[("web", web(json!({})))]);
+    assert!(!bench.plane.report().settled);
+    assert!(bench.plane.report().last_error.as_ref().unwrap().contains("no answer"));
+    bench.after(1100);
+    assert!(bench.plane.report().settled);
+    assert_eq!(bench.model.0.borrow().table.len(), 1);
+}
+
+#[test]
+fn without_ipvs_it_says_what_is_missing_stays_up_and_works_once_it_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&directory.path().join("ledger"), &Identity::here().unwrap());
+    let model = Shared::default();
+    let (connected, mut attempts) = (model.clone(), 0);
+    let connect = move || {
+        attempts += 1;
+        if attempts < 4 {
+            Err(Error::Missing { advice: "modprobe ip_vs".into() })
+        } else {
+            Ok(connected.clone())
+        }
+    };
+    let mut plane = IpvsPlane::new(connect, ledger, false);
+    plane.configure(&all(&config([("web", web(json!({})))])));
+    let mut now = Instant::now();
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        let turn = plane.turn(&Context { now, others_done: true });
+        assert!(turn.done, "as far as possible");
+        let missing = plane.report().missing.clone();
+        if let Some(missing) = missing {
+            assert!(missing.contains("modprobe ip_vs"), "{missing}");
+            waits.push((turn.next.unwrap() - now).as_secs());
+        }
+        now = turn.next.unwrap();
+    }
+    assert_eq!(waits, [1, 2, 4]);
+    assert_eq!(plane.report().missing, None);
+    assert!(plane.report().settled);
+    assert_eq!(model.0.borrow().table.len(), 1);
+}
+
+#[test]
+fn a_new_agent_removes_what_the_ledger_says_is_ours_and_nothing_else() {
+    let mut first = Bench::new();
+    first.start(&[("web", web(json!({}))), ("mail", web(json!({"addresses": ["10.0.0.25"]})))]);
+    let foreign = ServiceId::Fwmark { mark: 9, family: bascule_ipvs::Family::Ipv4 };
+    first.by_hand(&Command::NewService(Service::new(foreign, "rr")));
+    first.commands();
+    let mut second = Bench::with(first.directory, first.model, false);
+    second.start(&[("web", web(json!({})))]);
+    assert_eq!(second.commands(), ["remove service TCP 10.0.0.25:80"]);
+    assert!(second.model.0.borrow().table.contains_key(&foreign));
+    assert_eq!(second.repaired(), 0);
+}
+
+#[test]
+fn bindings_that_are_not_in_a_new_whole_configuration_go() {
+    let mut bench = Bench::new();
+    bench.start(&[("web", web(json!({}))), ("mail", web(json!({"addresses": ["10.0.0.25"]})))]);
+    bench.commands();
+    bench.start(&[("mail", web(json!({"addresses": ["10.0.0.25"]})))]);
+    assert_eq!(bench.commands(), ["remove service TCP 192.16.193.30:80"]);
+}
+
+#[test]
+fn a_service_with_a_refused_real_server_is_ours_all_the_same() {
+    let mut first = Bench::new();
+    first.model.0.borrow_mut().refused_address = Some("172.16.193.40".parse().unwrap());
+    first.start(&[("web", web(json!({})))]);
+    assert_eq!(first.failures().len(), 1);
+    let mut second = Bench::with(first.directory, first.model, false);
+    second.start(&[]);
+    assert_eq!(second.model.0.borrow().table.len(), 0);
+}
+
+#[test]
+fn ten_thousand_services_are_no_trouble() {
+    let mut bench = Bench::new();
+    let bindings = many(10_000);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    let started = Instant::now();
+    bench.start(&bindings);
+    eprintln!("programmed in {:?}", started.elapsed());
+    assert_eq!(bench.model.0.borrow().table.len(), 10_000);
+    let started = Instant::now();
+    bench.start(&bindings);
+    eprintln!("nothing changed: {:?}", started.elapsed());
+    // Quadratic work would take minutes.
+    assert!(started.elapsed() < Duration::from_secs(20));
+}
