@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod http;
 pub mod manifests;
+mod memory;
 pub mod plane;
 pub mod reconcile;
 pub mod state;

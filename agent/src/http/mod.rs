@@ -112,6 +112,7 @@ async fn scrape(State(app): State<App>) -> Response {
     let (sender, receiver) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
         metrics::write(snapshot, sender);
+        crate::memory::give_back();
         drop(place);
     });
     let pieces = futures::stream::unfold(receiver, |mut receiver| async move {

@@ -85,6 +85,7 @@ impl Server {
                     tokio::spawn(async move {
                         // A client that goes away or is too slow is its own affair.
                         let _ = timeout(3 * PATIENCE, answer(stream, &gatherer)).await;
+                        crate::memory::give_back();
                         drop(place);
                     });
                 }

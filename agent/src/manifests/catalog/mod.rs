@@ -3,6 +3,9 @@
 //! No I/O and no clock: `now` is a parameter. It decides what a file that cannot be read, an object that turned
 //! invalid, a name that two files use and a file that vanished mean; see [`Catalog`].
 
+mod claims;
+mod problems;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +14,8 @@ use std::time::{Duration, Instant};
 use bascule_crds::{Object, ObjectRef};
 
 use super::disk::FileName;
-use super::problem::{Effect, Problem};
+use super::problem::Problem;
+use claims::{Claim, Claims};
 
 /// How long a file has to be gone, or empty, before its objects go: longer than an editor takes to write a file
 /// anew, shorter than a person's patience.
@@ -99,18 +103,9 @@ impl Changes {
     }
 }
 
-/// What a file says about an object.
-#[derive(Clone, Debug)]
-struct Claim {
-    line: usize,
-    source: u64,
-    form: Result<Arc<str>, Arc<[Problem]>>,
-}
-
 #[derive(Debug, Default)]
 struct File {
-    /// Usually one claim an object; more when the file names it twice.
-    claims: BTreeMap<ObjectRef, Vec<Claim>>,
+    claims: Claims,
     nameless: Vec<Problem>,
     /// It could not be read or parsed; its claims are those last read.
     frozen: Option<Problem>,
@@ -141,8 +136,17 @@ pub struct Active {
 
 #[derive(Debug, Default)]
 struct Slot {
-    files: BTreeSet<FileName>,
+    /// Those that name it, sorted; nearly always one.
+    files: Vec<FileName>,
     active: Option<Active>,
+}
+
+impl Slot {
+    fn add(&mut self, file: &FileName) {
+        if let Err(at) = self.files.binary_search(file) {
+            self.files.insert(at, file.clone());
+        }
+    }
 }
 
 /// Which files say what, and which objects are in force. Its rules:
@@ -188,15 +192,15 @@ impl Catalog {
     pub fn remember(&mut self, file: FileName, line: usize, reference: ObjectRef, json: Arc<str>) {
         let entry =
             self.files.entry(file.clone()).or_insert_with(|| File { remembered: true, ..File::default() });
-        entry.claims.entry(reference.clone()).or_default().push(Claim { line, source: 0, form: Ok(json) });
-        self.objects.entry(reference.clone()).or_default().files.insert(file);
+        entry.claims.insert(Claim { reference: reference.clone(), line, source: 0, form: Ok(json) });
+        self.objects.entry(reference.clone()).or_default().add(&file);
         self.settle(&reference, &mut BTreeMap::new());
     }
 
     /// The verdict on documents of this file seen before: by hash of their source, the canonical JSON.
     pub fn known(&self, file: &str) -> BTreeMap<u64, Arc<str>> {
         let Some(file) = self.files.get(file) else { return BTreeMap::new() };
-        let claims = file.claims.values().flatten().filter(|claim| claim.source != 0);
+        let claims = file.claims.iter().filter(|claim| claim.source != 0);
         claims.filter_map(|claim| Some((claim.source, claim.form.clone().ok()?))).collect()
     }
 
@@ -210,7 +214,7 @@ impl Catalog {
                 entry.frozen = Some(problem);
                 entry.gone = None;
                 self.going.remove(file);
-                let touched: Vec<_> = entry.claims.keys().cloned().collect();
+                let touched = entry.claims.references();
                 self.settle_all(touched, &mut BTreeMap::new());
                 return;
             }
@@ -218,7 +222,7 @@ impl Catalog {
         };
         entry.frozen = None;
         entry.nameless = nameless;
-        let mut touched: BTreeSet<ObjectRef> = entry.claims.keys().cloned().collect();
+        let mut touched: BTreeSet<ObjectRef> = entry.claims.references().into_iter().collect();
         if documents.is_empty() && entry.nameless.is_empty() && !entry.claims.is_empty() {
             // Half of how some programs write a file: emptied first, filled a moment later.
             entry.gone.get_or_insert(Gone { since: now, empty: true });
@@ -229,7 +233,7 @@ impl Catalog {
         entry.gone = None;
         self.going.remove(file);
         let mut fresh = BTreeMap::new();
-        let mut claims: BTreeMap<ObjectRef, Vec<Claim>> = BTreeMap::new();
+        let mut claims = Vec::with_capacity(documents.len());
         for Document { reference, line, source, form } in documents {
             let form = match form {
                 Form::Good { json, object } => {
@@ -240,25 +244,21 @@ impl Catalog {
                 }
                 Form::Bad(problems) => Err(problems.into()),
             };
-            claims.entry(reference).or_default().push(Claim { line, source, form });
+            claims.push(Claim { reference, line, source, form });
         }
+        let mut claims = Claims::new(claims);
         if !entry.nameless.is_empty() {
-            for (reference, mut former) in std::mem::take(&mut entry.claims) {
-                claims.entry(reference).or_insert_with(|| {
-                    former.truncate(1);
-                    for claim in &mut former {
-                        claim.form = Err([].into());
-                    }
-                    former
-                });
-            }
+            let lost = entry.claims.by_object().filter(|former| claims.of(&former[0].reference).is_empty());
+            let lost: Vec<_> =
+                lost.map(|former| Claim { form: Err([].into()), ..former[0].clone() }).collect();
+            lost.into_iter().for_each(|claim| claims.insert(claim));
         }
-        touched.extend(claims.keys().cloned());
+        touched.extend(claims.references());
         for reference in &touched {
-            if claims.contains_key(reference) {
-                self.objects.entry(reference.clone()).or_default().files.insert(file.clone());
+            if !claims.of(reference).is_empty() {
+                self.objects.entry(reference.clone()).or_default().add(file);
             } else if let Some(slot) = self.objects.get_mut(reference) {
-                slot.files.remove(file);
+                slot.files.retain(|other| other != file);
             }
         }
         entry.claims = claims;
@@ -268,7 +268,7 @@ impl Catalog {
     /// There is no such file any more.
     pub fn vanished(&mut self, now: Instant, file: &str) {
         let Some((name, entry)) = self.files.get_key_value(file) else { return };
-        let (name, claims) = (name.clone(), entry.claims.keys().cloned().collect::<Vec<_>>());
+        let (name, claims) = (name.clone(), entry.claims.references());
         self.changes.files.insert(name.clone());
         if claims.is_empty() {
             self.files.remove(&name);
@@ -302,7 +302,7 @@ impl Catalog {
             let Some(file) = self.files.get_mut(&name) else { continue };
             file.gone = None;
             self.going.remove(&name);
-            let claims: Vec<_> = file.claims.keys().cloned().collect();
+            let claims = file.claims.references();
             self.changes.files.insert(name);
             self.settle_all(claims, &mut BTreeMap::new());
         }
@@ -331,16 +331,16 @@ impl Catalog {
         for name in names {
             self.going.remove(&name);
             let Some(mut file) = self.files.remove(&name) else { continue };
-            let claims = std::mem::take(&mut file.claims);
+            let claims = std::mem::take(&mut file.claims).references();
             if file.gone.is_some_and(|gone| gone.empty) {
                 self.files.insert(name.clone(), File::default());
             }
-            for reference in claims.keys() {
+            for reference in &claims {
                 if let Some(slot) = self.objects.get_mut(reference) {
-                    slot.files.remove(&name);
+                    slot.files.retain(|other| *other != name);
                 }
             }
-            self.settle_all(claims.into_keys(), &mut BTreeMap::new());
+            self.settle_all(claims, &mut BTreeMap::new());
             self.changes.files.insert(name);
         }
     }
@@ -394,91 +394,6 @@ impl Catalog {
         self.lost.as_ref()
     }
 
-    /// Objects in force that are not what their file says at the moment: it cannot be read, or what it says is invalid,
-    /// or it was not read since the start.
-    pub fn last_good(&self) -> impl Iterator<Item = &ObjectRef> {
-        let unread = |file: &File| file.remembered || file.frozen.is_some();
-        let is_last_good = move |active: &Active| {
-            active.stale || self.lost.is_some() || self.files.get(&active.file).is_none_or(unread)
-        };
-        self.active().filter(move |(_, active)| is_last_good(active)).map(|(reference, _)| reference)
-    }
-
-    /// What is wrong with a file and the objects in it.
-    pub fn problems_of(&self, name: &str) -> Vec<Problem> {
-        // What is about to go is wrong no more.
-        let Some(file) = self.files.get(name).filter(|file| file.gone.is_none()) else { return Vec::new() };
-        let mut problems = Vec::new();
-        if let Some(frozen) = &file.frozen {
-            let effect = if file.claims.is_empty() { Effect::Ignored } else { Effect::LastGoodStays };
-            problems.push(Problem { effect, ..frozen.clone() });
-            return problems;
-        }
-        problems.extend(file.nameless.iter().cloned());
-        for (reference, claims) in &file.claims {
-            let active = self.active_of(reference);
-            for (index, claim) in claims.iter().enumerate() {
-                if let Some(problem) = self.duplicate(name, index, reference, claims) {
-                    problems.push(problem);
-                    continue;
-                }
-                if let Err(own) = &claim.form {
-                    let stays = active.is_some();
-                    let effect = if stays { Effect::LastGoodStays } else { Effect::Ignored };
-                    problems.extend(own.iter().map(|problem| Problem { effect, ..problem.clone() }));
-                }
-            }
-        }
-        problems.sort_by_key(|problem| problem.line);
-        problems
-    }
-
-    /// All that is wrong: the directory, then file by file.
-    pub fn problems(&self) -> Vec<Problem> {
-        let files = self.files.keys().flat_map(|name| self.problems_of(name));
-        self.lost.iter().cloned().chain(files).collect()
-    }
-
-    /// The error of a document whose name another document has, if it is the one that does not count.
-    fn duplicate(
-        &self,
-        name: &str,
-        index: usize,
-        reference: &ObjectRef,
-        claims: &[Claim],
-    ) -> Option<Problem> {
-        let slot = self.objects.get(reference)?;
-        if claims.len() == 1 && slot.files.len() == 1 {
-            return None;
-        }
-        let mine = claims.get(index)?;
-        let (file, line) = if let Some(active) = &slot.active {
-            (active.file.clone(), active.line)
-        } else {
-            let first = slot.files.first()?;
-            (first.clone(), self.files.get(first)?.claims.get(reference)?.first()?.line)
-        };
-        if *file == *name && line == mine.line {
-            return None;
-        }
-        // A file that is about to go is no rival.
-        if *file != *name && self.files.get(&file).is_some_and(|file| file.gone.is_some()) {
-            return None;
-        }
-        Some(Problem {
-            file: self.path(name),
-            line: Some(mine.line),
-            object: Some(reference.to_string()),
-            field: Some("metadata.name".into()),
-            reason: "Duplicate".into(),
-            message: format!(
-                "another manifest has this name already, {}:{line}, and that one counts: rename or remove one",
-                self.path(&file)
-            ),
-            effect: Effect::Ignored,
-        })
-    }
-
     fn settle_all(
         &mut self,
         references: impl IntoIterator<Item = ObjectRef>,
@@ -495,7 +410,7 @@ impl Catalog {
         let chosen = self.choose(reference, slot);
         let rivals = slot.files.len() > 1;
         let before = slot.active.clone();
-        let files = if rivals { slot.files.clone() } else { BTreeSet::new() };
+        let files = if rivals { slot.files.clone() } else { Vec::new() };
         match (&before, &chosen) {
             (None, None) => {}
             (Some(_), None) => {
@@ -534,7 +449,7 @@ impl Catalog {
     }
 
     fn choose(&self, reference: &ObjectRef, slot: &Slot) -> Option<Active> {
-        let claims_of = |name: &FileName| self.files.get(name)?.claims.get(reference).map(Vec::as_slice);
+        let claims_of = |name: &FileName| Some(self.files.get(name)?.claims.of(reference));
         let is_gone = |name: &FileName| self.files.get(name).is_none_or(|file| file.gone.is_some());
         let good = |name: &FileName, prefer: Option<&Arc<str>>| -> Option<Active> {
             let claims = claims_of(name)?;
