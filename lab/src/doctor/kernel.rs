@@ -120,7 +120,11 @@ fn try_out(ability: Ability) -> io::Result<()> {
         Ability::Namespaces => Ok(()),
         Ability::Bridge => new_link("probe-bridge", "bridge"),
         Ability::Veth => new_link("probe-veth", "veth"),
-        Ability::Ipip => new_link("probe-ipip", "ipip"),
+        // Where the module is loaded each namespace has tunl0 already, which is the tunnel that was asked for.
+        Ability::Ipip => match new_link("probe-ipip", "ipip") {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            other => other,
+        },
         Ability::Bonding => new_link("probe-bond", "bond"),
         Ability::Ipvs => family("IPVS"),
         // NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN; family unspecified, version 0, resource 0.

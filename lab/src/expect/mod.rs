@@ -62,6 +62,15 @@ pub fn worst(findings: &[Finding]) -> Verdict {
     findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Passed)
 }
 
+/// How late the machine was in a part of the run: by how much a thread that only had to wake up did so too late.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lateness {
+    /// At worst.
+    pub worst: std::time::Duration,
+    /// In sum, of that part.
+    pub sum: std::time::Duration,
+}
+
 /// A part of the run, CLOCK_MONOTONIC in nanoseconds: from `since`, up to but without `until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::bound::{self, Measured};
-use super::{Finding, Span, Verdict};
+use super::{Finding, Lateness, Span, Verdict};
 use crate::programs::record::Request;
 use crate::scenario::expectation::{Count, RequestsExpectation};
 
@@ -23,7 +23,7 @@ pub fn judge(
     load: Load,
     requests: &[Request],
     window: Span,
-    lateness: &dyn Fn(Span) -> Duration,
+    lateness: &dyn Fn(Span) -> Lateness,
 ) -> Vec<Finding> {
     let mut requests: Vec<&Request> =
         requests.iter().filter(|request| window.contains(request.scheduled)).collect();
@@ -89,7 +89,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn of(requests: &[&Request], load: Load, lateness: &dyn Fn(Span) -> Duration) -> Self {
+    fn of(requests: &[&Request], load: Load, lateness: &dyn Fn(Span) -> Lateness) -> Self {
         let mut tally = Self {
             sent: 0,
             ok: 0,
@@ -115,7 +115,7 @@ impl Tally {
             // An error that came before the time was up was not caused by slowness.
             let timed_out = span.until - span.since
                 >= u64::try_from(load.timeout.as_nanos()).unwrap_or(u64::MAX) * 9 / 10;
-            if timed_out && lateness(span).max(own) > load.timeout / 4 {
+            if timed_out && lateness(span).sum.max(own) > load.timeout / 4 {
                 tally.unclear += 1;
             }
         }
@@ -181,7 +181,7 @@ fn alternate(
     requests: &[&Request],
     tally: &Tally,
     load: Load,
-    lateness: &dyn Fn(Span) -> Duration,
+    lateness: &dyn Fn(Span) -> Lateness,
 ) -> Finding {
     let answers: Vec<&Request> = requests.iter().copied().filter(|request| request.ok).collect();
     let turns = tally.answerers.len();
@@ -204,7 +204,7 @@ fn alternate(
     let mut finding = Finding::of(false, wanted, seen).at(Some(first.scheduled));
     // Two requests that began closer to each other than they should may have overtaken each other.
     let around = Span { since: first.scheduled, until: round[turns - 1].ended.max(first.scheduled + 1) };
-    if lateness(around) >= load.interval {
+    if lateness(around).worst >= load.interval {
         finding.verdict = Verdict::Undecided;
     }
     finding
@@ -216,7 +216,7 @@ fn gap(
     load: Load,
     bound: Duration,
     window: Span,
-    lateness: &dyn Fn(Span) -> Duration,
+    lateness: &dyn Fn(Span) -> Lateness,
 ) -> Finding {
     let mut times: Vec<u64> =
         requests.iter().filter(|request| request.ok).map(|request| request.ended).collect();
@@ -230,8 +230,11 @@ fn gap(
     let (since, until) =
         edges.windows(2).map(|pair| (pair[0], pair[1])).max_by_key(|(a, b)| b - a).unwrap_or((0, 0));
     let seen = Duration::from_nanos(until - since);
-    let measured =
-        Measured { seen, resolution: load.interval, lateness: lateness(Span { since, until: until + 1 }) };
+    let measured = Measured {
+        seen,
+        resolution: load.interval,
+        lateness: lateness(Span { since, until: until + 1 }).worst,
+    };
     bound::judge("the longest time without a good answer", measured, bound).at(Some(since))
 }
 
@@ -284,7 +287,7 @@ mod tests {
     }
 
     fn verdict(expected: &RequestsExpectation, pattern: &str, late: Duration) -> Verdict {
-        worst(&judge(expected, LOAD, &load(pattern), ALL, &|_| late))
+        worst(&judge(expected, LOAD, &load(pattern), ALL, &|_| Lateness { worst: late, sum: late }))
     }
 
     const NONE: Duration = Duration::ZERO;
@@ -368,6 +371,9 @@ mod tests {
             ..expectation()
         };
         let window = Span { since: 10 * MS, until: 30 * MS };
-        assert_eq!(worst(&judge(&expected, LOAD, &load("x12x"), window, &|_| NONE)), Verdict::Passed);
+        assert_eq!(
+            worst(&judge(&expected, LOAD, &load("x12x"), window, &|_| Lateness::default())),
+            Verdict::Passed
+        );
     }
 }

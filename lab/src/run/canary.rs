@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 
-use crate::expect::Span;
+use crate::expect::{Lateness, Span};
 use crate::world::now;
 
 /// Time between two wake-ups, in nanoseconds.
@@ -57,17 +57,23 @@ impl Canary {
         Ok(Self { late, end, thread: Some(thread) })
     }
 
-    /// The worst lateness of a wake-up that was due or came in `span`.
-    pub(super) fn worst(&self, span: Span) -> Duration {
+    /// How late the machine was in `span`.
+    pub(super) fn lateness(&self, span: Span) -> Lateness {
         let late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
         // Both times grow from entry to entry.
         let first = late.partition_point(|late| late.came < span.since);
-        let worst = late[first..]
-            .iter()
-            .take_while(|late| late.due < span.until)
-            .map(|late| late.came - late.due)
-            .max();
-        Duration::from_nanos(worst.unwrap_or(0))
+        let mut lateness = Lateness::default();
+        for late in late[first..].iter().take_while(|late| late.due < span.until) {
+            lateness.worst = lateness.worst.max(Duration::from_nanos(late.came - late.due));
+            let within = late.came.min(span.until).saturating_sub(late.due.max(span.since));
+            lateness.sum += Duration::from_nanos(within);
+        }
+        lateness
+    }
+
+    /// The worst lateness of a wake-up that was due or came in `span`.
+    pub(super) fn worst(&self, span: Span) -> Duration {
+        self.lateness(span).worst
     }
 }
 
@@ -100,6 +106,9 @@ mod tests {
         let canary = Canary { late: Arc::default(), end: Arc::default(), thread: None };
         canary.late.lock().unwrap().extend([Late { due: 100, came: 150 }, Late { due: 200, came: 220 }]);
         let worst = |since, until| canary.worst(Span { since, until }).as_nanos();
+        let sum = |since, until| canary.lateness(Span { since, until }).sum.as_nanos();
+        assert_eq!(sum(0, 1000), 70);
+        assert_eq!(sum(140, 210), 20, "only what is in it");
         assert_eq!(worst(0, 1000), 50);
         assert_eq!(worst(160, 1000), 20);
         assert_eq!(worst(140, 145), 50, "the machine stood still then");

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::error::{Error, Result};
 use crate::programs::pcapng::{self, Block, Packet, Writer};
-use crate::world::{Node, Process, Spawn, World};
+use crate::world::{self, Node, Process, Spawn, World};
 
 /// A recorded link. After a boot of its node it goes on in another file.
 pub(super) struct Capture {
@@ -29,6 +29,8 @@ pub(super) struct Recorded {
     pub(super) dropped: u64,
 }
 
+/// The EtherType of the lab's own probes, as it is on the wire.
+const PROBE: [u8; 2] = world::PROBE_ETHERTYPE.to_be_bytes();
 /// How long a capture may take to begin, or to write down what it has.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The largest file of a link, in bytes; what comes later is counted as lost.
@@ -80,6 +82,8 @@ impl Capture {
             let mut dropped = 0;
             for block in blocks {
                 match block {
+                    // The lab's own probes are no traffic of the network.
+                    Block::Packet(packet) if packet.data.get(12..14) == Some(&PROBE[..]) => {}
                     Block::Packet(packet) => recorded.packets.push(packet),
                     // Each says the total so far.
                     Block::Statistics { dropped: total, .. } => dropped = total,

@@ -33,7 +33,7 @@ impl Player<'_> {
                     return Ok(vec![Finding::of(false, "a load", "held connections")]);
                 };
                 let window = self.span(&expected.window);
-                Ok(requests::judge(expected, of, &all, window, &|span| self.canary.worst(span)))
+                Ok(requests::judge(expected, of, &all, window, &|span| self.canary.lateness(span)))
             }
             Kind::Holders(expected) => self.holders(expected),
             Kind::Kernel(expected) => self.kernel(expected),
