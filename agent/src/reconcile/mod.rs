@@ -40,6 +40,7 @@ pub struct ConfigUpdate {
 
 /// What a [`ConfigUpdate`] changes.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time is on its way, and most are the large one")]
 pub enum ConfigChange {
     /// Everything: what is not in it goes.
     All(Arc<NodeConfig>),

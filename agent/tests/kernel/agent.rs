@@ -54,7 +54,7 @@ pub(crate) struct Agent {
     options: Options,
     runtime: Runtime,
     // Dropped last.
-    _directory: Option<tempfile::TempDir>,
+    directory: Option<tempfile::TempDir>,
 }
 
 impl Agent {
@@ -65,7 +65,7 @@ impl Agent {
         let directory = tempfile::tempdir().unwrap();
         let options = Options::new(directory.path());
         let mut agent = Self::start_with(options, DirectorConfigSpec::default(), bindings);
-        agent._directory = Some(directory);
+        agent.directory = Some(directory);
         agent
     }
 
@@ -81,7 +81,7 @@ impl Agent {
         let (sender, receiver) = mpsc::channel(64);
         let handle = spawn(options.clone(), receiver).unwrap();
         let mut agent =
-            Self { handle: Some(handle), sender, serial: 0, config, options, runtime, _directory: None };
+            Self { handle: Some(handle), sender, serial: 0, config, options, runtime, directory: None };
         let all = ConfigChange::All(Arc::new(agent.config.clone()));
         agent.send(all);
         agent

@@ -94,7 +94,7 @@ fn many_services_cost_about_a_bare_send_and_one_change_one_command() {
         if std::env::var_os("BASCULE_SCALE").is_some() {
             let (before, started) = (cpu(), Instant::now());
             std::thread::sleep(Duration::from_secs(20));
-            let share = (cpu() - before).as_secs_f64() / started.elapsed().as_secs_f64();
+            let share = cpu().saturating_sub(before).as_secs_f64() / started.elapsed().as_secs_f64();
             eprintln!("at rest: {:.2} % of a core", share * 100.0);
         }
 

@@ -40,8 +40,11 @@ enum Parts {
     None,
     Items(Vec<Place>),
     /// In the order of the text; a manifest's maps are small.
-    Fields(Vec<(String, u32, Place)>),
+    Fields(Vec<Field>),
 }
+
+/// A key, its line, and the place of its value.
+type Field = (String, u32, Place);
 
 /// Why a text is no manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -216,7 +219,7 @@ impl<'a> Reader<'a> {
         Ok((value, Place { line, parts }))
     }
 
-    fn map(&mut self, depth: usize) -> Result<(Map<String, Value>, Vec<(String, u32, Place)>), ParseError> {
+    fn map(&mut self, depth: usize) -> Result<(Map<String, Value>, Vec<Field>), ParseError> {
         let (mut map, mut places) = (Map::new(), Vec::new());
         loop {
             let (event, span) = self.next()?;

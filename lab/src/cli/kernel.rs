@@ -61,8 +61,8 @@ impl Kernel {
 }
 
 fn vm_possible() -> Result<()> {
-    for missing in [find::kernel().err(), find::qemu().err(), find::vng().err()].into_iter().flatten() {
-        bail!("{missing} (see `bascule-lab doctor`)");
+    match [find::kernel().err(), find::qemu().err(), find::vng().err()].into_iter().flatten().next() {
+        Some(missing) => bail!("{missing} (see `bascule-lab doctor`)"),
+        None => Ok(()),
     }
-    Ok(())
 }

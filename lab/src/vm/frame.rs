@@ -173,6 +173,10 @@ impl Decoder {
     }
 
     /// The next complete frame, `None` when more bytes are needed. After an error the stream is out of step and must be closed.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator would end at the first time that bytes are missing"
+    )]
     pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         if self.buffer.len() < HEADER {
             return Ok(None);

@@ -79,9 +79,7 @@ pub fn plan(
                 let before = changes.len();
                 changes.between(id, wanted, held);
                 if !held.ours {
-                    if changes.len() == before {
-                        plan.claims.insert(id);
-                    } else if adopt {
+                    if changes.len() == before || adopt {
                         plan.claims.insert(id);
                     } else {
                         changes.truncate_to(before);
