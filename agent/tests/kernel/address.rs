@@ -68,14 +68,14 @@ fn a_deleted_address_comes_back_at_once() {
     in_namespace(|| {
         outside();
         let agent = Agent::start([("web", on("enp0s3", &["192.16.193.30", "2001:db8::30"]))]);
-        let mut repaired = 0;
-        for gone in ["192.16.193.30/32", "2001:db8::30/128", "192.16.193.30/32"] {
+        for (gone, repaired) in
+            ["192.16.193.30/32", "2001:db8::30/128", "192.16.193.30/32"].into_iter().zip(1..)
+        {
             ip(&format!("address del {gone} dev enp0s3"));
             let took = wait_until("it is back", || addresses("enp0s3") == OURS);
             // `ip` itself takes its time here; the figure that counts is measured by the lab.
             eprintln!("{gone}: back after {took:?}");
             assert!(took < Duration::from_secs(5), "{took:?}: by notification, not by looking");
-            repaired += 1;
             wait_until("the repair is counted", || agent.repaired(PlaneName::Address) == repaired);
         }
         // Lifetimes that would end it.
