@@ -4,8 +4,6 @@ use serde_json::Value;
 
 use crate::common::{exactly_one, rule, rule_at};
 
-pub(crate) use super::whole_seconds;
-
 /// The forwarding method that is in force for the real server or sorry server of this name.
 fn method_of(server: &str) -> String {
     format!("(has({server}.forwarding) ? {server}.forwarding.method : self.forwarding.method)")

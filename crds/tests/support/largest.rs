@@ -108,35 +108,36 @@ fn fill(schema: &Value, path: &str, n: usize) -> Value {
 
 /// What rules ask of fields together.
 fn special(path: &str, mut fields: Map<String, Value>) -> Map<String, Value> {
+    let here = path.rsplit('.').next().unwrap_or_default();
     let set = |fields: &mut Map<String, Value>, name: &str, value: Value| {
         if fields.contains_key(name) {
             fields.insert(name.into(), value);
         }
     };
-    if path.ends_with(".forwarding") {
+    if here == "forwarding" {
         set(&mut fields, "method", "Tunnel".into());
         fields.insert("tunnel".into(), json!({"type": "GUE", "port": 65535, "checksum": "Remote"}));
     }
     if fields.contains_key("secretRef") {
         fields.remove("file");
     }
-    if path.ends_with("services") {
+    if here == "services" {
         fields.remove("systemd");
     }
-    if path.ends_with(".authentication") {
+    if here == "authentication" {
         fields.remove("simple");
     }
-    if path.ends_with(".hmac") {
+    if here == "hmac" {
         set(&mut fields, "activeKey", 255.into());
         set(&mut fields, "antiReplay", "Time".into());
     }
-    if path.ends_with(".preempt") {
+    if here == "preempt" {
         set(&mut fields, "enabled", true.into());
     }
-    if path.ends_with(".peers") {
+    if here == "peers" {
         fields.remove("multicast");
     }
-    if path.ends_with(".instances") && fields.contains_key("label") {
+    if here == "instances" && fields.contains_key("label") {
         set(&mut fields, "interface", "e".repeat(13).into());
         set(&mut fields, "label", format!("{}:0", "e".repeat(13)).into());
     }
