@@ -1,5 +1,8 @@
 //! The command line.
 
+mod graph;
+mod hand;
+mod keeper;
 pub(crate) mod kernel;
 pub(crate) mod machine;
 mod play;
@@ -24,8 +27,8 @@ Examples:
   bascule-lab run --all --out results             play all; results/junit.xml is for CI
   bascule-lab run my.yaml --repeat 5 --seed 7     a scenario of your own, five times
   bascule-lab up tp-ipvs                          the same network, to work in by hand:
-  bascule-lab exec director -- ipvsadm -Ln          look,
-  bascule-lab inject 'adminDown: {node: srv1, interface: enp0s3}'
+  bascule-lab exec Load-Balancer -- ipvsadm -Ln     look,
+  bascule-lab inject adminDown node=SRV1 interface=enp0s3   break something,
   bascule-lab down                                  and remove it
 
 Exit codes of `run`: 0 all passed; 1 any failed, error or undecided; 2 bad input; else 3 if any is unsupported.";
@@ -55,6 +58,18 @@ enum Command {
     Show(play::NameArgs),
     /// Say what is wrong with scenario files, with line and field.
     Validate(play::FilesArgs),
+    /// Draw the topology of a scenario.
+    Graph(play::GraphArgs),
+    /// Build the network of a scenario, start its programs, and leave it for you to work in.
+    Up(hand::UpArgs),
+    /// Run a command in a node of what is up, with a terminal when standard input and output are one.
+    Exec(hand::ExecArgs),
+    /// Play a fault in what is up.
+    Inject(hand::FaultArgs),
+    /// End a fault that was injected.
+    Heal(hand::FaultArgs),
+    /// Take down what is up.
+    Down(hand::DownArgs),
     /// The virtual machine that is used where this kernel lacks what a scenario needs.
     #[command(subcommand)]
     Vm(machine::Command),
@@ -67,6 +82,8 @@ enum Command {
     },
     #[command(flatten)]
     Program(Program),
+    #[command(hide = true)]
+    Keep(keeper::KeepArgs),
     #[command(hide = true)]
     VmSupervise(supervise::SuperviseArgs),
     #[command(hide = true)]
@@ -120,6 +137,13 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::List => Ok(play::list()),
         Command::Show(args) => play::show(&args),
         Command::Validate(args) => Ok(play::validate(&args)),
+        Command::Graph(args) => Ok(play::graph(&args)),
+        Command::Up(args) => hand::up(&args),
+        Command::Exec(args) => hand::exec(&args),
+        Command::Inject(args) => hand::inject(&args),
+        Command::Heal(args) => hand::heal(&args),
+        Command::Down(args) => hand::down(&args),
+        Command::Keep(args) => keeper::keep(&args),
         Command::Vm(command) => machine::run(command),
         Command::Bench(args) => crate::bench::run(args),
         Command::Completion { shell } => {

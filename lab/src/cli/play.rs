@@ -47,6 +47,26 @@ pub(super) struct NameArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct GraphArgs {
+    /// Name of a shipped scenario, or a file.
+    #[arg(value_name = "NAME|FILE")]
+    scenario: String,
+    /// As text, or for Graphviz: `bascule-lab graph tp-ipvs -o dot | dot -Tsvg > tp-ipvs.svg`.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Drawing,
+}
+
+/// How a topology is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Drawing {
+    /// For people.
+    #[default]
+    Text,
+    /// For Graphviz.
+    Dot,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct FilesArgs {
     /// Scenario files.
     #[arg(value_name = "FILE", required = true)]
@@ -63,6 +83,23 @@ pub(super) fn list() -> ExitCode {
         println!("{:width$}  {first}", shipped.name);
     }
     ExitCode::SUCCESS
+}
+
+/// The topology of a scenario.
+pub(super) fn graph(args: &GraphArgs) -> ExitCode {
+    match resolve(&args.scenario) {
+        Ok(scenario) => {
+            print!(
+                "{}",
+                match args.output {
+                    Drawing::Text => super::graph::text(&scenario),
+                    Drawing::Dot => super::graph::dot(&scenario),
+                }
+            );
+            ExitCode::SUCCESS
+        }
+        Err(problems) => tell(&problems),
+    }
 }
 
 /// The text of what ships.
@@ -87,7 +124,7 @@ pub(super) fn validate(args: &FilesArgs) -> ExitCode {
     }
 }
 
-fn tell(problems: &[Problem]) -> ExitCode {
+pub(super) fn tell(problems: &[Problem]) -> ExitCode {
     for problem in problems {
         eprintln!("{problem}");
     }
@@ -129,7 +166,7 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
     }
 }
 
-fn needed(scenarios: &[Scenario]) -> Vec<Ability> {
+pub(super) fn needed(scenarios: &[Scenario]) -> Vec<Ability> {
     let mut needed = Vec::new();
     for scenario in scenarios {
         for feature in &scenario.requires.kernel {
@@ -166,7 +203,7 @@ fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
 }
 
 /// The first SIGINT or SIGTERM ends the run in order.
-fn end_with_signals(cancel: &Cancel) -> Result<()> {
+pub(super) fn end_with_signals(cancel: &Cancel) -> Result<()> {
     use nix::sys::signal::{SigSet, Signal};
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);

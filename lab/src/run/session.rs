@@ -20,8 +20,9 @@ use super::{Cancel, RunOptions, table};
 use crate::doctor::kernel::{self, Ability};
 use crate::expect::holders::History;
 use crate::expect::{self, Span};
+use crate::fault::{self, Played, Restart};
 use crate::programs::clock;
-use crate::scenario::{Feature, Requirements, Scenario, Step, recorded};
+use crate::scenario::{Fault, Feature, Requirements, Scenario, Step, Topology, recorded};
 use crate::world::{Event, Watched, World, WorldDir, now};
 
 /// What this kernel and machine lack of what is required, in words; empty: nothing.
@@ -75,6 +76,7 @@ fn agent(options: &RunOptions) -> Result<PathBuf> {
 pub struct Up {
     /// The network.
     pub world: World,
+    topology: Topology,
     cancel: Cancel,
 }
 
@@ -83,6 +85,36 @@ impl Up {
     pub fn wait(&self) {
         while !self.cancel.is_cancelled() {
             std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Plays a fault; after a reboot the programs of the node are started.
+    ///
+    /// # Errors
+    /// When it does not take effect, or a program does not start.
+    pub fn inject(&self, fault: &Fault) -> Result<Played> {
+        let played = fault::inject(&self.world, fault)?;
+        self.restart(&played.restart)?;
+        Ok(played)
+    }
+
+    /// Ends a fault, and starts what it had ended.
+    ///
+    /// # Errors
+    /// When it is not over, or a program does not start.
+    pub fn heal(&self, fault: &Fault) -> Result<Played> {
+        let played = fault::heal(&self.world, fault)?;
+        self.restart(&played.restart)?;
+        Ok(played)
+    }
+
+    fn restart(&self, restart: &Restart) -> Result<()> {
+        let mut programs = Programs::new(&self.topology, &self.world);
+        match restart {
+            Restart::Nothing => Ok(()),
+            Restart::Agent { node } => programs.start_agent(node),
+            Restart::Service { node, service } => programs.start_service(node, service),
+            Restart::Everything { node } => programs.start_node(node),
         }
     }
 
@@ -121,7 +153,7 @@ pub fn up(scenario: &Scenario, options: &RunOptions) -> Result<Up> {
         world.tear_down()?;
         return Err(error);
     }
-    Ok(Up { world, cancel: options.cancel.clone() })
+    Ok(Up { world, topology: scenario.topology.clone(), cancel: options.cancel.clone() })
 }
 
 /// Plays a scenario once. An error is one of writing results; all others are verdicts.

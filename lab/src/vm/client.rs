@@ -22,6 +22,8 @@ use super::{Settings, find, programs, terminal};
 
 /// How long a supervisor may take to open its socket, and an ending one to end.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// What a shell says of a command that it cannot start.
+const NOT_STARTED: u8 = 127;
 /// Bytes of one fetch.
 const MAX_FETCH: u64 = 4 << 30;
 
@@ -328,7 +330,7 @@ impl Vm {
     }
 
     /// Runs a command. Returns its exit code as a shell would say it. When the caller is asked to end (SIGINT, SIGTERM, SIGHUP), so
-    /// is the command; the third time it is killed.
+    /// is the command; the third time it is killed. 127: it could not be started.
     pub async fn run(&mut self, mut command: Command, interaction: Interaction) -> Result<u8> {
         let raw = if interaction == Interaction::Terminal && std::io::stdout().is_terminal() {
             terminal::Raw::enter()
@@ -348,6 +350,10 @@ impl Vm {
         Ok(match done? {
             Done::Exited(code) => u8::try_from(code).unwrap_or(255),
             Done::Signaled(signal) => u8::try_from(128 + signal).unwrap_or(255),
+            Done::NotStarted(reason) => {
+                eprintln!("bascule-lab: {reason}");
+                NOT_STARTED
+            }
             Done::Failed(reason) => bail!("in the virtual machine: {reason}"),
             other => bail!("an unexpected answer: {other:?}"),
         })

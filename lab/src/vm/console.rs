@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// Lines kept in memory.
 const LINES: usize = 40;
@@ -14,15 +15,23 @@ const LINE: usize = 400;
 const FILE: usize = 4 * 1024 * 1024;
 
 /// What the console said last.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Console {
     lines: Arc<Mutex<VecDeque<String>>>,
+    heard: Arc<Mutex<Instant>>,
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        Self { lines: Arc::default(), heard: Arc::new(Mutex::new(Instant::now())) }
+    }
 }
 
 impl Console {
     /// Follows a stream on a thread of its own until it ends.
     pub(super) fn follow(&self, mut stream: impl Read + Send + 'static, log: &Path) {
         let mut file = File::create(log).ok();
+        *self.heard.lock().expect("no holder panics") = Instant::now();
         let console = self.clone();
         std::thread::spawn(move || {
             let mut buffer = [0; 8192];
@@ -35,6 +44,7 @@ impl Console {
                     Err(_) => break,
                     Ok(length) => {
                         let bytes = &buffer[..length];
+                        *console.heard.lock().expect("no holder panics") = Instant::now();
                         if written < FILE
                             && let Some(file) = &mut file
                         {
@@ -67,6 +77,11 @@ impl Console {
             lines.pop_front();
         }
         lines.push_back(text);
+    }
+
+    /// How long it has said nothing.
+    pub(super) fn silent(&self) -> Duration {
+        self.heard.lock().expect("no holder panics").elapsed()
     }
 
     /// The last lines.

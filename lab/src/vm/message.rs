@@ -42,6 +42,8 @@ pub enum Boot {
         boot_millis: u64,
         /// Commands that live on after their call (a topology that is up).
         kept: u32,
+        /// Clients that are connected, this one included.
+        clients: u32,
         /// The supervisor's process.
         supervisor: u32,
     },
@@ -134,6 +136,8 @@ pub enum Done {
     Exited(i32),
     /// The command was ended by this signal.
     Signaled(i32),
+    /// The command could not be started.
+    NotStarted(String),
     /// It could not be done.
     Failed(String),
 }

@@ -27,8 +27,10 @@ use super::message::{Boot, Hello, PROTOCOL, Pong};
 
 /// How long a boot may take with hardware virtualisation.
 const BOOT_KVM: Duration = Duration::from_secs(45);
-/// How long a boot may take under emulation; on two free processors it takes 15 s.
-const BOOT_EMULATED: Duration = Duration::from_secs(180);
+/// How long a boot may take under emulation; on two free processors it takes 15 s, on busy ones ten times that.
+const BOOT_EMULATED: Duration = Duration::from_secs(600);
+/// How long the console of a booting machine may say nothing.
+const BOOT_SILENCE: Duration = Duration::from_secs(120);
 /// How often the executor is asked whether it is there.
 const PING: Duration = Duration::from_secs(5);
 /// After how long a silence the machine is taken for dead.
@@ -189,6 +191,7 @@ async fn live(
         accelerator: accelerator.to_owned(),
         boot_millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
         kept: 0,
+        clients: 0,
         supervisor: std::process::id(),
     });
     println!("ready after {:.1} s ({accelerator})", start.elapsed().as_secs_f64());
@@ -235,6 +238,7 @@ async fn boot(
         .arg(&machine.vng)
         .args(machine.arguments(dir)?)
         .env("TMPDIR", dir.temporary())
+        .env("PATH", path_with(&machine.vng))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
@@ -257,6 +261,9 @@ async fn boot(
                 hub.progress(start, &what);
                 if begun.elapsed() > bound {
                     bail!("the virtual machine did not boot within {} s", bound.as_secs());
+                }
+                if console.silent() > BOOT_SILENCE {
+                    bail!("the booting virtual machine has said nothing for {} s", BOOT_SILENCE.as_secs());
                 }
             }
             accepted = machine_socket.accept(), if stream.is_none() => {
@@ -284,6 +291,14 @@ async fn boot(
             }
         }
     }
+}
+
+/// virtme-ng calls its companions by name: its own directory comes first.
+fn path_with(vng: &std::path::Path) -> std::ffi::OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let own = vng.parent().map(std::path::Path::to_owned);
+    let system = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
+    std::env::join_paths(own.into_iter().chain(std::env::split_paths(&path)).chain(system)).unwrap_or(path)
 }
 
 async fn read_some(stream: Option<&mut UnixStream>, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -462,7 +477,10 @@ async fn to_client(mut writer: impl AsyncWrite + Unpin, mut frames: mpsc::Receiv
                 if changed.is_err() {
                     return;
                 }
-                let now = boot.borrow_and_update().clone();
+                let mut now = boot.borrow_and_update().clone();
+                if let Boot::Ready { clients, .. } = &mut now {
+                    *clients = u32::try_from(hub.clients.borrow().len()).unwrap_or(u32::MAX);
+                }
                 let was_ready = std::mem::replace(&mut ready, matches!(now, Boot::Ready { .. }));
                 // Without a reason yet, the failure is about to be sent with one.
                 if (was_ready && ready) || matches!(&now, Boot::Failed { reason, .. } if reason.is_empty()) {

@@ -45,7 +45,7 @@ pub(super) async fn run(
         Ok(running) => running,
         Err(error) => {
             remove_group(&group);
-            return Done::Failed(format!("{error:#}"));
+            return Done::NotStarted(format!("{error:#}"));
         }
     };
     let (done, cancelled) = attend(&command, running, client, inbox, &group).await;
