@@ -35,7 +35,7 @@ impl ApiServer {
                 Err(error)
                     if attempt < ATTEMPTS && format!("{error:#}").contains("address already in use") =>
                 {
-                    attempt += 1
+                    attempt += 1;
                 }
                 other => return other,
             }
@@ -245,7 +245,8 @@ fn random() -> Result<[u8; 32]> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
 /// A private key of P-256 in PEM (RFC 5915, without the optional public key), for signing tokens of service accounts.

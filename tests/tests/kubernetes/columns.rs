@@ -26,11 +26,11 @@ pub(crate) fn run(server: &ApiServer) -> Findings {
     ]);
     let mut text = String::new();
     for kind in PLURALS {
-        text += &format!("$ kubectl get {kind} -A -o wide\n");
+        text.extend(["$ kubectl get ", kind, " -A -o wide\n"]);
         text += &ask(&["get", kind, "-A", "-o", "wide"]);
     }
     for names in ["vs,hc,nat,vsb,natb", "vg,dir,dc", "bascule"] {
-        text += &format!("$ kubectl get {names} -A -o name\n");
+        text.extend(["$ kubectl get ", names, " -A -o name\n"]);
         text += &ask(&["get", names, "-A", "-o", "name"]);
     }
     let mut settings = insta::Settings::clone_current();
@@ -40,21 +40,24 @@ pub(crate) fn run(server: &ApiServer) -> Findings {
     findings
 }
 
-/// Ages pass, and the width of their column with them.
+/// Ages pass, and the width of their columns with them: the last cell of a line counts seconds, others count days since a date of
+/// the objects.
 fn without_ages(text: &str) -> String {
-    let is_age = |cell: &str| {
-        cell.ends_with('s')
+    let counts = |cell: &str, unit: char| {
+        cell.ends_with(unit)
             && cell.starts_with(|c: char| c.is_ascii_digit())
-            && !cell.contains(|c: char| c.is_whitespace())
+            && !cell.contains(char::is_whitespace)
     };
-    let lines = text.lines().map(|line| {
-        let cells: Vec<_> = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-        cells
-            .into_iter()
-            .map(|cell| if is_age(cell) { "<age>" } else { cell })
-            .collect::<Vec<_>>()
-            .join(" | ")
-            + "\n"
-    });
-    lines.collect()
+    let mut result = String::new();
+    for line in text.lines() {
+        let mut cells: Vec<_> = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        if let Some(last) = cells.last_mut().filter(|last| counts(last, 's')) {
+            *last = "<age>";
+        }
+        for cell in cells.iter_mut().filter(|cell| counts(cell, 'd')) {
+            *cell = "<age>";
+        }
+        result.extend([&cells.join(" | "), "\n"]);
+    }
+    result
 }

@@ -44,16 +44,20 @@ fn object(schema: &Value, n: usize) -> Value {
     if let Some(values) = schema["additionalProperties"].as_object() {
         let count = schema["maxProperties"].as_u64().expect("maps are bounded");
         let values = Value::Object(values.clone());
+        // Names of instances; else of ports or interfaces.
+        let long = schema["x-kubernetes-validations"].to_string().contains("<= 63");
+        let width = if long { 62 } else { 14 };
         for i in 0..count {
-            map.insert(format!("{i:0>14}k"), fill(&values, usize::try_from(i).unwrap_or(0)));
+            map.insert(format!("{i:0>width$}k"), fill(&values, usize::try_from(i).unwrap_or(0)));
         }
     }
     Value::Object(map)
 }
 
 fn integer(schema: &Value, n: usize) -> Value {
-    // Generations have no bound but their type's.
-    let max = schema["maximum"].as_f64().map_or(i64::from(i32::MAX), |max| max as i64);
+    // Generations have no bound but their type's. Bounds are written as numbers with a fraction.
+    let text = schema["maximum"].to_string();
+    let max = text.split('.').next().and_then(|whole| whole.parse().ok()).unwrap_or(i64::from(i32::MAX));
     let few = max < 100_000;
     json!(if few { max - i64::try_from(n).unwrap_or(0) % 250 } else { max })
 }
@@ -91,22 +95,26 @@ fn string(schema: &Value, n: usize) -> String {
         }
         _ => match pattern {
             "" => padded(WIDE),
-            r"^/[^\x00]+$" => "/".to_owned() + &WIDE.to_string().repeat(max - 1),
-            // Interfaces, and maps' keys like them.
-            "^[!-.0-9;-~]+$" => padded(ESCAPED),
-            // Made to fit the interface.
-            "^[!-.0-9;-~]+:[!-.0-~]*$" => String::new(),
             r"^[^\x00-\x1f\x7f]*$" => padded(ESCAPED),
+            // Made to fit the interface.
+            p if p.starts_with("^[!-%") && p.contains("+:") => String::new(),
             "^[ -~]*$" => ESCAPED.to_string().repeat(max),
             "^/[!-~]*$" => "/".to_owned() + &ESCAPED.to_string().repeat(max - 1),
             "^[A-Za-z0-9!#$%&'*+.^_|~-]+$" => padded('&'),
             "^[1-5][0-9]{2}(-[1-5][0-9]{2})?$" => format!("{}-599", 100 + n),
             "^([0-9][-0-9]*)?[a-z]([-a-z0-9]*[a-z0-9])?$" => format!("{n:0>14}a"),
             "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$" => padded('R'),
+            "^[A-Za-z]+$" => {
+                let end =
+                    n.to_string().bytes().map(|digit| char::from(digit - b'0' + b'a')).collect::<String>();
+                "T".repeat(max - end.len()) + &end
+            }
+            p if p.starts_with("^/[A-Za-z0-9 ") => "/".to_owned() + &"0".repeat(max - 1),
             // Labels of 63 characters.
             p if p.starts_with(r"^(\.|[A-Za-z0-9_-]{1,63}") => format!("{}.", "d".repeat(62)).repeat(4),
             // Letters and digits, and more, of which none is longer in JSON.
-            p if p.starts_with("^[a-z0-9]")
+            p if p.starts_with("^[!-%'-.0-9;=?-~]+$")
+                || p.starts_with("^[a-z0-9]")
                 || p.starts_with("^[A-Za-z0-9")
                 || p.starts_with("^([a-z0-9]")
                 || p.starts_with("^[-._a-zA-Z0-9]")

@@ -101,10 +101,10 @@ fn vrrp_group(spec: &mut Value) {
 /// Every instance has so many addresses of each sort, all of IPv6.
 fn instances(group: &mut Value, addresses: usize, excluded: usize) {
     for (n, instance) in each(group, "instances").enumerate() {
-        instance["addresses"].as_array_mut().expect("a list").truncate(addresses);
-        instance["excludedAddresses"].as_array_mut().expect("a list").truncate(excluded);
+        truncate(&mut instance["addresses"], addresses);
+        truncate(&mut instance["excludedAddresses"], excluded);
         // The label begins with the interface's name.
-        let interface = format!("{}{n:02}", "<".repeat(12));
+        let interface = format!("{}{n:02}", "i".repeat(12));
         instance["label"] = format!("{interface}:").into();
         instance["interface"] = interface.into();
     }
@@ -128,9 +128,19 @@ fn services(group: &mut Value) {
 }
 
 fn director_config(spec: &mut Value) {
+    // Eight groups share what one group alone may have: 32 instances with 6144 addresses, 16 services, 96 tracked things.
     for group in each(spec, "vrrp") {
-        instances(group, 16, 16);
+        truncate(&mut group["instances"], 4);
+        truncate(&mut group["services"], 2);
+        for list in ["interfaces", "virtualServices", "healthChecks"] {
+            truncate(&mut group["track"][list], 4);
+        }
+        instances(group, 64, 128);
         authentication(group);
         services(group);
     }
+}
+
+fn truncate(list: &mut Value, length: usize) {
+    list.as_array_mut().expect("a list").truncate(length);
 }
