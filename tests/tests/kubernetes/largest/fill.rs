@@ -55,11 +55,14 @@ fn object(schema: &Value, n: usize) -> Value {
 }
 
 fn integer(schema: &Value, n: usize) -> Value {
-    // Generations have no bound but their type's. Bounds are written as numbers with a fraction.
-    let text = schema["maximum"].to_string();
-    let max = text.split('.').next().and_then(|whole| whole.parse().ok()).unwrap_or(i64::from(i32::MAX));
+    // Bounds are written as numbers with a fraction.
+    let bound =
+        |name: &str| schema[name].to_string().split('.').next().and_then(|whole| whole.parse::<i64>().ok());
+    // Generations have no bound but their type's.
+    let max = bound("maximum").unwrap_or(i64::from(i32::MAX));
+    let min = bound("minimum").unwrap_or(0);
     let few = max < 100_000;
-    json!(if few { max - i64::try_from(n).unwrap_or(0) % 250 } else { max })
+    json!(if few { (max - i64::try_from(n).unwrap_or(0) % 250).max(min) } else { max })
 }
 
 /// An IPv6 address that has no shorter form.

@@ -135,6 +135,10 @@ fn director_config(spec: &mut Value) {
         for list in ["interfaces", "virtualServices", "healthChecks"] {
             truncate(&mut group["track"][list], 4);
         }
+        for map in ["ownAddresses", "unicastPeers"] {
+            let all = group[map].as_object().expect("a map").clone();
+            group[map] = all.into_iter().take(4).collect();
+        }
         instances(group, 64, 128);
         authentication(group);
         services(group);
