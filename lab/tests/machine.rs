@@ -216,7 +216,8 @@ fn commands(lab: &Lab) {
     assert_eq!(stdout(&given), "a b\n");
 
     // Much more than any window, both ways at once, unchanged.
-    let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let sent: Vec<u8> =
+        (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect();
     let mut child = lab
         .command(&["vm", "exec", "--", "cat"])
         .stdin(Stdio::piped())
@@ -378,18 +379,43 @@ fn topology_by_hand(lab: &Lab) {
     assert_eq!(stdout(&lab.shell("ls /run/bascule-lab 2>/dev/null; ip -o link | grep -c veth")).trim(), "0");
 }
 
+/// A scenario without timers, which passes on a busy machine, too.
+const QUIET: &str = r"
+summary: One machine and its kernel.
+topology:
+  networks: [{name: inside}]
+  nodes:
+    - name: SRV1
+      links: [{network: inside, interface: enp0s3, addresses: [172.16.193.10/16]}]
+steps:
+  - name: the address is there
+    expect: [{kernel: {node: SRV1, addresses: [{address: 172.16.193.10/16, interface: enp0s3}]}}]
+";
+
 fn scenario(lab: &Lab) {
-    let plain = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios/plain.yaml");
-    let out = tempfile::tempdir().expect("a temporary directory");
-    let results = out.path().join("results");
-    let arguments = ["run", plain.to_str().expect("UTF-8"), "--kernel", "vm", "--out"];
-    let arguments: Vec<&str> = arguments.into_iter().chain([results.to_str().expect("UTF-8")]).collect();
-    let output = lab.run(&arguments);
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let (file, results) = (folder.path().join("quiet.yaml"), folder.path().join("results"));
+    fs::write(&file, QUIET).expect("writable");
+    let (file, out) = (file.to_str().expect("UTF-8"), results.to_str().expect("UTF-8"));
+    let output = lab.run(&["run", file, "--kernel", "vm", "--out", out]);
     assert!(output.status.success(), "{}{}", stdout(&output), text(&output.stderr));
-    let result = fs::read(results.join("plain/result.json")).expect("it was fetched");
+    let result = fs::read(results.join("quiet/result.json")).expect("it was fetched");
     let result: serde_json::Value = serde_json::from_slice(&result).expect("JSON");
     assert_eq!(result["verdict"], "passed");
     assert!(results.join("junit.xml").is_file());
+    // A failure passes through, and its results come, too.
+    let wrong = folder.path().join("wrong.yaml");
+    fs::write(
+        &wrong,
+        QUIET.replace(
+            "expect: [{kernel: {node: SRV1, addresses: [{address: 172.16.193.10",
+            "expect: [{kernel: {node: SRV1, addresses: [{address: 172.16.193.11",
+        ),
+    )
+    .expect("writable");
+    let output = lab.run(&["run", wrong.to_str().expect("UTF-8"), "--kernel", "vm", "--out", out]);
+    assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), text(&output.stderr));
+    assert!(results.join("wrong/result.json").is_file());
     let left = stdout(&lab.shell("ls /tmp | grep -c bascule-run"));
     assert_eq!(left.trim(), "0", "results are not left in the machine's memory");
 }

@@ -130,6 +130,8 @@ pub struct PlaneReport {
     pub look_period: Option<Duration>,
     /// Operations carried out, by kind (`set-destination`).
     pub operations: BTreeMap<&'static str, u64>,
+    /// Time spent handing operations to the kernel and waiting for its answers.
+    pub applying: Duration,
     /// Operations that put drift back, by kind.
     pub repaired: BTreeMap<&'static str, u64>,
     /// Operations that the kernel refused.

@@ -23,6 +23,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// Without rights or without IPVS the test does not run, and says so; with BASCULE_KERNEL_TESTS=require it fails then.
 pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    static LOG: Once = Once::new();
+    LOG.call_once(|| tracing_subscriber::fmt().with_env_filter("info").with_test_writer().init());
     let thread = thread::spawn(move || {
         if let Err(errno) = unshare(CloneFlags::CLONE_NEWNET) {
             return not_run(&format!("cannot make a network namespace ({errno}), run as root"));

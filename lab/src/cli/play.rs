@@ -11,6 +11,7 @@ use super::{BAD_INPUT, bad_input};
 use crate::doctor::kernel::Ability;
 use crate::run::{Cancel, RunOptions, run_scenarios};
 use crate::scenario::{Feature, Problem, Scenario, resolve, shipped};
+use crate::vm::executor::MACHINE;
 use crate::vm::message::Command;
 use crate::vm::{Interaction, Settings};
 use crate::world::janitor;
@@ -198,7 +199,10 @@ fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
     options.cancel = cancel;
     let summary = run_scenarios(scenarios, &options)
         .with_context(|| format!("writing the results to {}", args.out.display()))?;
-    eprintln!("bascule-lab: the results are in {}", args.out.display());
+    // Inside the machine they are on their way to where the caller wants them.
+    if std::env::var_os(MACHINE).is_none() {
+        eprintln!("bascule-lab: the results are in {}", args.out.display());
+    }
     Ok(ExitCode::from(summary.exit_code()))
 }
 

@@ -100,15 +100,18 @@ fn a_table_of_states_and_what_is_done() {
     // Somebody else's, with any prefix: used, and left there.
     let theirs = with(vec![Held { prefix: 24, ..held(&place, NOBODY) }], vec![held(&six, 2)]);
     assert_eq!(texts(&plan_all(&wanted, &theirs, &[], true)), Vec::<String>::new());
-    assert_eq!(texts(&plan_all(&Desired::default(), &theirs, &[place.clone()], true)), Vec::<String>::new());
+    assert_eq!(
+        texts(&plan_all(&Desired::default(), &theirs, std::slice::from_ref(&place), true)),
+        Vec::<String>::new()
+    );
     // A kernel that keeps no marks: the ledger knows.
     let unmarked = with(vec![held(&place, NOBODY)], vec![held(&six, NOBODY)]);
     assert_eq!(
-        texts(&plan_all(&Desired::default(), &unmarked, &[place.clone()], false)),
+        texts(&plan_all(&Desired::default(), &unmarked, std::slice::from_ref(&place), false)),
         ["remove 192.16.193.30/32 from enp0s3"]
     );
     assert_eq!(
-        texts(&plan_all(&Desired::default(), &unmarked, &[place.clone()], true)),
+        texts(&plan_all(&Desired::default(), &unmarked, std::slice::from_ref(&place), true)),
         Vec::<String>::new()
     );
     // Each property that drifts is put right in place.

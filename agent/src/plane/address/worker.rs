@@ -220,7 +220,10 @@ impl<I: Io, C: FnMut() -> io::Result<I>> AddressPlane<I, C> {
         let mut said = 0;
         for op in &plan.ops {
             let place = op.place().clone();
-            match io.apply(op) {
+            let started = Instant::now();
+            let result = io.apply(op);
+            self.report.applying += started.elapsed();
+            match result {
                 Ok(()) => {
                     *self.report.operations.entry(op.kind()).or_default() += 1;
                     if drift && !self.failing.contains_key(&place) {

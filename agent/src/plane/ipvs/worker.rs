@@ -33,6 +33,9 @@ const STEP: usize = 16;
 /// Counters are read anew when somebody asks for them if that costs at most so many CPU seconds.
 const FRESH: f64 = 0.02;
 
+/// From how many commands on a pass is worth a line in the log.
+const MANY: usize = 100;
+
 /// Why a pass is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
@@ -154,6 +157,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
         cause: Cause,
         now: Instant,
     ) -> Result<BTreeSet<ServiceId>, Error> {
+        let started = Instant::now();
         let Some(io) = self.io.as_mut() else { return Ok(BTreeSet::new()) };
         let services = self.desired.services();
         let (ledger, samples) = (&self.ledger, &mut self.samples);
@@ -186,7 +190,18 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             })
             .collect();
         self.ledger.add(new.iter().copied().chain(plan.claims.iter().copied()));
+        let planned = Instant::now();
         let results = if plan.commands.is_empty() { Vec::new() } else { io.execute_all(&plan.commands)? };
+        let applying = planned.elapsed();
+        self.report.applying += applying;
+        if plan.commands.len() >= MANY {
+            info!(
+                plane = "ipvs",
+                "{} commands carried out in {applying:?}, after {:?} of looking and planning",
+                plan.commands.len(),
+                planned.duration_since(started)
+            );
+        }
         let outcome = self.account(&plan.commands, &results, cause);
         self.settle(ids, &observed, &plan.conflicts, &outcome, &new);
         Ok(outcome.raced)

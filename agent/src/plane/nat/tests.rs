@@ -249,9 +249,8 @@ fn drift_is_put_back_at_the_notification() {
 #[test]
 fn networks_are_followed_and_bursts_settle() {
     let mut bench = Bench::new();
-    let network =
-        |last: &str| Connected::from([(ip("172.16.193.10"), BTreeSet::from([(ip("172.16.0.0"), ip(last))]))]);
-    bench.model.0.borrow_mut().connected = network("172.16.255.255");
+    bench.model.0.borrow_mut().connected =
+        Connected::from([(ip("172.16.193.10"), BTreeSet::from([(ip("172.16.0.0"), ip("172.16.255.255"))]))]);
     bench.start(json!({"sourceNat": "Auto"}));
     assert_eq!(bench.log(), ["replace-table"]);
     let connected =

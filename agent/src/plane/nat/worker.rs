@@ -126,7 +126,10 @@ impl<I: Io, C: FnMut() -> io::Result<I>> NatPlane<I, C> {
                 failure = None;
                 break;
             };
-            match io.apply(&op) {
+            let started = Instant::now();
+            let result = io.apply(&op);
+            self.report.applying += started.elapsed();
+            match result {
                 Ok(()) => {
                     *self.report.operations.entry(op.kind()).or_default() += 1;
                     if drift && round == 0 && self.failure.is_none() {

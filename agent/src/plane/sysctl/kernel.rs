@@ -75,7 +75,7 @@ impl Io for Kernel {
 
     fn observe(&mut self, desired: &Desired) -> io::Result<Observed> {
         let mut observed = Observed::default();
-        for path in desired.paths() {
+        for (path, _) in desired.values() {
             observed.values.insert(path.to_owned(), self.read(path)?);
         }
         let forwards = observed.values.get(FORWARD_IPV6);

@@ -60,15 +60,6 @@ struct Needs {
     paths: BTreeSet<String>,
 }
 
-/// A wanted setting and who needs it; nobody when it is the director's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Setting {
-    /// The value.
-    pub value: String,
-    /// The bindings.
-    pub bindings: BTreeSet<BindingKey>,
-}
-
 /// The wanted settings.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
@@ -95,29 +86,17 @@ impl Desired {
         self.bindings.keys()
     }
 
-    /// The wanted values by path.
-    pub fn settings(&self) -> BTreeMap<String, Setting> {
-        let mut settings = BTreeMap::new();
+    /// The paths whose values matter, with the values.
+    pub fn values(&self) -> impl Iterator<Item = (&str, &'static str)> {
         // Without any binding there is no IPVS in use whose connections could expire.
-        if !self.bindings.is_empty() {
-            for (path, on) in &self.director {
-                let value = if *on { "1" } else { "0" };
-                settings.insert(
-                    (*path).to_owned(),
-                    Setting { value: value.to_owned(), bindings: BTreeSet::new() },
-                );
-            }
-        }
-        for (path, bindings) in &self.needed {
-            settings.insert(path.clone(), Setting { value: "1".to_owned(), bindings: bindings.clone() });
-        }
-        settings
+        let director = self.director.iter().filter(|_| !self.bindings.is_empty());
+        let director = director.map(|(path, on)| (*path, if *on { "1" } else { "0" }));
+        director.chain(self.needed.keys().map(|path| (path.as_str(), "1")))
     }
 
-    /// The paths whose values matter.
-    pub fn paths(&self) -> impl Iterator<Item = &str> {
-        let director = self.director.keys().copied().filter(|_| !self.bindings.is_empty());
-        director.chain(self.needed.keys().map(String::as_str))
+    /// The bindings that need a value; none when it is the director's.
+    pub fn who_needs(&self, path: &str) -> BTreeSet<BindingKey> {
+        self.needed.get(path).cloned().unwrap_or_default()
     }
 
     /// Takes the director's settings; true when something changed.
@@ -222,9 +201,9 @@ pub struct Plan {
 /// default route that came from one would expire: they get 2 first.
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
-    for (path, setting) in desired.settings() {
-        match observed.values.get(&path) {
-            Some(Some(value)) if *value == setting.value => {}
+    for (path, wanted) in desired.values() {
+        match observed.values.get(path) {
+            Some(Some(value)) if value == wanted => {}
             Some(Some(value)) => {
                 if path == FORWARD_IPV6 {
                     plan.ops.extend(observed.advertised.iter().map(|interface| Op {
@@ -233,10 +212,10 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
                         was: "1".to_owned(),
                     }));
                 }
-                plan.ops.push(Op { path, value: setting.value, was: value.clone() });
+                plan.ops.push(Op { path: path.to_owned(), value: wanted.to_owned(), was: value.clone() });
             }
             Some(None) | None => {
-                plan.missing.insert(path);
+                plan.missing.insert(path.to_owned());
             }
         }
     }

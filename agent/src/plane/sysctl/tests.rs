@@ -26,7 +26,7 @@ use crate::{
 fn paths(spec: Arc<VirtualServiceBindingSpec>) -> Vec<String> {
     let desired = desired(&config([("web", spec)]));
     let own = [EXPIRE_NO_DESTINATION, EXPIRE_QUIESCENT];
-    desired.paths().filter(|path| !own.contains(path)).map(ToOwned::to_owned).collect()
+    desired.values().map(|(path, _)| path.to_owned()).filter(|path| !own.contains(&path.as_str())).collect()
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn what_a_binding_needs() {
     ] {
         assert_eq!(paths(web(changes)), expected, "{what}");
     }
-    assert_eq!(desired(&config([])).paths().count(), 0, "a director without services is left alone");
+    assert_eq!(desired(&config([])).values().count(), 0, "a director without services is left alone");
 }
 
 #[test]
@@ -64,9 +64,8 @@ fn the_directors_own_settings() {
     let mut desired = desired(&config([("web", web(json!({})))]));
     assert!(desired.set_director(&director));
     assert!(!desired.set_director(&director));
-    let settings = desired.settings();
-    assert_eq!(settings[EXPIRE_NO_DESTINATION].value, "0");
-    assert_eq!(settings[EXPIRE_QUIESCENT].value, "1");
+    let values: BTreeMap<_, _> = desired.values().collect();
+    assert_eq!((values[EXPIRE_NO_DESTINATION], values[EXPIRE_QUIESCENT]), ("0", "1"));
 }
 
 fn values(pairs: &[(&str, &str)]) -> Observed {
@@ -121,7 +120,7 @@ impl Io for Shared {
 
     fn observe(&mut self, desired: &Desired) -> io::Result<Observed> {
         let model = self.0.borrow();
-        let values = desired.paths().map(|path| (path.to_owned(), model.values.get(path).cloned())).collect();
+        let values = desired.values().map(|(path, _)| (path.to_owned(), model.values.get(path).cloned())).collect();
         Ok(Observed { values, advertised: BTreeSet::new() })
     }
 
@@ -238,14 +237,14 @@ proptest! {
                 }
                 web(changes)
             });
-            let before: Vec<String> = by_key.paths().map(ToOwned::to_owned).collect();
+            let before: Vec<String> = by_key.values().map(|(path, _)| path.to_owned()).collect();
             let changed = by_key.set(&key(name), spec.as_ref());
             match spec {
                 Some(spec) => config.bindings.insert(key(name), spec),
                 None => config.bindings.remove(&key(name)),
             };
             prop_assert_eq!(&by_key, &desired(&config));
-            let after: Vec<String> = by_key.paths().map(ToOwned::to_owned).collect();
+            let after: Vec<String> = by_key.values().map(|(path, _)| path.to_owned()).collect();
             prop_assert!(before == after || changed);
         }
     }

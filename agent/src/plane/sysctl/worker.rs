@@ -1,7 +1,7 @@
 //! The sysctl plane at work.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     os::fd::BorrowedFd,
     time::{Duration, Instant, SystemTime},
@@ -70,11 +70,6 @@ impl<I: Io, C: FnMut() -> io::Result<I>> SysctlPlane<I, C> {
         let observed = io.observe(&self.desired)?;
         let plan = plan(&self.desired, &observed);
         let mut failing = BTreeMap::new();
-        let settings = if plan.ops.is_empty() && plan.missing.is_empty() {
-            BTreeMap::new()
-        } else {
-            self.desired.settings()
-        };
         for path in &plan.missing {
             failing.insert(path.clone(), (FailureReason::Missing, absent(path)));
         }
@@ -88,7 +83,10 @@ impl<I: Io, C: FnMut() -> io::Result<I>> SysctlPlane<I, C> {
                 failing.insert(op.path.clone(), known.clone());
                 continue;
             }
-            match io.apply(op) {
+            let started = Instant::now();
+            let result = io.apply(op);
+            self.report.applying += started.elapsed();
+            match result {
                 Ok(()) => {
                     *self.report.operations.entry("set-sysctl").or_default() += 1;
                     if self.dirty || self.failing.contains_key(&op.path) {
@@ -114,15 +112,11 @@ impl<I: Io, C: FnMut() -> io::Result<I>> SysctlPlane<I, C> {
         } else if self.retry.due(now) {
             self.retry.failed(now);
         }
-        self.note(failing, &settings);
+        self.note(failing);
         Ok(())
     }
 
-    fn note(
-        &mut self,
-        failing: BTreeMap<String, (FailureReason, String)>,
-        settings: &BTreeMap<String, super::Setting>,
-    ) {
+    fn note(&mut self, failing: BTreeMap<String, (FailureReason, String)>) {
         if failing == self.failing && !self.failures_changed {
             return;
         }
@@ -138,7 +132,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> SysctlPlane<I, C> {
         }
         let failures = failing.iter().map(|(path, (reason, message))| {
             let object = name(path);
-            let bindings = settings.get(path).map_or_else(BTreeSet::new, |setting| setting.bindings.clone());
+            let bindings = self.desired.who_needs(path);
             (object.clone(), Failure { object, reason: *reason, message: message.clone(), bindings })
         });
         note_failures(&mut self.report, failures.collect());

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{Client, PROGRAMS, Shared};
+use super::{Client, MACHINE, PROGRAMS, Shared};
 use crate::vm::frame::{Frame, Kind};
 use crate::vm::message::{Command, Done, Terminal};
 
@@ -143,7 +143,7 @@ fn base_environment() -> [(&'static str, String); 5] {
         ("HOME", "/root".to_owned()),
         ("USER", "root".to_owned()),
         ("LANG", "C.UTF-8".to_owned()),
-        ("BASCULE_LAB_MACHINE", "vm".to_owned()),
+        (MACHINE, "vm".to_owned()),
     ]
 }
 

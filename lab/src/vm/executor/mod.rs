@@ -22,6 +22,8 @@ use super::message::{Done, Hello, PROTOCOL, Pong, Request};
 pub const HOST_VIEW: &str = "/usr/local/lib/bascule-vm/host";
 /// Where programs are put that the machine runs.
 pub const PROGRAMS: &str = "/usr/local/lib/bascule-vm/bin";
+/// Variable that tells a command that it runs in the machine.
+pub const MACHINE: &str = "BASCULE_LAB_MACHINE";
 /// Channels at once.
 const MAX_CHANNELS: usize = 64;
 
