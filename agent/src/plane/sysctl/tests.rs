@@ -120,7 +120,8 @@ impl Io for Shared {
 
     fn observe(&mut self, desired: &Desired) -> io::Result<Observed> {
         let model = self.0.borrow();
-        let values = desired.values().map(|(path, _)| (path.to_owned(), model.values.get(path).cloned())).collect();
+        let values =
+            desired.values().map(|(path, _)| (path.to_owned(), model.values.get(path).cloned())).collect();
         Ok(Observed { values, advertised: BTreeSet::new() })
     }
 
