@@ -9,7 +9,7 @@ pub mod sysctl;
 
 mod attribute;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub(crate) mod netlink;
 mod rtnl;
 

@@ -13,6 +13,8 @@ pub(crate) mod ledger;
 mod once;
 pub(crate) mod report;
 pub(crate) mod runner;
+#[cfg(test)]
+mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 

@@ -52,6 +52,7 @@ pub(crate) struct AddressPlane<I, C> {
     waiting_since: Option<Instant>,
     failing: BTreeMap<Place, (FailureReason, String)>,
     failures_changed: bool,
+    ledger_failed: bool,
     retry: Backoff,
     look: Instant,
     report: PlaneReport,
@@ -74,6 +75,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> AddressPlane<I, C> {
             waiting_since: None,
             failing: BTreeMap::new(),
             failures_changed: true,
+            ledger_failed: false,
             retry: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             look: Instant::now() + LOOK,
             report: PlaneReport::default(),
@@ -406,7 +408,9 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for AddressPlane<I, C> {
                 }
             }
         }
-        if self.failures_changed {
+        let ledger_failed = self.ledger.error().is_some();
+        if self.failures_changed || ledger_failed != self.ledger_failed {
+            self.ledger_failed = ledger_failed;
             self.failures_changed = false;
             let failures = self.failures();
             note_failures(&mut self.report, failures);

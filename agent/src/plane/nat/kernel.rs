@@ -43,7 +43,7 @@ pub(crate) trait Io {
     fn events(&mut self) -> io::Result<Events>;
     /// Our table.
     fn observe(&mut self) -> io::Result<Observed>;
-    /// The networks through which hosts are reached directly.
+    /// The networks through which hosts are reached directly; from then on their changes are notified.
     fn connected(&mut self, hosts: &BTreeSet<IpAddr>) -> io::Result<Connected>;
     /// Carries out one transaction, as a whole or not at all.
     fn apply(&mut self, op: &Op) -> io::Result<()>;
@@ -54,18 +54,18 @@ pub(crate) struct Kernel {
     tables: Connection,
     changes: Listener,
     routes: Connection,
-    network: Listener,
+    /// Only while networks matter: a machine with many routes would be woken by each that changes.
+    network: Option<Listener>,
     seal: Seal,
 }
 
 impl Kernel {
     /// `seal` is the file that keeps what the table looked like after the last commit; it is only read unless `writes`.
     pub(crate) fn open(seal: &Path, identity: &Identity, writes: bool) -> io::Result<Self> {
-        let groups = [GROUP_LINK, GROUP_IPV4_ADDRESS, GROUP_IPV6_ADDRESS, GROUP_IPV4_ROUTE, GROUP_IPV6_ROUTE];
         Ok(Self {
             changes: Listener::open(PROTOCOL, &[GROUP])?,
             tables: Connection::open(PROTOCOL)?,
-            network: Listener::open(rtnl::PROTOCOL, &groups)?,
+            network: None,
             routes: Connection::open(rtnl::PROTOCOL)?,
             seal: Seal::read(seal, identity, writes),
         })
@@ -97,12 +97,15 @@ impl Kernel {
 
 impl Io for Kernel {
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.changes.descriptor(), self.network.descriptor()]
+        std::iter::once(&self.changes).chain(&self.network).map(Listener::descriptor).collect()
     }
 
     fn events(&mut self) -> io::Result<Events> {
         let mut network = false;
-        let lost = self.network.drain(|_| network = true)?;
+        let lost = match &self.network {
+            Some(listener) => listener.drain(|_| network = true)?,
+            None => false,
+        };
         Ok(Events { table: self.foreign()?, network: network || lost })
     }
 
@@ -124,6 +127,15 @@ impl Io for Kernel {
     }
 
     fn connected(&mut self, hosts: &BTreeSet<IpAddr>) -> io::Result<Connected> {
+        if hosts.is_empty() {
+            self.network = None;
+            return Ok(Connected::new());
+        }
+        if self.network.is_none() {
+            let groups =
+                [GROUP_LINK, GROUP_IPV4_ADDRESS, GROUP_IPV6_ADDRESS, GROUP_IPV4_ROUTE, GROUP_IPV6_ROUTE];
+            self.network = Some(Listener::open(rtnl::PROTOCOL, &groups)?);
+        }
         let addresses = rtnl::addresses(&mut self.routes)?;
         let mut connected = Connected::new();
         for host in hosts {

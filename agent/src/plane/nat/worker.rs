@@ -88,7 +88,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> NatPlane<I, C> {
         };
         if self.full || servers != self.networks_of || self.network.is_some_and(|at| at <= now) {
             self.network = None;
-            let connected = if servers.is_empty() { BTreeMap::new() } else { io.connected(&servers)? };
+            let connected = io.connected(&servers)?;
             self.networks_of = servers;
             self.dirty.extend(self.desired.set_connected(&connected));
         }

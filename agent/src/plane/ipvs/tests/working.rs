@@ -300,3 +300,21 @@ fn ten_thousand_services_are_no_trouble() {
     // Quadratic work would take minutes.
     assert!(started.elapsed() < Duration::from_secs(20));
 }
+
+#[test]
+fn counters_of_a_big_table_come_from_the_looks() {
+    let mut bench = Bench::new();
+    let bindings = many(400);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    bench.start(&bindings);
+    let reads = bench.model.0.borrow().reads;
+    for _ in 0..60 {
+        bench.after(1000);
+    }
+    assert!(bench.model.0.borrow().reads > reads);
+    let counters = bench.plane.counters(bench.now);
+    assert_eq!(counters.services.len(), 400);
+    assert_eq!(counters.services[7].binding, crate::plane::fixture::key("web00007"));
+    assert_eq!(counters.services[7].destinations[0].name, "srv1");
+    assert!(counters.age <= Duration::from_secs(60));
+}

@@ -1,24 +1,27 @@
 //! The IPVS plane at work: a connection to the kernel, what is wanted, what is ours, and when to look.
 
+mod looking;
+mod telling;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::BorrowedFd,
-    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use bascule_compile::BindingKey;
 use bascule_ipvs::{Command, CommandError, DestinationEntry, Errno, Error, ServiceEntry, ServiceId};
 use tracing::{info, warn};
 
+pub(crate) use telling::conflict;
+
 use super::{
     desired::Desired,
-    look::{Look, SAMPLES, Step, after, cpu_time},
+    look::Look,
     observe::{Io, Scope, observe},
-    plan::{Held, Observed, Wanted, kind, plan, subject},
+    plan::{Observed, kind, plan, subject},
 };
 use crate::reconcile::{
-    Counters, DestinationCounters, Failure, FailureReason, PlaneName, PlaneReport, ServiceCounters,
+    Counters, FailureReason, PlaneName, PlaneReport,
     backoff::Backoff,
     inbox::Merged,
     ledger::Ledger,
@@ -28,11 +31,6 @@ use crate::reconcile::{
 
 /// A pass is repeated at once for what changed under its hands, so often.
 const ROUNDS: usize = 3;
-/// Services whose real servers are read in one step of a look.
-const STEP: usize = 16;
-/// Counters are read anew when somebody asks for them if that costs at most so many CPU seconds.
-const FRESH: f64 = 0.02;
-
 /// From how many commands on a pass is worth a line in the log.
 const MANY: usize = 100;
 
@@ -69,6 +67,7 @@ pub(crate) struct IpvsPlane<I, C> {
     failing: BTreeMap<ServiceId, (FailureReason, String)>,
     timeouts_failure: Option<String>,
     failures_changed: bool,
+    ledger_failed: bool,
     retry: Backoff,
     look: Look,
     sampled: Option<ServiceId>,
@@ -92,6 +91,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             failing: BTreeMap::new(),
             timeouts_failure: None,
             failures_changed: true,
+            ledger_failed: false,
             retry: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             look: Look::new(Instant::now()),
             sampled: None,
@@ -315,138 +315,6 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             info!(plane = "ipvs", "{id}: as wanted again");
         }
     }
-
-    /// Looks at some of the table, within the budget, and puts back what differs.
-    fn look(&mut self, now: Instant) -> Result<(), Error> {
-        self.report.last_look = Some(SystemTime::now());
-        let Some(io) = self.io.as_mut() else { return Ok(()) };
-        let services = self.desired.services();
-        let mut suspects = BTreeSet::new();
-        let mut flushed = false;
-
-        let started = cpu_time();
-        let ours = |id: &ServiceId| !self.failing.contains_key(id);
-        let round =
-            services.range(after(self.sampled)).chain(services.iter()).take(SAMPLES.min(services.len()));
-        for (id, entry) in round.filter(|(id, _)| ours(id)) {
-            self.sampled = Some(*id);
-            match io.service(id)? {
-                None => flushed = true,
-                Some(held) if held.service != entry.wanted.service => {
-                    suspects.insert(*id);
-                }
-                Some(_) => {}
-            }
-        }
-        self.look.spend(cpu_time() - started, 0);
-        if flushed {
-            return self.pass(None, Cause::Drift, now);
-        }
-
-        let mut timeouts = None;
-        while self.look.affords() {
-            let started = cpu_time();
-            let (count, last) = match self.look.step() {
-                Step::Services => {
-                    timeouts = Some(io.timeouts()?);
-                    // One that is left out is suspected, and asked for then.
-                    let held: BTreeMap<_, _> =
-                        io.services(&[])?.into_iter().map(|entry| (entry.service.id, entry)).collect();
-                    for (id, entry) in services {
-                        if held.get(id).is_none_or(|held| held.service != entry.wanted.service) {
-                            suspects.insert(*id);
-                        }
-                    }
-                    for (id, entry) in held {
-                        if let Some(sample) = self.samples.get_mut(&id) {
-                            sample.entry = entry;
-                            sample.at = now;
-                        }
-                    }
-                    (0, None)
-                }
-                Step::Destinations(position) => {
-                    let mut last = None;
-                    let mut count = 0;
-                    for (id, entry) in services.range(after(position)).take(STEP) {
-                        let held = io.destinations(id)?;
-                        if differs(&entry.wanted, &held) {
-                            suspects.insert(*id);
-                        }
-                        if let Some(sample) = self.samples.get_mut(id) {
-                            sample.destinations = held;
-                            sample.at = now;
-                        }
-                        last = Some(*id);
-                        count += 1;
-                    }
-                    (count, last)
-                }
-            };
-            self.look.spend(cpu_time() - started, count);
-            if self.look.advance(now, last) {
-                self.report.look_period = self.look.period();
-                break;
-            }
-        }
-        // What the kernel refused waits for its next attempt; a conflict may have gone.
-        suspects
-            .retain(|id| self.failing.get(id).is_none_or(|(reason, _)| *reason == FailureReason::Conflict));
-        let timeouts = timeouts.is_some_and(|held| {
-            let empty = Observed { services: BTreeMap::new(), timeouts: Some(held) };
-            let nothing: [(ServiceId, Option<&Wanted>); 0] = [];
-            !plan(nothing, self.desired.timeouts(), &empty, false).commands.is_empty()
-        });
-        if !suspects.is_empty() || (timeouts && self.timeouts_failure.is_none()) {
-            self.pass(Some(&suspects), Cause::Drift, now)?;
-        }
-        Ok(())
-    }
-
-    fn failures(&self) -> BTreeMap<String, Failure> {
-        let mut failures = BTreeMap::new();
-        for (id, (reason, message)) in &self.failing {
-            let owner = self.desired.services().get(id).map(|entry| entry.owner.clone());
-            let failure = Failure {
-                object: id.to_string(),
-                reason: *reason,
-                message: message.clone(),
-                bindings: owner.into_iter().collect(),
-            };
-            failures.insert(failure.object.clone(), failure);
-        }
-        for (key, message) in self.desired.invalid() {
-            let object = format!("VirtualService {key}");
-            let bindings = BTreeSet::from([key.clone()]);
-            let failure = Failure {
-                object: object.clone(),
-                reason: FailureReason::Invalid,
-                message: message.clone(),
-                bindings,
-            };
-            failures.insert(object, failure);
-        }
-        for (id, losers) in self.desired.contested() {
-            let owner =
-                self.desired.services().get(id).map_or_else(String::new, |entry| entry.owner.to_string());
-            let object = format!("{id} of {}", join(losers));
-            let message = format!("belongs to VirtualService {owner} already");
-            let failure = Failure {
-                object: object.clone(),
-                reason: FailureReason::Conflict,
-                message,
-                bindings: losers.clone(),
-            };
-            failures.insert(object, failure);
-        }
-        if let Some(message) = &self.timeouts_failure {
-            failures.insert("timeouts".into(), director_failure("timeouts", FailureReason::Refused, message));
-        }
-        if let Some(message) = self.ledger.error() {
-            failures.insert("ledger".into(), director_failure("ledger", FailureReason::Ledger, message));
-        }
-        failures
-    }
 }
 
 #[derive(Default)]
@@ -468,35 +336,6 @@ fn raced(command: &Command, error: &CommandError) -> bool {
         Some(Errno::ENOENT) => !matches!(command, Command::NewService(_) | Command::SetService(_)),
         _ => false,
     }
-}
-
-fn director_failure(object: &str, reason: FailureReason, message: &str) -> Failure {
-    Failure { object: object.to_owned(), reason, message: message.to_owned(), bindings: BTreeSet::new() }
-}
-
-fn join(keys: &BTreeSet<BindingKey>) -> String {
-    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// What is said of somebody else's service.
-pub(crate) fn conflict(held: &Held) -> String {
-    format!(
-        "a service of somebody else stands here (scheduler {}, {} real servers) and is left alone; remove it (ipvsadm -D), or \
-         start the agent with --adopt to take it over",
-        held.service.scheduler,
-        held.destinations.len()
-    )
-}
-
-/// Whether real servers are other than wanted.
-fn differs(wanted: &Wanted, held: &[DestinationEntry]) -> bool {
-    wanted.destinations.len() != held.len()
-        || held.iter().any(|entry| {
-            wanted
-                .destinations
-                .binary_search_by_key(&entry.destination.id, |destination| destination.id)
-                .map_or(true, |index| wanted.destinations[index] != entry.destination)
-        })
 }
 
 impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
@@ -563,7 +402,9 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
                 }
             }
         }
-        if self.failures_changed {
+        let ledger_failed = self.ledger.error().is_some();
+        if self.failures_changed || ledger_failed != self.ledger_failed {
+            self.ledger_failed = ledger_failed;
             self.failures_changed = false;
             let failures = self.failures();
             note_failures(&mut self.report, failures);
@@ -582,56 +423,6 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
     }
 
     fn counters(&mut self, now: Instant) -> Counters {
-        let services = self.desired.services();
-        if let Some(io) = self.io.as_mut().filter(|_| self.look.estimate(services.len()) <= FRESH) {
-            let interesting: BTreeSet<_> = services.keys().copied().collect();
-            let samples = &mut self.samples;
-            // Old figures are better than none if it fails; the next turn finds out what is the matter.
-            let _ = observe(
-                io,
-                Scope::All(&interesting),
-                |_| true,
-                |entry, destinations| {
-                    if services.contains_key(&entry.service.id) {
-                        samples.insert(entry.service.id, Sample { entry, destinations, at: now });
-                    }
-                },
-            );
-        }
-        let mut age = Duration::ZERO;
-        let read = self.samples.iter().filter_map(|(id, sample)| {
-            let owner = &services.get(id)?.owner;
-            let spec = self.desired.spec(owner)?;
-            age = age.max(now.saturating_duration_since(sample.at));
-            let mut destinations: Vec<_> =
-                sample.destinations.iter().map(|entry| destination(spec, id, entry)).collect();
-            destinations.sort_unstable_by_key(|destination| destination.id);
-            Some(ServiceCounters {
-                binding: owner.clone(),
-                id: *id,
-                scheduler: sample.entry.service.scheduler.clone(),
-                stats: sample.entry.stats,
-                destinations,
-            })
-        });
-        let services = read.collect();
-        Counters { services, age }
-    }
-}
-
-fn destination(
-    spec: &Arc<bascule_crds::VirtualServiceBindingSpec>,
-    service: &ServiceId,
-    entry: &DestinationEntry,
-) -> DestinationCounters {
-    let id = entry.destination.id;
-    DestinationCounters {
-        name: super::expand::name(spec, service, id).map_or_else(|| id.to_string(), ToOwned::to_owned),
-        id,
-        weight: entry.destination.weight,
-        active_connections: entry.active_connections,
-        inactive_connections: entry.inactive_connections,
-        persistent_connections: entry.persistent_connections,
-        stats: entry.stats,
+        self.read_counters(now)
     }
 }
