@@ -5,6 +5,7 @@
 //! says ([`structural`]), then the CEL rules ([`rules`]), which are skipped where a value is not of the shape that they
 //! were written for.
 
+mod endpoint_slice;
 mod metadata;
 mod node;
 mod prepare;
@@ -95,6 +96,9 @@ pub fn judge_update(kind: Kind, manifest: &Value, old: Option<&Value>) -> Result
     structural::check(&compiled.root, &value, "", &mut findings);
     if value["metadata"].is_object() {
         metadata::check(&value["metadata"], kind.is_namespaced(), &mut findings);
+    }
+    if kind == Kind::EndpointSlice {
+        endpoint_slice::check(&value, &mut findings);
     }
     if !findings.blocks_rules {
         rules::evaluate(&compiled.root, &value, old, "", &mut findings.violations);
