@@ -362,6 +362,13 @@ fn topology_by_hand(lab: &Lab) {
     assert!(healed.status.success(), "{}", text(&healed.stderr));
     assert_eq!(state(), before);
 
+    // The keeper waits for signals itself; programs in nodes still end by theirs.
+    let stop = ["node=SRV1", "service=apache2", "--kernel", "vm"];
+    for verb in ["inject", "heal"] {
+        let output = lab.run(&[&[verb, "stopService"], &stop[..]].concat());
+        assert!(output.status.success(), "{verb}: {}", text(&output.stderr));
+    }
+
     // `down` would end a machine that nobody else uses: here somebody does.
     let mut user = lab
         .command(&["vm", "exec", "--", "sh", "-c", "echo here; read line"])

@@ -206,21 +206,25 @@ fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
     Ok(ExitCode::from(summary.exit_code()))
 }
 
-/// The first SIGINT or SIGTERM ends the run in order.
+/// The first SIGINT, SIGTERM or SIGHUP ends the run in order.
 pub(super) fn end_with_signals(cancel: &Cancel) -> Result<()> {
-    use nix::sys::signal::{SigSet, Signal};
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGHUP);
-    // Blocked here and so in every thread that starts from now on; the world gives programs in nodes a clean mask.
-    signals.thread_block().context("blocking signals")?;
+    use tokio::signal::unix::{SignalKind, signal};
+    // Handled, not blocked: programs in nodes would inherit a blocked signal and could never be ended by it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut streams = runtime.block_on(async {
+        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+            .into_iter()
+            .map(signal)
+            .collect::<std::io::Result<Vec<_>>>()
+    })?;
     let cancel = cancel.clone();
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        if let Ok(signal) = signals.wait() {
-            eprintln!("bascule-lab: {signal}: taking everything down");
-            cancel.cancel();
-        }
+        runtime.block_on(async {
+            let waits = streams.iter_mut().map(|stream| Box::pin(stream.recv()));
+            futures::future::select_all(waits).await;
+        });
+        eprintln!("bascule-lab: a signal to end: taking everything down");
+        cancel.cancel();
     })?;
     Ok(())
 }
