@@ -125,6 +125,12 @@ impl Inbox {
         self.sleeper.as_fd()
     }
 
+    /// Whether a change or the end waits to be taken.
+    pub(crate) fn waits(&self) -> bool {
+        let state = self.state();
+        state.merged.is_some() || state.stop
+    }
+
     /// Takes everything; the descriptor is no longer readable.
     pub(crate) fn take(&self) -> Taken {
         // Emptied before the state is taken: what comes after is a new wake. EAGAIN: nothing was there.

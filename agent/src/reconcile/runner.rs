@@ -24,10 +24,12 @@ const BREATH: Duration = Duration::from_millis(100);
 const MAX_TIMED: usize = 4_096;
 
 /// What a plane knows in its turn.
-pub(crate) struct Context {
+pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     /// Whether all other planes have carried out everything up to this plane's serial.
     pub(crate) others_done: bool,
+    /// Whether something new waits for the end of this turn: what can be done later is put off.
+    pub(crate) waited_for: &'a dyn Fn() -> bool,
 }
 
 /// How a plane left its turn.
@@ -50,7 +52,7 @@ pub(crate) trait Plane {
     fn configure(&mut self, change: &Merged);
 
     /// Does what is due: hears notifications, looks, plans, applies.
-    fn turn(&mut self, context: &Context) -> Turn;
+    fn turn(&mut self, context: &Context<'_>) -> Turn;
 
     /// What it says about itself.
     fn report(&mut self) -> &mut PlaneReport;
@@ -179,7 +181,11 @@ pub(crate) fn run<P: Plane>(mut plane: P, shared: &Shared) {
             serial = serial.max(change.serial);
             plane.configure(&change);
         }
-        let context = Context { now: Instant::now(), others_done: shared.others_done(P::NAME, serial) };
+        let context = Context {
+            now: Instant::now(),
+            others_done: shared.others_done(P::NAME, serial),
+            waited_for: &|| inbox.waits(),
+        };
         let turn = plane.turn(&context);
         next = turn.next;
         let report = plane.report();

@@ -235,7 +235,7 @@ impl Bench {
 
     fn after(&mut self, milliseconds: u64, others_done: bool) -> Turn {
         self.now += Duration::from_millis(milliseconds);
-        self.plane.turn(&Context { now: self.now, others_done })
+        self.plane.turn(&Context { now: self.now, others_done, waited_for: &|| false })
     }
 
     fn start(&mut self, spec: Arc<VirtualServiceBindingSpec>) {

@@ -82,7 +82,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> AddressPlane<I, C> {
         }
     }
 
-    fn work(&mut self, context: &Context) -> io::Result<()> {
+    fn work(&mut self, context: &Context<'_>) -> io::Result<()> {
         let now = context.now;
         let suspects = self.hear()?;
         if self.full {
@@ -376,7 +376,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for AddressPlane<I, C> {
         }
     }
 
-    fn turn(&mut self, context: &Context) -> Turn {
+    fn turn(&mut self, context: &Context<'_>) -> Turn {
         let now = context.now;
         if !self.configured {
             return Turn { next: None, done: true };

@@ -175,7 +175,7 @@ impl Bench {
 
     fn after(&mut self, milliseconds: u64) {
         self.now += Duration::from_millis(milliseconds);
-        self.plane.turn(&Context { now: self.now, others_done: true });
+        self.plane.turn(&Context { now: self.now, others_done: true, waited_for: &|| false });
     }
 
     fn start(&mut self, changes: Value) {
@@ -293,10 +293,10 @@ fn a_kernel_without_nftables_matters_only_where_it_is_needed() {
     let mut plane: NatPlane<Shared, _> =
         NatPlane::new(|| Err(io::Error::from_raw_os_error(libc::EPROTONOSUPPORT)));
     plane.configure(&all(&config([("web", web(json!({})))])));
-    plane.turn(&Context { now: Instant::now(), others_done: true });
+    plane.turn(&Context { now: Instant::now(), others_done: true, waited_for: &|| false });
     assert_eq!((plane.report().settled, plane.report().missing.clone()), (true, None));
     plane.configure(&one("web", Some(web(json!({"sourceNat": "Always"})))));
-    plane.turn(&Context { now: Instant::now() + Duration::from_secs(2), others_done: true });
+    plane.turn(&Context { now: Instant::now() + Duration::from_secs(2), others_done: true, waited_for: &|| false });
     assert!(plane.report().missing.as_ref().unwrap().contains("nf_tables"));
     assert!(plane.report().failures.values().next().unwrap().bindings.contains(&key("web")));
 }

@@ -248,7 +248,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for NatPlane<I, C> {
         self.failures_changed |= !self.dirty.is_empty() || !self.desired.invalid().is_empty();
     }
 
-    fn turn(&mut self, context: &Context) -> Turn {
+    fn turn(&mut self, context: &Context<'_>) -> Turn {
         let now = context.now;
         if !self.configured {
             return Turn { next: None, done: true };

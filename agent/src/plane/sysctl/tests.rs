@@ -157,7 +157,7 @@ impl Bench {
 
     fn after(&mut self, milliseconds: u64) {
         self.now += Duration::from_millis(milliseconds);
-        self.plane.turn(&Context { now: self.now, others_done: true });
+        self.plane.turn(&Context { now: self.now, others_done: true, waited_for: &|| false });
     }
 
     fn writes(&self) -> usize {

@@ -197,7 +197,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for SysctlPlane<I, C> {
         self.dirty |= self.failures_changed;
     }
 
-    fn turn(&mut self, context: &Context) -> Turn {
+    fn turn(&mut self, context: &Context<'_>) -> Turn {
         let now = context.now;
         if !self.configured {
             return Turn { next: None, done: true };

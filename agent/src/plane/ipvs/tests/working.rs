@@ -43,7 +43,7 @@ impl Bench {
     /// One turn after so many milliseconds.
     fn after(&mut self, milliseconds: u64) {
         self.now += Duration::from_millis(milliseconds);
-        self.plane.turn(&Context { now: self.now, others_done: true });
+        self.plane.turn(&Context { now: self.now, others_done: true, waited_for: &|| false });
     }
 
     fn start(&mut self, bindings: &[(&str, Arc<VirtualServiceBindingSpec>)]) {
@@ -236,7 +236,7 @@ fn without_ipvs_it_says_what_is_missing_stays_up_and_works_once_it_is_there() {
     let mut now = Instant::now();
     let mut waits = Vec::new();
     for _ in 0..4 {
-        let turn = plane.turn(&Context { now, others_done: true });
+        let turn = plane.turn(&Context { now, others_done: true, waited_for: &|| false });
         assert!(turn.done, "as far as possible");
         let missing = plane.report().missing.clone();
         if let Some(missing) = missing {

@@ -17,7 +17,9 @@ use super::{
     },
     Cause, IpvsPlane, Sample,
 };
-use crate::reconcile::{Counters, DestinationCounters, FailureReason, ServiceCounters};
+use crate::reconcile::{
+    Counters, DestinationCounters, FailureReason, ServiceCounters, runner::Context,
+};
 
 /// Services whose real servers are read in one step of a look.
 const STEP: usize = 16;
@@ -25,8 +27,10 @@ const STEP: usize = 16;
 const FRESH: f64 = 0.02;
 
 impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
-    /// Looks at some of the table, within the budget, and puts back what differs.
-    pub(super) fn look(&mut self, now: Instant) -> Result<(), Error> {
+    /// Looks at some of the table, within the budget, and puts back what differs. A change that comes meanwhile waits for one
+    /// step only: the rest of the budget is for the next look.
+    pub(super) fn look(&mut self, context: &Context<'_>) -> Result<(), Error> {
+        let now = context.now;
         self.report.last_look = Some(SystemTime::now());
         let Some(io) = self.io.as_mut() else { return Ok(()) };
         let services = self.desired.services();
@@ -53,7 +57,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
         }
 
         let mut timeouts = None;
-        while self.look.affords() {
+        while self.look.affords() && !(context.waited_for)() {
             let started = cpu_time();
             let (count, last) = match self.look.step() {
                 Step::Services => {

@@ -100,7 +100,8 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
         }
     }
 
-    fn work(&mut self, now: Instant) -> Result<(), Error> {
+    fn work(&mut self, context: &Context<'_>) -> Result<(), Error> {
+        let now = context.now;
         if self.full {
             self.pass(None, Cause::Start, now)?;
             self.full = false;
@@ -121,7 +122,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             self.failures_changed = true;
         }
         if self.look.due(now) {
-            self.look(now)?;
+            self.look(context)?;
         }
         let well =
             self.failing.is_empty() && self.timeouts_failure.is_none() && self.ledger.error().is_none();
@@ -366,7 +367,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
         }
     }
 
-    fn turn(&mut self, context: &Context) -> Turn {
+    fn turn(&mut self, context: &Context<'_>) -> Turn {
         if !self.configured {
             return Turn { next: None, done: true };
         }
@@ -392,7 +393,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
             }
         }
         if self.io.is_some() {
-            match self.work(now) {
+            match self.work(context) {
                 Ok(()) => self.connection.reset(),
                 Err(error) => {
                     warn!(plane = "ipvs", "{error}; starting over");
