@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use self::node::Node;
+use self::rules::Beside;
 use self::structural::Findings;
 use crate::object::{Kind, Object};
 use crate::schema;
@@ -48,30 +49,50 @@ impl Violation {
     }
 }
 
+/// A manifest that was judged good.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// What it says.
+    pub object: Object,
+    /// The manifest with its defaults, without a status.
+    pub value: Value,
+}
+
 /// Judges a manifest of a kind that users write.
 ///
 /// # Errors
 /// Every violation; never an empty list.
 pub fn judge(manifest: &Value) -> Result<Object, Vec<Violation>> {
-    let kind = kind_of(manifest)?;
+    judge_beside(manifest.clone(), None).map(|judged| judged.object)
+}
+
+/// The same; of a manifest that is much like one that this program judged good before, in a fraction of the time: what is equal
+/// to [`Judged::value`] of that one is not judged again. The verdict and the words are those of [`judge`].
+///
+/// # Errors
+/// Every violation; never an empty list.
+pub fn judge_beside(manifest: Value, passed: Option<&Value>) -> Result<Judged, Vec<Violation>> {
+    let kind = kind_of(&manifest)?;
     if !kind.is_written_by_users() {
         return Err(vec![Violation::new(
             "kind",
             format!("a {kind} is written by the operator, not by people"),
         )]);
     }
-    let value = judge_update(kind, manifest, None)?;
-    match kind {
-        Kind::VirtualService => decode(value).map(Object::VirtualService),
-        Kind::HealthCheck => decode(value).map(Object::HealthCheck),
-        Kind::VrrpGroup => decode(value).map(Object::VrrpGroup),
-        Kind::NatRule => decode(value).map(Object::NatRule),
-        Kind::Director => decode(value).map(Object::Director),
-        Kind::EndpointSlice => decode(value).map(Object::EndpointSlice),
+    let passed = passed.filter(|passed| passed["kind"] == manifest["kind"]);
+    let value = judge_value(kind, manifest, Beside { old: None, passed })?;
+    let object = match kind {
+        Kind::VirtualService => Object::VirtualService(decode(&value)?),
+        Kind::HealthCheck => Object::HealthCheck(decode(&value)?),
+        Kind::VrrpGroup => Object::VrrpGroup(decode(&value)?),
+        Kind::NatRule => Object::NatRule(decode(&value)?),
+        Kind::Director => Object::Director(decode(&value)?),
+        Kind::EndpointSlice => Object::EndpointSlice(decode(&value)?),
         Kind::VirtualServiceBinding | Kind::NatRuleBinding | Kind::DirectorConfig => {
             unreachable!("refused above: nobody but the operator writes a {kind}")
         }
-    }
+    };
+    Ok(Judged { object, value })
 }
 
 /// Judges a manifest of any kind, the operator's included, as one that is new or (with `old`) as one that replaces
@@ -80,28 +101,32 @@ pub fn judge(manifest: &Value) -> Result<Object, Vec<Violation>> {
 /// # Errors
 /// Every violation; never an empty list.
 pub fn judge_update(kind: Kind, manifest: &Value, old: Option<&Value>) -> Result<Value, Vec<Violation>> {
+    judge_value(kind, manifest.clone(), Beside { old, passed: None })
+}
+
+fn judge_value(kind: Kind, mut value: Value, beside: Beside<'_>) -> Result<Value, Vec<Violation>> {
     let compiled = compiled(kind);
     let mut unknown = Vec::new();
-    prepare::unknown_fields(&compiled.root, manifest, "", &mut unknown);
+    prepare::unknown_fields(&compiled.root, &value, "", &mut unknown);
     if !unknown.is_empty() {
         return Err(unknown);
     }
-    let mut value = manifest.clone();
     // A status in a manifest is ignored: it has its own way in. Only its fields must be known.
     if let Some(map) = value.as_object_mut() {
         map.remove("status");
     }
     prepare::defaults(&compiled.root, &mut value);
     let mut findings = Findings::default();
-    structural::check(&compiled.root, &value, "", &mut findings);
-    if value["metadata"].is_object() {
+    structural::check(&compiled.root, &value, beside.passed, "", &mut findings);
+    let metadata_passed = beside.passed.is_some_and(|passed| passed["metadata"] == value["metadata"]);
+    if value["metadata"].is_object() && !metadata_passed {
         metadata::check(&value["metadata"], kind.is_namespaced(), &mut findings);
     }
     if kind == Kind::EndpointSlice {
         endpoint_slice::check(&value, &mut findings);
     }
     if !findings.blocks_rules {
-        rules::evaluate(&compiled.root, &value, old, "", &mut findings.violations);
+        rules::evaluate(&compiled.root, &value, beside, "", &mut findings.violations);
     }
     if findings.violations.is_empty() { Ok(value) } else { Err(findings.violations) }
 }
@@ -117,7 +142,7 @@ pub fn judge_status(kind: Kind, status: &Value) -> Result<(), Vec<Violation>> {
     let mut unknown = Vec::new();
     prepare::unknown_fields(node, status, "status", &mut unknown);
     let mut findings = Findings::default();
-    structural::check(node, status, "status", &mut findings);
+    structural::check(node, status, None, "status", &mut findings);
     unknown.append(&mut findings.violations);
     if unknown.is_empty() { Ok(()) } else { Err(unknown) }
 }
@@ -151,9 +176,9 @@ pub fn kind_of(manifest: &Value) -> Result<Kind, Vec<Violation>> {
     Ok(kind)
 }
 
-fn decode<T: DeserializeOwned>(value: Value) -> Result<Box<T>, Vec<Violation>> {
+fn decode<T: DeserializeOwned>(value: &Value) -> Result<Box<T>, Vec<Violation>> {
     // The schema is made from the types, so that this fails only where it says less than they do.
-    serde_json::from_value(value).map(Box::new).map_err(|error| vec![Violation::new("", error.to_string())])
+    T::deserialize(value).map(Box::new).map_err(|error| vec![Violation::new("", error.to_string())])
 }
 
 /// A kind's schema made ready.

@@ -86,6 +86,8 @@ pub(super) struct Rule {
     pub field_path: String,
     /// Whether it compares with the object as it was.
     pub is_transition: bool,
+    /// The fields of `self` that it reads; none when it may read anything.
+    pub reads: Option<Vec<String>>,
 }
 
 impl Node {
@@ -127,7 +129,7 @@ impl Node {
             Some(other) => return Err(format!("unknown type {other}")),
         };
         let rules = schema["x-kubernetes-validations"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let rules = rules.iter().map(Rule::compile).collect::<Result<Vec<_>, _>>()?;
+        let rules = rules.iter().map(|rule| Rule::compile(rule, &kind)).collect::<Result<Vec<_>, _>>()?;
         let below = |test: fn(&Node) -> bool| match &kind {
             Kind::Object { properties, others, .. } => {
                 properties.values().any(|property| test(&property.node))
@@ -182,13 +184,46 @@ fn array(schema: &Value) -> Result<Kind, String> {
 }
 
 impl Rule {
-    fn compile(rule: &Value) -> Result<Rule, String> {
+    /// Whether what it reads is as it was in a value that it found nothing wrong with.
+    pub(super) fn passed(&self, value: &Value, passed: Option<&Value>) -> bool {
+        passed.is_some_and(|passed| {
+            let mut reads = self.reads.iter().flatten();
+            self.reads.is_some() && reads.all(|name| passed.get(name) == value.get(name))
+        })
+    }
+
+    fn compile(rule: &Value, of: &Kind) -> Result<Rule, String> {
         let text = |name: &str| rule[name].as_str().unwrap_or_default().to_owned();
         let source = text("rule");
         let program = Program::compile(&source).map_err(|error| format!("the rule {source}: {error}"))?;
         let is_transition = program.references().has_variable("oldSelf");
-        Ok(Rule { program, message: text("message"), field_path: text("fieldPath"), is_transition, source })
+        let reads = match of {
+            Kind::Object { properties, .. } => reads(&source, properties),
+            _ => None,
+        };
+        let (message, field_path) = (text("message"), text("fieldPath"));
+        Ok(Rule { source, program, message, field_path, is_transition, reads })
     }
+}
+
+/// The fields of `self` that a rule reads, if it reads nothing but declared fields: every `self` in it is followed by a dot and
+/// the name of one. Words in quotes count as if they stood outside, which finds too many fields, never too few.
+fn reads(rule: &str, properties: &BTreeMap<String, Property>) -> Option<Vec<String>> {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let mut names = Vec::new();
+    for (at, found) in rule.match_indices("self") {
+        let before = rule.as_bytes()[..at].last().copied();
+        let after = &rule[at + found.len()..];
+        if before.is_some_and(is_word) || after.bytes().next().is_some_and(is_word) {
+            continue;
+        }
+        let after = after.strip_prefix('.').filter(|_| before != Some(b'.'))?;
+        let word = &after[..after.bytes().position(|byte| !is_word(byte)).unwrap_or(after.len())];
+        names.push(properties.iter().find(|(_, property)| *property.key == word)?.0.clone());
+    }
+    names.sort_unstable();
+    names.dedup();
+    Some(names)
 }
 
 /// Names that are words of CEL's grammar (cel-spec, "Reserved words").

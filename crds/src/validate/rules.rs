@@ -16,70 +16,110 @@ thread_local! {
     static FUNCTIONS: Context<'static> = Context::default().with_all();
 }
 
+/// What a value is judged beside.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Beside<'a> {
+    /// What it replaces: `oldSelf`.
+    pub old: Option<&'a Value>,
+    /// What the same rules found nothing wrong with: they need not look again at what is equal.
+    pub passed: Option<&'a Value>,
+}
+
+impl<'a> Beside<'a> {
+    fn field(self, name: &str) -> Self {
+        Self {
+            old: self.old.and_then(|old| old.get(name)),
+            passed: self.passed.and_then(|passed| passed.get(name)),
+        }
+    }
+
+    /// Items are not compared with those before: no rule of ours asks for it.
+    fn item(self, at: usize) -> Self {
+        Self { old: None, passed: self.passed.and_then(|passed| passed.get(at)) }
+    }
+}
+
 /// Everything that the rules object to.
 pub(super) fn evaluate(
     node: &Node,
     value: &Value,
-    old: Option<&Value>,
+    beside: Beside<'_>,
     path: &str,
     found: &mut Vec<Violation>,
 ) {
-    FUNCTIONS.with(|functions| walk(functions, node, value, old, path, found));
+    FUNCTIONS.with(|functions| walk(functions, node, value, beside, path, found));
 }
 
 fn walk(
     functions: &Context<'_>,
     node: &Node,
     value: &Value,
-    old: Option<&Value>,
+    beside: Beside<'_>,
     path: &str,
     found: &mut Vec<Violation>,
 ) {
-    if !node.has_rules {
+    // With an `oldSelf` a rule may say something else of the same value.
+    if !node.has_rules || (beside.old.is_none() && beside.passed == Some(value)) {
         return;
     }
-    if !node.rules.is_empty() {
+    // A rule that compares is not evaluated when there is nothing to compare with.
+    let rules = node.rules.iter().filter(|rule| {
+        if rule.is_transition { beside.old.is_some() } else { !rule.passed(value, beside.passed) }
+    });
+    let rules: Vec<&Rule> = rules.collect();
+    if !rules.is_empty() {
         let mut scope = functions.new_inner_scope();
-        scope.add_variable_from_value("self", cel(node, value));
-        if let Some(old) = old {
+        scope.add_variable_from_value("self", seen_by(&rules, node, value));
+        if let Some(old) = beside.old {
             scope.add_variable_from_value("oldSelf", cel(node, old));
         }
-        // A rule that compares is not evaluated when there is nothing to compare with.
-        for rule in node.rules.iter().filter(|rule| old.is_some() || !rule.is_transition) {
+        for rule in rules {
             judge(rule, &scope, path, found);
         }
     }
     match (&node.kind, value) {
         (Kind::Object { properties, others, .. }, Value::Object(map)) => {
             for (name, field) in map {
-                let old = old.and_then(|old| old.get(name));
+                let beside = beside.field(name);
                 match (properties.get(name), others) {
                     (Some(property), _) if property.node.has_rules => {
-                        walk(
-                            functions,
-                            &property.node,
-                            field,
-                            old,
-                            &super::structural::child(path, name),
-                            found,
-                        );
+                        let path = super::structural::child(path, name);
+                        walk(functions, &property.node, field, beside, &path, found);
                     }
                     // Here the API server writes the key of a map in brackets.
                     (None, Some(others)) => {
-                        walk(functions, others, field, old, &format!("{path}[{name}]"), found)
+                        walk(functions, others, field, beside, &format!("{path}[{name}]"), found)
                     }
                     _ => {}
                 }
             }
         }
-        // Items are not compared with those before: no rule of ours asks for it.
         (Kind::Array { items: Some(items), .. }, Value::Array(values)) if items.has_rules => {
             for (at, value) in values.iter().enumerate() {
-                walk(functions, items, value, None, &format!("{path}[{at}]"), found);
+                walk(functions, items, value, beside.item(at), &format!("{path}[{at}]"), found);
             }
         }
         _ => {}
     }
+}
+
+/// `self` for some rules: where all of them say which fields they read, only those.
+fn seen_by(rules: &[&Rule], node: &Node, value: &Value) -> Cel {
+    let (Kind::Object { properties, .. }, Value::Object(map)) = (&node.kind, value) else {
+        return cel(node, value);
+    };
+    let mut names: Vec<&String> = Vec::new();
+    for rule in rules {
+        let Some(reads) = &rule.reads else { return cel(node, value) };
+        names.extend(reads);
+    }
+    names.sort_unstable();
+    names.dedup();
+    let fields = names.into_iter().filter_map(|name| {
+        let (property, field) = (properties.get(name)?, map.get(name)?);
+        Some((Key::String(Arc::clone(&property.key)), cel(&property.node, field)))
+    });
+    Cel::Map(Map { map: Arc::new(fields.collect()) })
 }
 
 fn judge(rule: &Rule, scope: &Context<'_>, path: &str, found: &mut Vec<Violation>) {

@@ -31,9 +31,10 @@ impl Findings {
     }
 }
 
-/// Everything in `value` that the schema does not allow.
-pub(super) fn check(node: &Node, value: &Value, path: &str, findings: &mut Findings) {
-    if value.is_null() && node.nullable {
+/// Everything in `value` that the schema does not allow. `passed` is a value with which nothing was wrong: what is equal there is
+/// not looked at again.
+pub(super) fn check(node: &Node, value: &Value, passed: Option<&Value>, path: &str, findings: &mut Findings) {
+    if (value.is_null() && node.nullable) || passed == Some(value) {
         return;
     }
     if let Some(wanted) = mismatch(&node.kind, value) {
@@ -44,12 +45,13 @@ pub(super) fn check(node: &Node, value: &Value, path: &str, findings: &mut Findi
         findings.block(path, format!("`{}` is not one of {}", plain(value), list.join(", ")));
     }
     match (&node.kind, value) {
-        (Kind::Object { .. }, Value::Object(map)) => object(node, map, path, findings),
+        (Kind::Object { .. }, Value::Object(map)) => object(node, map, passed, path, findings),
         (Kind::Array { items, list }, Value::Array(values)) => {
             size(node, values.len(), "items", path, findings);
             if let Some(items) = items {
                 for (at, value) in values.iter().enumerate() {
-                    check(items, value, &format!("{path}[{at}]"), findings);
+                    let passed = passed.and_then(|passed| passed.get(at));
+                    check(items, value, passed, &format!("{path}[{at}]"), findings);
                 }
             }
             duplicates(list, values, path, findings);
@@ -86,12 +88,19 @@ fn mismatch(kind: &Kind, value: &Value) -> Option<&'static str> {
     (!fits).then_some(wanted)
 }
 
-fn object(node: &Node, map: &Map<String, Value>, path: &str, findings: &mut Findings) {
+fn object(
+    node: &Node,
+    map: &Map<String, Value>,
+    passed: Option<&Value>,
+    path: &str,
+    findings: &mut Findings,
+) {
     let Kind::Object { properties, required, others, .. } = &node.kind else { return };
     for (name, field) in map {
         // Unknown fields were refused before.
         if let Some(below) = properties.get(name).map(|property| &property.node).or(others.as_deref()) {
-            check(below, field, &child(path, name), findings);
+            let passed = passed.and_then(|passed| passed.get(name));
+            check(below, field, passed, &child(path, name), findings);
         }
     }
     for name in required.iter().filter(|name| !map.contains_key(*name)) {
@@ -263,7 +272,7 @@ pub(super) mod tests {
             (json!([]), "spec", "must be a map of fields, not a list", true),
         ] {
             let mut findings = Findings::default();
-            check(&schema, &value, "spec", &mut findings);
+            check(&schema, &value, None, "spec", &mut findings);
             let found = &findings.violations;
             assert!(
                 found.len() == 1
@@ -275,7 +284,7 @@ pub(super) mod tests {
         }
         let all_good = json!({"port": 80.0, "target": "web", "since": "2026-11-22T04:00:00Z", "servers": [{"name": "x"}, {"name": "y"}]});
         let mut findings = Findings::default();
-        check(&schema, &all_good, "spec", &mut findings);
+        check(&schema, &all_good, None, "spec", &mut findings);
         assert!(findings.violations.is_empty(), "{findings:?}");
     }
 }

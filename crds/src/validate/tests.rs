@@ -65,3 +65,22 @@ fn what_is_wrong_is_named() {
     }
     assert_eq!(violations("[1, 2]").len(), 1);
 }
+
+/// What a rule reads decides whether it is evaluated again: too little here would let a bad manifest pass.
+#[test]
+fn rules_say_what_they_read() {
+    let spec = &compiled(Kind::VirtualService).root.property("spec").unwrap();
+    let reads = |message: &str| {
+        let rule = spec.rules.iter().find(|rule| rule.message.starts_with(message)).expect(message);
+        rule.reads.as_ref().expect(message).join(" ")
+    };
+    assert_eq!(reads("port 0 (every port)"), "persistence ports");
+    assert_eq!(reads("a firewall mark without match"), "director fwmark");
+    assert_eq!(
+        reads("nobody serves IPv4"),
+        "addresses forwarding fwmark realServers realServersFrom sorryServers"
+    );
+    assert!(spec.rules.iter().all(|rule| rule.reads.is_some()));
+    // Rules of a list read all of it.
+    assert!(spec.property("ports").unwrap().rules.iter().all(|rule| rule.reads.is_none()));
+}

@@ -296,7 +296,11 @@ fn a_kernel_without_nftables_matters_only_where_it_is_needed() {
     plane.turn(&Context { now: Instant::now(), others_done: true, waited_for: &|| false });
     assert_eq!((plane.report().settled, plane.report().missing.clone()), (true, None));
     plane.configure(&one("web", Some(web(json!({"sourceNat": "Always"})))));
-    plane.turn(&Context { now: Instant::now() + Duration::from_secs(2), others_done: true, waited_for: &|| false });
+    plane.turn(&Context {
+        now: Instant::now() + Duration::from_secs(2),
+        others_done: true,
+        waited_for: &|| false,
+    });
     assert!(plane.report().missing.as_ref().unwrap().contains("nf_tables"));
     assert!(plane.report().failures.values().next().unwrap().bindings.contains(&key("web")));
 }

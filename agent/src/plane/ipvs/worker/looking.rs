@@ -17,9 +17,7 @@ use super::{
     },
     Cause, IpvsPlane, Sample,
 };
-use crate::reconcile::{
-    Counters, DestinationCounters, FailureReason, ServiceCounters, runner::Context,
-};
+use crate::reconcile::{Counters, DestinationCounters, FailureReason, ServiceCounters, runner::Context};
 
 /// Services whose real servers are read in one step of a look.
 const STEP: usize = 16;
