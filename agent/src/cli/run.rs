@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::args::{Listen, Run};
@@ -18,9 +18,6 @@ use crate::manifests::{self, Manifests};
 use crate::reconcile;
 use crate::state::{self, Keeper};
 use crate::status::{Gatherer, HttpStatus, Server};
-
-/// Updates that may wait for the kernel's planes, which merge them.
-const UPDATES: usize = 16;
 
 /// How long the service manager waits for the first full pass before it hears that the agent is up all the same: it
 /// is, and tries again by itself, when the kernel lacks something.
@@ -85,9 +82,8 @@ async fn work(
     let keeper = Keeper::spawn(&source.state_dir, loaded).map(Arc::new);
     let keeper = keeper.map_err(|error| format!("a thread cannot be started: {error}"))?;
 
-    let (updates, receiver) = mpsc::channel(UPDATES);
     let options = reconcile::Options { adopt: source.adopt, ..reconcile::Options::new(&source.run_dir) };
-    let reconcile = reconcile::spawn(options, receiver).map_err(|error| error.to_string())?;
+    let reconcile = reconcile::spawn(options).map_err(|error| error.to_string())?;
     let report = reconcile.report();
     let options = manifests::Options {
         directory: source.manifests().to_owned(),
@@ -95,8 +91,9 @@ async fn work(
         remembered,
         keeper: Some(keeper.clone()),
     };
-    let manifests =
-        Manifests::spawn(options, updates).map_err(|error| format!("a thread cannot be started: {error}"))?;
+    let updates = reconcile.updates();
+    let manifests = Manifests::spawn(options, move |update| updates.send(&update))
+        .map_err(|error| format!("a thread cannot be started: {error}"))?;
     let gatherer = Arc::new(Gatherer {
         manifests,
         reconcile,

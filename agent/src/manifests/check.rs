@@ -11,7 +11,7 @@ use bascule_crds::Object;
 use super::catalog::{Examined, Form};
 use super::disk::{self, Content};
 use super::engine::Engine;
-use super::examine::examine;
+use super::examine::{Known, examine};
 use super::locate::FromDisk;
 use super::problem::Problem;
 use crate::state::Saved;
@@ -54,7 +54,7 @@ pub fn read(directory: &Path, director: Option<(&str, BTreeMap<String, Saved>)>)
         let path = directory.join(&**name).display().to_string();
         let file = match disk::read(directory, name) {
             Content::Vanished => continue,
-            Content::Bytes(bytes, _) => examine(&path, &bytes, &BTreeMap::new()),
+            Content::Bytes(bytes, _) => examine(&path, &bytes, &Known::default()),
             Content::Failed(message, _) => Examined::Failed(Problem {
                 file: path,
                 reason: "Unreadable".into(),

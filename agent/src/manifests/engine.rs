@@ -192,17 +192,15 @@ impl Engine {
                     one.type_ == ConditionType::Accepted && !one.status && one.reason == Reason::Conflicted
                 })
             });
+            if !collides {
+                self.accepted.insert(reference, json);
+                continue;
+            }
             let former = self.accepted.get(&reference).filter(|former| **former != json);
-            match former.and_then(|former| decode(former)) {
-                Some(former) if collides => {
-                    let conditions = conditions.cloned().unwrap_or_default();
-                    self.held.insert(reference, Held { json, conditions });
-                    back.push(Compile::Put(former));
-                }
-                _ if collides => {}
-                _ => {
-                    self.accepted.insert(reference, json);
-                }
+            if let Some(former) = former.and_then(|former| decode(former)) {
+                let conditions = conditions.cloned().unwrap_or_default();
+                self.held.insert(reference, Held { json, conditions });
+                back.push(Compile::Put(former));
             }
         }
         if !back.is_empty() {

@@ -5,7 +5,8 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use bascule_crds::manifest::{self, Document as Parsed};
-use bascule_crds::{Kind, Object, ObjectRef, validate};
+use bascule_crds::validate::{self, Judged};
+use bascule_crds::{Kind, Object, ObjectRef};
 use serde_json::Value;
 
 use super::catalog::{Document, Examined, Form};
@@ -14,9 +15,18 @@ use super::problem::Problem;
 /// How many errors of documents that do not say which object they are, of one file, are told.
 const MAX_NAMELESS: usize = 100;
 
-/// Examines a file. `path` is how messages name it; `known` has the canonical JSON of documents that were found valid
-/// before, by hash, so that of a file with thousands of objects only those changed are judged.
-pub fn examine(path: &str, bytes: &[u8], known: &BTreeMap<u64, Arc<str>>) -> Examined {
+/// What was found valid in a file before, as canonical JSON, so that of a file with thousands of objects only those changed are
+/// judged, and of those only what changed.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// By the hash of the document.
+    pub documents: BTreeMap<u64, Arc<str>>,
+    /// By the object that it says.
+    pub objects: BTreeMap<ObjectRef, Arc<str>>,
+}
+
+/// Examines a file. `path` is how messages name it.
+pub fn examine(path: &str, bytes: &[u8], known: &Known) -> Examined {
     let failed = |line, reason: &str, message| {
         Examined::Failed(Problem {
             file: path.to_owned(),
@@ -49,10 +59,10 @@ pub fn examine(path: &str, bytes: &[u8], known: &BTreeMap<u64, Arc<str>>) -> Exa
     };
     let mut found = Vec::with_capacity(documents.len());
     let mut nameless = Vec::new();
-    for document in documents.iter().filter(|document| !document.value.is_null()) {
+    for document in documents.into_iter().filter(|document| !document.value.is_null()) {
         match identity(&document.value) {
             Some(reference) => found.push(judge(path, document, reference, known)),
-            None if nameless.len() < MAX_NAMELESS => nameless.extend(nameless_problems(path, document)),
+            None if nameless.len() < MAX_NAMELESS => nameless.extend(nameless_problems(path, &document)),
             None => {}
         }
     }
@@ -82,12 +92,13 @@ fn kind_of(value: &Value) -> Option<Kind> {
     Kind::ALL.iter().find(named).copied()
 }
 
-fn judge(path: &str, document: &Parsed, reference: ObjectRef, known: &BTreeMap<u64, Arc<str>>) -> Document {
+fn judge(path: &str, mut document: Parsed, reference: ObjectRef, known: &Known) -> Document {
     let source = hash(&document.value);
     let line = document.line;
-    if let Some(json) = known.get(&source) {
+    if let Some(json) = known.documents.get(&source) {
         return Document { reference, line, source, form: Form::Good { json: json.clone(), object: None } };
     }
+    let value = std::mem::take(&mut document.value);
     let problem = |field: String, reason: String, message: String| Problem {
         file: path.to_owned(),
         line: Some(document.line_of(&field)),
@@ -97,14 +108,16 @@ fn judge(path: &str, document: &Parsed, reference: ObjectRef, known: &BTreeMap<u
         message,
         ..Problem::default()
     };
-    let form = match validate::judge(&document.value) {
+    // What it was before, if that was good.
+    let before = known.objects.get(&reference).and_then(|json| serde_json::from_str(json).ok());
+    let form = match validate::judge_beside(value, before.as_ref()) {
         Err(violations) => Form::Bad(
             violations.into_iter().map(|one| problem(one.path, "Invalid".into(), one.message)).collect(),
         ),
-        Ok(object) => {
+        Ok(Judged { object, value }) => {
             let problems = bascule_compile::problems_of(&object);
             if problems.is_empty() {
-                Form::Good { json: canonical(&object), object: Some(Box::new(object)) }
+                Form::Good { json: canonical(&value), object: Some(Box::new(object)) }
             } else {
                 let problems = problems.into_iter();
                 Form::Bad(
@@ -155,18 +168,10 @@ fn hash(value: &Value) -> u64 {
     hasher.finish().max(1)
 }
 
-/// An object in one line that is the same whenever the object is.
-pub fn canonical(object: &Object) -> Arc<str> {
-    let value = match object {
-        Object::VirtualService(object) => serde_json::to_value(object),
-        Object::HealthCheck(object) => serde_json::to_value(object),
-        Object::VrrpGroup(object) => serde_json::to_value(object),
-        Object::NatRule(object) => serde_json::to_value(object),
-        Object::Director(object) => serde_json::to_value(object),
-        Object::EndpointSlice(object) => serde_json::to_value(object),
-    };
-    // Through a Value, so that the keys are sorted.
-    value.expect("API types are JSON").to_string().into()
+/// A judged manifest in one line that is the same whatever the order and the place of its fields: a map of JSON is sorted, and the
+/// defaults are filled in.
+fn canonical(value: &Value) -> Arc<str> {
+    value.to_string().into()
 }
 
 /// The object of a canonical line; none when this version does not understand it.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bascule_ipvs::Client;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tracing::error;
 
 use super::{
@@ -42,15 +42,40 @@ pub struct Handle {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Starts a thread for each plane, in the network namespace of the calling thread. It ends when the sender of `config` is gone.
-pub fn spawn(options: Options, config: mpsc::Receiver<ConfigUpdate>) -> Result<Handle, SpawnError> {
+/// Where changes of the configuration go in. What waits for one binding is merged: the queue is never longer than the
+/// configuration, and nobody who sends waits.
+#[derive(Clone)]
+pub struct Updates {
+    shared: Arc<Shared>,
+}
+
+impl Updates {
+    /// Hands an update to all planes. The caller's thread does it, so that it costs no other one a turn.
+    pub fn send(&self, update: &ConfigUpdate) {
+        self.shared.accept(update.serial, update.seen);
+        // First the one that clients wait for: on a small machine the others would have the processor before it.
+        self.shared.inbox(PlaneName::Ipvs).update(update);
+        for name in PlaneName::ALL.into_iter().filter(|name| *name != PlaneName::Ipvs) {
+            self.shared.inbox(name).update(update);
+        }
+    }
+}
+
+impl std::fmt::Debug for Updates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Updates").finish_non_exhaustive()
+    }
+}
+
+/// Starts a thread for each plane, in the network namespace of the calling thread.
+pub fn spawn(options: Options) -> Result<Handle, SpawnError> {
     let identity = Identity::here()?;
     let mut inboxes = BTreeMap::new();
     for name in PlaneName::ALL {
         inboxes.insert(name, Arc::new(Inbox::new()?));
     }
     let shared = Arc::new(Shared::new(inboxes));
-    let mut handle = Handle { shared: Arc::clone(&shared), threads: Vec::new() };
+    let mut handle = Handle { shared, threads: Vec::new() };
 
     let proc_sys = options.proc_sys.clone();
     handle.start(move || {
@@ -67,23 +92,7 @@ pub fn spawn(options: Options, config: mpsc::Receiver<ConfigUpdate>) -> Result<H
     handle.start(move || IpvsPlane::new(Client::connect, Ledger::open(&path, &of), adopt))?;
     let path = options.ledger(PlaneName::Address);
     handle.start(move || AddressPlane::new(address::Kernel::open, Ledger::open(&path, &identity)))?;
-
-    // Ends by itself when the sender is gone; nobody waits for it.
-    Builder::new().name("configure".into()).spawn(move || distribute(&shared, config))?;
     Ok(handle)
-}
-
-/// Hands updates to all planes.
-fn distribute(shared: &Shared, mut config: mpsc::Receiver<ConfigUpdate>) {
-    while let Some(update) = config.blocking_recv() {
-        shared.accept(update.serial, update.seen);
-        for name in PlaneName::ALL {
-            shared.inbox(name).update(&update);
-        }
-    }
-    for inbox in shared.inboxes() {
-        inbox.stop();
-    }
 }
 
 impl Handle {
@@ -104,6 +113,11 @@ impl Handle {
         })?;
         self.threads.push(thread);
         Ok(())
+    }
+
+    /// Where changes of the configuration go in; the first one says everything.
+    pub fn updates(&self) -> Updates {
+        Updates { shared: Arc::clone(&self.shared) }
     }
 
     /// What the reconciler says about itself, and when that changes.

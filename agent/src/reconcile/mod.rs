@@ -22,7 +22,7 @@ use bascule_compile::{BindingKey, NodeConfig};
 use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
 
 pub use counters::{Counters, DestinationCounters, ServiceCounters};
-pub use handle::{Handle, SpawnError, spawn};
+pub use handle::{Handle, SpawnError, Updates, spawn};
 pub use once::{PlanError, PlanProblem, PlannedOp, plan_once};
 pub use report::{
     Failure, FailureReason, LAG_BOUNDS, Lag, LagHistogram, MAX_FAILURES, MAX_LAGS, PlaneName, PlaneReport,

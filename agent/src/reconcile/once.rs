@@ -135,7 +135,7 @@ fn plan_ipvs(config: &NodeConfig, options: &Options, identity: &Identity, sheet:
     }
     let ids: BTreeSet<_> = desired.services().keys().chain(ledger.entries()).copied().collect();
     let observed = Client::connect().and_then(|mut client| {
-        ipvs::observe(&mut client, Scope::All(&ids), |id| ledger.contains(id), |_, _| {})
+        ipvs::observe(&mut client, Scope::All(&ids), true, |id| ledger.contains(id), |_, _| {})
     });
     let observed = match observed {
         Ok(observed) => observed,

@@ -9,7 +9,7 @@ use bascule_agent::reconcile::{
 use bascule_compile::{BindingKey, NodeConfig};
 use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
 use serde_json::{Value, json};
-use tokio::{runtime::Runtime, sync::mpsc};
+use tokio::runtime::Runtime;
 
 use crate::world::wait_until;
 
@@ -48,7 +48,6 @@ pub(crate) fn binding(
 
 pub(crate) struct Agent {
     handle: Option<Handle>,
-    sender: mpsc::Sender<ConfigUpdate>,
     serial: u64,
     pub(crate) config: NodeConfig,
     options: Options,
@@ -78,10 +77,8 @@ impl Agent {
             bindings.into_iter().map(|(name, spec)| (key(name), Arc::new(spec))).collect();
         let config = NodeConfig { director, bindings };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (sender, receiver) = mpsc::channel(64);
-        let handle = spawn(options.clone(), receiver).unwrap();
-        let mut agent =
-            Self { handle: Some(handle), sender, serial: 0, config, options, runtime, directory: None };
+        let handle = spawn(options.clone()).unwrap();
+        let mut agent = Self { handle: Some(handle), serial: 0, config, options, runtime, directory: None };
         let all = ConfigChange::All(Arc::new(agent.config.clone()));
         agent.send(all);
         agent
@@ -89,9 +86,8 @@ impl Agent {
 
     fn send(&mut self, change: ConfigChange) {
         self.serial += 1;
-        self.sender
-            .blocking_send(ConfigUpdate { serial: self.serial, seen: Instant::now(), change })
-            .unwrap();
+        let update = ConfigUpdate { serial: self.serial, seen: Instant::now(), change };
+        self.handle.as_ref().unwrap().updates().send(&update);
         let serial = self.serial;
         wait_until("the configuration is carried out", || {
             let report = self.report();

@@ -25,7 +25,7 @@ pub(super) struct Beside<'a> {
     pub passed: Option<&'a Value>,
 }
 
-impl<'a> Beside<'a> {
+impl Beside<'_> {
     fn field(self, name: &str) -> Self {
         Self {
             old: self.old.and_then(|old| old.get(name)),

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bascule_crds::{Object, ObjectRef};
 
 use super::disk::FileName;
+use super::examine::Known;
 use super::problem::Problem;
 use claims::{Claim, Claims};
 
@@ -197,11 +198,22 @@ impl Catalog {
         self.settle(&reference, &mut BTreeMap::new());
     }
 
-    /// The verdict on documents of this file seen before: by hash of their source, the canonical JSON.
-    pub fn known(&self, file: &str) -> BTreeMap<u64, Arc<str>> {
-        let Some(file) = self.files.get(file) else { return BTreeMap::new() };
-        let claims = file.claims.iter().filter(|claim| claim.source != 0);
-        claims.filter_map(|claim| Some((claim.source, claim.form.clone().ok()?))).collect()
+    /// Whether nothing changed since the last [`Catalog::take`].
+    pub fn is_unchanged(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// What this program found valid in this file before.
+    pub fn known(&self, file: &str) -> Known {
+        let mut known = Known::default();
+        let claims = self.files.get(file).into_iter().flat_map(|file| file.claims.iter());
+        for claim in claims.filter(|claim| claim.source != 0) {
+            if let Ok(json) = &claim.form {
+                known.documents.insert(claim.source, json.clone());
+                known.objects.insert(claim.reference.clone(), json.clone());
+            }
+        }
+        known
     }
 
     /// A file was read.

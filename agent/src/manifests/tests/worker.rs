@@ -35,7 +35,7 @@ impl Live {
         let (sender, updates) = mpsc::channel(4);
         let options =
             Options { directory: directory.path().join("m"), director: "dir1".into(), remembered, keeper };
-        let manifests = Manifests::spawn(options, sender).unwrap();
+        let manifests = Manifests::spawn(options, move |update| drop(sender.blocking_send(update))).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         Self { directory, manifests, updates, runtime, bindings: BTreeMap::new() }
     }

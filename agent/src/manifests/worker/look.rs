@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::{BATCH, PARALLEL, RESCAN, RESCAN_UNWATCHED, Stopped, Worker};
+use super::{BATCH, PARALLEL, RESCAN, RESCAN_UNWATCHED, Worker};
 use crate::manifests::catalog::{Examined, SETTLE};
 use crate::manifests::disk::{self, Content, FileName, Signature};
 use crate::manifests::examine::examine;
@@ -23,14 +23,13 @@ impl Worker {
     }
 
     /// Reads files and has the catalog know; publishes in between when they are many.
-    pub(super) fn read(&mut self, seen: Instant, names: &[FileName]) -> Result<(), Stopped> {
+    pub(super) fn read(&mut self, seen: Instant, names: &[FileName]) {
         for batch in names.chunks(BATCH) {
             self.read_batch(seen, batch);
             if names.len() > BATCH && self.started {
-                self.publish(seen)?;
+                self.publish(seen);
             }
         }
-        Ok(())
     }
 
     fn read_batch(&mut self, seen: Instant, names: &[FileName]) {
@@ -173,7 +172,7 @@ impl Worker {
             .collect();
         if at_once {
             let names: Vec<_> = changed.into_keys().collect();
-            let _ = self.read(now, &names);
+            self.read(now, &names);
         } else {
             for (name, signature) in changed {
                 let suspect = self.suspects.entry(name).or_insert((signature, now));
@@ -229,6 +228,6 @@ impl Worker {
             }
         }
         let settled: Vec<_> = settled.into_iter().collect();
-        let _ = self.read(now, &settled);
+        self.read(now, &settled);
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bascule_compile::BindingKey;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::manifests::catalog::SETTLE;
 use crate::manifests::disk::{self, DirectoryId, FileName, Signature};
@@ -74,7 +74,10 @@ pub struct Manifests {
 
 impl Manifests {
     /// Starts watching. Updates go to `updates`; the first holds everything.
-    pub fn spawn(options: Options, updates: mpsc::Sender<ConfigUpdate>) -> std::io::Result<Self> {
+    pub fn spawn(
+        options: Options,
+        updates: impl FnMut(ConfigUpdate) + Send + 'static,
+    ) -> std::io::Result<Self> {
         let (requests, receiver) = sync_channel(REQUESTS);
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
@@ -82,7 +85,7 @@ impl Manifests {
         let summary = Arc::new(Mutex::new(Summary::default()));
         let theirs = summary.clone();
         let thread = std::thread::Builder::new().name("manifests".into()).spawn(move || {
-            Worker::new(options, updates, receiver, woken, theirs).run();
+            Worker::new(options, Box::new(updates), receiver, woken, theirs).run();
         })?;
         Ok(Self { requests, wake, summary, thread: Some(thread) })
     }
@@ -128,10 +131,13 @@ impl Drop for Manifests {
     }
 }
 
+/// Who carries out what the worker finds.
+type Sink = Box<dyn FnMut(ConfigUpdate) + Send>;
+
 struct Worker {
     options: Options,
     engine: Engine,
-    updates: mpsc::Sender<ConfigUpdate>,
+    updates: Sink,
     requests: Receiver<Request>,
     woken: UnixStream,
     summary: Arc<Mutex<Summary>>,
@@ -154,7 +160,7 @@ struct Worker {
 impl Worker {
     fn new(
         mut options: Options,
-        updates: mpsc::Sender<ConfigUpdate>,
+        updates: Sink,
         requests: Receiver<Request>,
         woken: UnixStream,
         summary: Arc<Mutex<Summary>>,
@@ -194,9 +200,11 @@ impl Worker {
                 Ok(()) => {}
                 Err(Stopped) => return,
             }
+            // What the kernel told comes first, on its own: nothing below may delay it.
             let seen = Instant::now();
-            if self.serve_events(seen).is_err() {
-                return;
+            self.serve_events(seen);
+            if !self.engine.catalog.is_unchanged() {
+                self.publish(seen);
             }
             let now = Instant::now();
             if now >= self.check_at {
@@ -208,9 +216,7 @@ impl Worker {
             }
             self.read_suspects(now);
             self.engine.catalog.expire(now);
-            if self.publish(now).is_err() {
-                return;
-            }
+            self.publish(now);
         }
     }
 
@@ -231,7 +237,7 @@ impl Worker {
             tracing::error!("{problem}");
             self.engine.catalog.directory_lost(problem);
         }
-        let _ = self.publish(now);
+        self.publish(now);
         let named = self.engine.named();
         if !named.contains(&self.options.director) && self.engine.catalog.lost().is_none() {
             let known = named.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -291,8 +297,8 @@ impl Worker {
         }
     }
 
-    fn serve_events(&mut self, seen: Instant) -> Result<(), Stopped> {
-        let Some((watch, _)) = &self.watch else { return Ok(()) };
+    fn serve_events(&mut self, seen: Instant) {
+        let Some((watch, _)) = &self.watch else { return };
         let events = match watch.events() {
             Ok(events) => events,
             Err(error) => {
@@ -337,24 +343,23 @@ impl Worker {
             if self.engine.catalog.lost().is_some() {
                 self.look(seen, true);
             }
-            self.read(seen, &written)?;
+            self.read(seen, &written);
         }
         if let Some(why) = rescan {
             tracing::info!("looking at all manifests: {why}");
             self.look(seen, true);
         }
-        Ok(())
     }
 
     /// Hands what changed to the reconciler, then sees to the rest.
-    fn publish(&mut self, seen: Instant) -> Result<(), Stopped> {
+    fn publish(&mut self, seen: Instant) {
         let mut step = self.engine.step();
         if !self.started {
             // Nothing known at all is no reason to clear what the kernel holds.
             let blind = self.engine.catalog.lost().is_some() && (self.engine.catalog.active_count() == 0);
             if blind {
                 self.follow_up(&step);
-                return Ok(());
+                return;
             }
             self.started = true;
             step.config = self.engine.config().map(|config| ConfigChange::All(Arc::new(config)));
@@ -370,12 +375,9 @@ impl Worker {
                 }
             }
             let update = ConfigUpdate { serial: self.serial, seen, change };
-            if self.updates.blocking_send(update).is_err() {
-                return Err(Stopped);
-            }
+            (self.updates)(update);
         }
         self.follow_up(&step);
-        Ok(())
     }
 
     fn follow_up(&mut self, step: &Step) {
@@ -417,5 +419,5 @@ impl Worker {
     }
 }
 
-/// Nobody wants updates any more.
+/// The end is asked for.
 struct Stopped;

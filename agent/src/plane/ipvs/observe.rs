@@ -56,14 +56,17 @@ pub enum Scope<'a> {
     Some(&'a BTreeSet<ServiceId>),
 }
 
-/// Reads the kernel's tables. `ours` is the ledger's answer; `seen` gets everything read, with its counters.
+/// Reads the kernel's tables, and `timeouts` if told so. `ours` is the ledger's answer; `seen` gets everything read, with its
+/// counters.
 pub fn observe(
     io: &mut impl Io,
     scope: Scope<'_>,
+    timeouts: bool,
     ours: impl Fn(&ServiceId) -> bool,
     mut seen: impl FnMut(ServiceEntry, Vec<DestinationEntry>),
 ) -> Result<Observed, Error> {
-    let mut observed = Observed { services: BTreeMap::new(), timeouts: Some(io.timeouts()?) };
+    let mut observed =
+        Observed { services: BTreeMap::new(), timeouts: if timeouts { Some(io.timeouts()?) } else { None } };
     let mut take = |entry: ServiceEntry, destinations: Vec<DestinationEntry>| {
         let id = entry.service.id;
         let held = Held {

@@ -29,7 +29,7 @@ proptest! {
 
         let ids: BTreeSet<_> = new.services().keys().chain(&ours).copied().collect();
         let scope = || ids.iter().map(|id| (*id, new.services().get(id).map(|entry| &entry.wanted)));
-        let observed = observe(&mut io, Scope::All(&ids), |id| ours.contains(id), |_, _| {}).unwrap();
+        let observed = observe(&mut io, Scope::All(&ids), true, |id| ours.contains(id), |_, _| {}).unwrap();
         let made = plan(scope(), None, &observed, adopt);
         let results = io.execute_all(&made.commands).unwrap();
         prop_assert!(results.iter().all(Result::is_ok), "{results:?}");
@@ -52,7 +52,7 @@ proptest! {
         }
         // And then nothing is left to do.
         let now_ours = |id: &_| ours.contains(id) || !original.contains_key(id) || made.claims.contains(id);
-        let observed = observe(&mut io, Scope::All(&ids), now_ours, |_, _| {}).unwrap();
+        let observed = observe(&mut io, Scope::All(&ids), true, now_ours, |_, _| {}).unwrap();
         let again = plan(scope(), None, &observed, adopt);
         prop_assert_eq!(again.commands, vec![]);
         prop_assert_eq!(again.conflicts, made.conflicts);

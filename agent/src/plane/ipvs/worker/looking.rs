@@ -51,7 +51,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
         }
         self.look.spend(cpu_time() - started, 0);
         if flushed {
-            return self.pass(None, Cause::Drift, now);
+            return self.pass(None, true, Cause::Drift, now);
         }
 
         let mut timeouts = None;
@@ -110,7 +110,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             !plan(nothing, self.desired.timeouts(), &empty, false).commands.is_empty()
         });
         if !suspects.is_empty() || (timeouts && self.timeouts_failure.is_none()) {
-            self.pass(Some(&suspects), Cause::Drift, now)?;
+            self.pass(Some(&suspects), timeouts, Cause::Drift, now)?;
         }
         Ok(())
     }
@@ -125,6 +125,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             let _ = observe(
                 io,
                 Scope::All(&interesting),
+                false,
                 |_| true,
                 |entry, destinations| {
                     if services.contains_key(&entry.service.id) {

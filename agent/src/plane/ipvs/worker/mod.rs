@@ -103,7 +103,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
     fn work(&mut self, context: &Context<'_>) -> Result<(), Error> {
         let now = context.now;
         if self.full {
-            self.pass(None, Cause::Start, now)?;
+            self.pass(None, true, Cause::Start, now)?;
             self.full = false;
             self.report.settled = true;
             self.dirty.clear();
@@ -111,13 +111,13 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
         }
         if !self.dirty.is_empty() || self.timeouts_dirty {
             let dirty = std::mem::take(&mut self.dirty);
-            self.timeouts_dirty = false;
+            let timeouts = std::mem::take(&mut self.timeouts_dirty);
             self.retry.reset();
-            self.pass(Some(&dirty), Cause::Change, now)?;
+            self.pass(Some(&dirty), timeouts, Cause::Change, now)?;
         }
         if self.retry.deadline().is_some_and(|at| at <= now) {
             let failing: BTreeSet<_> = self.failing.keys().copied().collect();
-            self.pass(Some(&failing), Cause::Change, now)?;
+            self.pass(Some(&failing), self.timeouts_failure.is_some(), Cause::Change, now)?;
             self.ledger.retry();
             self.failures_changed = true;
         }
@@ -134,14 +134,21 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
         Ok(())
     }
 
-    /// Observes, plans and applies: all services, or some. Repeats at once for those that changed under its hands.
-    fn pass(&mut self, scope: Option<&BTreeSet<ServiceId>>, cause: Cause, now: Instant) -> Result<(), Error> {
-        let mut raced = self.pass_once(scope, cause, now)?;
+    /// Observes, plans and applies: all services, or some; the timeouts, too, if told so. Repeats at once for those that changed
+    /// under its hands.
+    fn pass(
+        &mut self,
+        scope: Option<&BTreeSet<ServiceId>>,
+        timeouts: bool,
+        cause: Cause,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let mut raced = self.pass_once(scope, timeouts, cause, now)?;
         for _ in 1..ROUNDS {
             if raced.is_empty() {
                 break;
             }
-            raced = self.pass_once(Some(&raced), cause, now)?;
+            raced = self.pass_once(Some(&raced), false, cause, now)?;
         }
         for id in raced {
             let message = "somebody else keeps changing it".to_owned();
@@ -155,6 +162,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
     fn pass_once(
         &mut self,
         scope: Option<&BTreeSet<ServiceId>>,
+        timeouts: bool,
         cause: Cause,
         now: Instant,
     ) -> Result<BTreeSet<ServiceId>, Error> {
@@ -172,6 +180,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
         let observed = observe(
             io,
             looked,
+            timeouts,
             |id| ledger.contains(id),
             |entry, destinations| {
                 if services.contains_key(&entry.service.id) {
@@ -204,7 +213,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             );
         }
         let outcome = self.account(&plan.commands, &results, cause);
-        self.settle(ids, &observed, &plan.conflicts, &outcome, &new);
+        self.settle(ids, timeouts, &observed, &plan.conflicts, &outcome, &new);
         Ok(outcome.raced)
     }
 
@@ -267,6 +276,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
     fn settle(
         &mut self,
         ids: &BTreeSet<ServiceId>,
+        timeouts: bool,
         observed: &Observed,
         conflicts: &BTreeSet<ServiceId>,
         outcome: &Outcome,
@@ -297,7 +307,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             self.note(*id, failure);
         }
         self.ledger.remove(&gone);
-        if self.timeouts_failure != outcome.timeouts {
+        if timeouts && self.timeouts_failure != outcome.timeouts {
             self.timeouts_failure.clone_from(&outcome.timeouts);
             self.failures_changed = true;
         }
