@@ -13,6 +13,7 @@ use tracing::{debug, error};
 use super::{
     Counters, Lag, PlaneName, PlaneReport, Report,
     inbox::{Inbox, Merged},
+    priority,
 };
 use crate::plane::netlink::wait;
 
@@ -44,6 +45,9 @@ pub(crate) struct Turn {
 pub(crate) trait Plane {
     /// Which one.
     const NAME: PlaneName;
+
+    /// Whether clients wait for it: its thread goes before the others on a busy machine.
+    const URGENT: bool = false;
 
     /// What becomes readable when the kernel notifies.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>>;
@@ -159,6 +163,9 @@ impl Shared {
 
 /// Runs a plane until its inbox says stop.
 pub(crate) fn run<P: Plane>(mut plane: P, shared: &Shared) {
+    if P::URGENT {
+        priority::raise();
+    }
     let inbox = Arc::clone(shared.inbox(P::NAME));
     let mut serial = 0;
     let mut next: Option<Instant> = None;

@@ -351,6 +351,7 @@ fn raced(command: &Command, error: &CommandError) -> bool {
 
 impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
     const NAME: PlaneName = PlaneName::Ipvs;
+    const URGENT: bool = true;
 
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
