@@ -8,10 +8,10 @@ use std::time::Instant;
 use bascule_compile::NodeConfig;
 use bascule_crds::Object;
 
-use super::catalog::{Examined, Form};
+use super::catalog::{Examined, Form, Known};
 use super::disk::{self, Content};
 use super::engine::Engine;
-use super::examine::{Known, examine};
+use super::examine::examine;
 use super::locate::FromDisk;
 use super::problem::Problem;
 use crate::state::Saved;

@@ -1,6 +1,5 @@
 //! One file's bytes, judged: which objects it holds, and what is wrong with it. Pure.
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
@@ -9,21 +8,11 @@ use bascule_crds::validate::{self, Judged};
 use bascule_crds::{Kind, Object, ObjectRef};
 use serde_json::Value;
 
-use super::catalog::{Document, Examined, Form};
+use super::catalog::{Document, Examined, Form, Known};
 use super::problem::Problem;
 
 /// How many errors of documents that do not say which object they are, of one file, are told.
 const MAX_NAMELESS: usize = 100;
-
-/// What was found valid in a file before, as canonical JSON, so that of a file with thousands of objects only those changed are
-/// judged, and of those only what changed.
-#[derive(Debug, Default)]
-pub struct Known {
-    /// By the hash of the document.
-    pub documents: BTreeMap<u64, Arc<str>>,
-    /// By the object that it says.
-    pub objects: BTreeMap<ObjectRef, Arc<str>>,
-}
 
 /// Examines a file. `path` is how messages name it.
 pub fn examine(path: &str, bytes: &[u8], known: &Known) -> Examined {

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use bascule_crds::{Object, ObjectRef};
 
 use super::disk::FileName;
-use super::examine::Known;
 use super::problem::Problem;
 use claims::{Claim, Claims};
 
@@ -47,6 +46,16 @@ pub struct Document {
     pub source: u64,
     /// What it was judged to be.
     pub form: Form,
+}
+
+/// What was found valid in a file before, as canonical JSON, so that of a file with thousands of objects only those changed are
+/// judged, and of those only what changed.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// By the hash of the document.
+    pub documents: BTreeMap<u64, Arc<str>>,
+    /// By the object that it says.
+    pub objects: BTreeMap<ObjectRef, Arc<str>>,
 }
 
 /// A file, examined.

@@ -5,9 +5,9 @@ mod worker;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::catalog::SETTLE;
+use super::catalog::{Known, SETTLE};
 use super::engine::{Aftermath, Engine, Locate};
-use super::examine::{Known, decode, examine};
+use super::examine::{decode, examine};
 use super::{FileName, Problem};
 use crate::reconcile::ConfigChange;
 use crate::state::Saved;
