@@ -37,9 +37,10 @@ bench: ## Measure beside ipvsadm and keepalived; writes $(OUT)/bench.
 	done
 
 .PHONY: generate
-generate: ## Write the CRDs and JSON Schemas anew from the types.
+generate: ## Write the CRDs, the JSON Schemas and their references anew from the types.
 	cargo run -q -p bascule-crds --example generate
 	cargo run -q -p bascule-crds --example reference > docs/reference/manifests.md
+	cargo run -q -p bascule-lab --example generate
 
 .PHONY: deny
 deny: ## Check licences, sources, duplicates and, where their database is at hand, advisories.

@@ -17,7 +17,7 @@ pub fn schema() -> &'static Value {
     })
 }
 
-/// The schema as text.
+/// The schema as text. `make generate` writes it.
 pub fn text() -> String {
     let mut text = serde_json::to_string_pretty(schema()).unwrap_or_default();
     text.push('\n');
@@ -65,23 +65,5 @@ fn exactly_one(schema: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(exactly_one),
         _ => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    /// `BASCULE_WRITE=1 cargo test -p bascule-lab committed_schema` writes it anew.
-    #[test]
-    fn the_committed_schema_is_up_to_date() {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("schema/scenario.schema.json");
-        if std::env::var_os("BASCULE_WRITE").is_some() {
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, super::text()).unwrap();
-        }
-        let committed = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            committed == super::text(),
-            "write it anew: BASCULE_WRITE=1 cargo test -p bascule-lab committed_schema"
-        );
     }
 }
