@@ -1,5 +1,5 @@
 # Two commands matter: `make lab` plays the teaching lab on this machine, `make test` runs every test.
-# Both install what is missing (Debian or Ubuntu, as root) and say so; see scripts/setup.
+# Both install what is missing (on Debian 12, as root) and say so; see scripts/setup.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export CARGO_TERM_PROGRESS_WHEN ?= never
@@ -23,7 +23,8 @@ build: ## Build the programs, optimised and stripped, into target/release.
 .PHONY: lab
 lab: ## Play the teaching lab (SCENARIO=tp-ipvs) on this machine's kernel, or in a virtual machine where that lacks IPVS.
 	@venv=$$(scripts/setup lab) && $(MAKE) --no-print-directory build && \
-	PATH="$$venv/bin:$$PATH" target/release/bascule-lab run $(SCENARIO) --out $(OUT)
+	PATH="$$venv/bin:$$PATH" target/release/bascule-lab run $(SCENARIO) --out $(OUT) && \
+	echo "to look around in it: target/release/bascule-lab up $(SCENARIO)" >&2
 
 .PHONY: test
 test: ## Run every test; prints how long each stage took.
