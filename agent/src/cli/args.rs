@@ -24,7 +24,7 @@ pub(super) const RUN_DIR: &str = "/run/bascule";
     subcommand_negates_reqs = true,
     after_help = "Examples:
   bascule-agent validate --manifests /etc/bascule/manifests
-        every mistake in the manifests, with file, line and field
+        what is wrong in the manifests, with file, line and field
   bascule-agent plan --manifests /etc/bascule/manifests --director dir1
         what would change in the kernel; changes nothing
   bascule-agent --manifests /etc/bascule/manifests --director dir1
@@ -67,9 +67,12 @@ pub(super) enum Command {
   bascule-agent plan --manifests ./manifests --director dir1 -o json | jq -r '.operations[].text'"
     )]
     Plan(Plan),
-    /// Print every problem of the manifests, with file, line and field
+    /// Print the problems of the manifests, with file, line and field
     #[command(
-        long_about = "Prints every problem of the manifests, one a line: FILE:LINE: FIELD: MESSAGE (OBJECT).\n\n\
+        long_about = "Prints the problems of the manifests, one a line: FILE:LINE: FIELD: MESSAGE (OBJECT).\n\n\
+                      An object is judged in stages, as by an API server: the names of its fields; their values and \
+                      the rules that join them; what this version does not support, and what other objects claim. \
+                      Where a stage finds something, the next ones do not look: mend it and validate again.\n\n\
                       Exit code: 0 none, 1 some, 2 the directory cannot be read or the call is wrong. Needs no \
                       privileges and touches nothing.",
         after_help = "Examples:
@@ -104,10 +107,10 @@ pub(super) struct Source {
     /// Name of this machine in the manifests
     #[arg(long, value_name = "NAME", env = "BASCULE_DIRECTOR", value_parser = director_name, required = true)]
     director: Option<String>,
-    /// Directory of the last good configuration (survives reboots)
+    /// Directory of the last good configuration (has to survive reboots)
     #[arg(long, value_name = "DIR", default_value = STATE_DIR, env = "BASCULE_STATE_DIR")]
     pub(super) state_dir: PathBuf,
-    /// Directory of the control socket, the lock and the ledgers (emptied by a reboot)
+    /// Directory of the control socket, the lock and the ledgers (a reboot has to empty it)
     #[arg(long, value_name = "DIR", default_value = RUN_DIR, env = "BASCULE_RUN_DIR")]
     pub(super) run_dir: PathBuf,
     /// Take over IPVS services of others that stand on an address and port of ours
