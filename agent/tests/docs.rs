@@ -1,0 +1,117 @@
+//! What the documentation shows is what the agent takes: every manifest in it is validated, every link leads somewhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The pages: those beside the sources, and all of docs/.
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut pages =
+        vec![root.join("README.md"), root.join("CONTRIBUTING.md"), root.join("agent/ipvs/README.md")];
+    let mut folders = vec![root.join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    pages.sort();
+    pages
+}
+
+/// The fenced blocks of a page in one language, with the lines on which they begin.
+fn blocks(text: &str, language: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut lines = text.lines().zip(1..);
+    while let Some((line, number)) = lines.next() {
+        if let Some(fence) = line.strip_prefix("```") {
+            let body: Vec<&str> =
+                lines.by_ref().map(|(line, _)| line).take_while(|line| !line.starts_with("```")).collect();
+            if fence.trim() == language {
+                found.push((number + 1, body.join("\n") + "\n"));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_manifest_of_the_documentation_is_valid() {
+    let mut judged = 0;
+    let mut refused = String::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        // A manifest inside a scenario is the lab's to judge: there it is not in the first column.
+        let manifests = blocks(&text, "yaml")
+            .into_iter()
+            .filter(|(_, block)| block.lines().any(|line| line.starts_with("apiVersion: bascule.dev")));
+        for (number, block) in manifests {
+            let directory = tempfile::tempdir().unwrap();
+            fs::write(directory.path().join("manifest.yaml"), block).unwrap();
+            let output = Command::new(env!("CARGO_BIN_EXE_bascule-agent"))
+                .args(["validate", "--manifests"])
+                .arg(directory.path())
+                .output()
+                .unwrap();
+            judged += 1;
+            if !output.status.success() {
+                refused += &format!(
+                    "{}:{number}: {}{}",
+                    page.display(),
+                    String::from_utf8_lossy(&output.stdout),
+                    String::from_utf8_lossy(&output.stderr)
+                );
+            }
+        }
+    }
+    assert!(refused.is_empty(), "{refused}");
+    assert!(judged >= 3, "the README and the tutorial show manifests, and {judged} were found");
+}
+
+/// GitHub's name of a heading: lower case, punctuation gone, blanks as dashes.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+}
+
+fn has_anchor(page: &str, wanted: &str) -> bool {
+    let mut fenced = false;
+    page.lines().any(|line| {
+        fenced ^= line.starts_with("```");
+        let heading = line.trim_start_matches('#');
+        (!fenced && heading.len() < line.len() && anchor(heading) == wanted)
+            || line.contains(&format!("<a id=\"{wanted}\">"))
+    })
+}
+
+#[test]
+fn every_link_of_the_documentation_leads_somewhere() {
+    let mut dead = String::new();
+    let mut followed = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            followed += 1;
+            let (path, heading) =
+                link.split_once('#').map_or((link, None), |(path, heading)| (path, Some(heading)));
+            let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
+            let found = target.exists()
+                && heading.is_none_or(|heading| {
+                    fs::read_to_string(&target).is_ok_and(|target| has_anchor(&target, heading))
+                });
+            if !found {
+                dead += &format!("{}: {link}\n", page.display());
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{dead}");
+    assert!(followed >= 20, "{followed} links");
+}
