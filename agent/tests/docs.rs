@@ -115,3 +115,47 @@ fn every_link_of_the_documentation_leads_somewhere() {
     assert!(dead.is_empty(), "{dead}");
     assert!(followed >= 20, "{followed} links");
 }
+
+/// Words of a text that begin with `start` and go on with letters, `-` and `_`.
+fn words<'a>(text: &'a str, start: &'a str) -> impl Iterator<Item = &'a str> {
+    let part_of_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    text.split(move |c| !part_of_word(c))
+        .filter(move |word| word.len() > start.len() && word.starts_with(start))
+}
+
+#[test]
+fn the_reference_of_the_agent_has_every_option_and_variable() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/agent.md");
+    let page = fs::read_to_string(page).unwrap();
+    let mut missing = Vec::new();
+    let mut known = 0;
+    for call in [&["--help"][..], &["plan", "--help"], &["validate", "--help"], &["status", "--help"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_bascule-agent")).args(call).output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        for word in words(&help, "--").chain(words(&help, "BASCULE_")) {
+            known += 1;
+            if !page.contains(word) && !matches!(word, "--help" | "--version") {
+                missing.push(word.to_owned());
+            }
+        }
+    }
+    assert!(missing.is_empty(), "docs/reference/agent.md lacks {missing:?}");
+    assert!(known > 20, "{known} options and variables");
+}
+
+#[test]
+fn the_table_of_settings_has_all_that_the_agent_sets() {
+    let agent = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(agent.join("../docs/reference/agent.md")).unwrap();
+    let source = fs::read_to_string(agent.join("src/plane/sysctl/mod.rs")).unwrap();
+    // The paths below /proc/sys are text in this file and nowhere else.
+    let paths: Vec<String> = source
+        .split('"')
+        .filter(|text| text.starts_with("net/") && *text != "net/ipv6/conf")
+        .map(|path| path.replace("{interface}", "INTERFACE").replace('/', "."))
+        .collect();
+    assert!(paths.len() >= 6, "{paths:?}");
+    for path in paths.iter().map(String::as_str).chain(["net.ipv6.conf.INTERFACE.accept_ra"]) {
+        assert!(page.contains(&format!("`{path}`")), "docs/reference/agent.md lacks {path}");
+    }
+}

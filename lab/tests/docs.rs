@@ -91,3 +91,23 @@ fn the_table_of_faults_has_them_all() {
         }
     }
 }
+
+#[test]
+fn the_reference_of_the_lab_has_every_command() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/lab.md");
+    let page = fs::read_to_string(page).unwrap();
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_bascule-lab")).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let commands = help.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
+    // What goes on from the line before is indented further.
+    let names = commands
+        .lines()
+        .filter(|line| !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next());
+    let names: Vec<&str> = names.filter(|name| *name != "help").collect();
+    assert!(names.contains(&"inject") && names.len() >= 12, "{names:?}");
+    for name in names {
+        assert!(page.contains(&format!("\nbascule-lab {name}")), "docs/reference/lab.md lacks {name}");
+    }
+}

@@ -70,9 +70,9 @@ pub(super) enum Command {
     /// Print the problems of the manifests, with file, line and field
     #[command(
         long_about = "Prints the problems of the manifests, one a line: FILE:LINE: FIELD: MESSAGE (OBJECT).\n\n\
-                      An object is judged in stages, as by an API server: the names of its fields; their values and \
-                      the rules that join them; what this version does not support, and what other objects claim. \
-                      Where a stage finds something, the next ones do not look: mend it and validate again.\n\n\
+                      An object is judged in stages, the first two as by an API server: the names of its fields; \
+                      their values and the rules that join them; what this version does not support, and what other \
+                      objects claim. Where a stage finds something, the next ones do not look: mend it and validate again.\n\n\
                       Exit code: 0 none, 1 some, 2 the directory cannot be read or the call is wrong. Needs no \
                       privileges and touches nothing.",
         after_help = "Examples:
