@@ -23,8 +23,7 @@ build: ## Build the programs, optimised and stripped, into target/release.
 .PHONY: lab
 lab: ## Play the teaching lab (SCENARIO=tp-ipvs) on this machine's kernel, or in a virtual machine where that lacks IPVS.
 	@venv=$$(scripts/setup lab) && $(MAKE) --no-print-directory build && \
-	PATH="$$venv/bin:$$PATH" target/release/bascule-lab run $(SCENARIO) --out $(OUT) && \
-	echo "to look around in it: target/release/bascule-lab up $(SCENARIO)" >&2
+	PATH="$$venv/bin:$$PATH" target/release/bascule-lab run $(SCENARIO) --out $(OUT)
 
 .PHONY: test
 test: ## Run every test; prints how long each stage took.
