@@ -110,7 +110,11 @@ fn of<T: JsonSchema>() -> Value {
 
 /// The schema of `metadata`, which no CustomResourceDefinition contains: the API server knows it.
 pub fn metadata() -> Value {
-    of::<ObjectMeta>()
+    let mut schema = of::<ObjectMeta>();
+    // Its fields are the names of fields; the type names none.
+    let managed = &mut schema["properties"]["managedFields"]["items"]["properties"]["fieldsV1"];
+    managed["x-kubernetes-preserve-unknown-fields"] = true.into();
+    schema
 }
 
 /// A JSON Schema (2020-12) of a kind's manifests for editors: it has what JSON Schema can say; the CEL rules are not in it.

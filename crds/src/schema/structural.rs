@@ -120,7 +120,10 @@ pub(super) fn for_editors(schema: &mut Value) {
     if map.remove("x-kubernetes-int-or-string").is_some() {
         map.insert("type".into(), json!(["integer", "string"]));
     }
-    if map.contains_key("properties") && !map.contains_key("additionalProperties") {
+    // Also an object that has no field at all, as `tcp: {}`.
+    let is_object = map.get("type").is_some_and(|type_| type_ == "object");
+    let is_open = map.get("x-kubernetes-preserve-unknown-fields").is_some_and(|open| open == true);
+    if is_object && !is_open && !map.contains_key("additionalProperties") {
         map.insert("additionalProperties".into(), false.into());
     }
     map.retain(|name, _| !name.starts_with("x-kubernetes-"));
@@ -168,5 +171,20 @@ mod tests {
             restructure(&mut schema);
             assert_eq!(schema, wanted);
         }
+    }
+    #[test]
+    fn editors_refuse_fields_that_nobody_knows_also_where_there_are_none() {
+        let mut schema = json!({"type": "object", "properties": {
+            "tcp": {"type": "object", "description": "no settings"},
+            "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+            "fieldsV1": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+        }});
+        for_editors(&mut schema);
+        let wanted = json!({"type": "object", "additionalProperties": false, "properties": {
+            "tcp": {"type": "object", "description": "no settings", "additionalProperties": false},
+            "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+            "fieldsV1": {"type": "object"},
+        }});
+        assert_eq!(schema, wanted);
     }
 }

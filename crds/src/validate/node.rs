@@ -164,9 +164,8 @@ fn object(schema: &Value) -> Result<Kind, String> {
         Some(Value::Bool(true)) => Some(Box::default()),
         _ => None,
     };
-    // A type that names no field at all, as FieldsV1, may have any.
-    let open = schema["x-kubernetes-preserve-unknown-fields"] == true
-        || (others.is_none() && schema.get("properties").is_none());
+    // A type that names no field at all has none: the API server prunes whatever stands there.
+    let open = schema["x-kubernetes-preserve-unknown-fields"] == true;
     Ok(Kind::Object { properties, required, others, open })
 }
 
@@ -258,4 +257,40 @@ fn escape(name: &str) -> String {
         .replace('.', "__dot__")
         .replace('-', "__dash__")
         .replace('/', "__slash__")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::Kind as ObjectKind;
+
+    /// Where a mistake would go unnoticed, because anything may stand there.
+    fn open(node: &Node, path: &str, found: &mut Vec<String>) {
+        match &node.kind {
+            Kind::Any => found.push(path.to_owned()),
+            Kind::Object { properties, others, open: is_open, .. } => {
+                if *is_open {
+                    found.push(path.to_owned());
+                }
+                for (name, property) in properties {
+                    open(&property.node, &format!("{path}.{name}"), found);
+                }
+                others.iter().for_each(|others| open(others, &format!("{path}.*"), found));
+            }
+            Kind::Array { items, .. } => match items {
+                Some(items) => open(items, &format!("{path}[]"), found),
+                None => found.push(format!("{path}[]")),
+            },
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn nothing_is_open_but_the_fields_that_others_manage() {
+        for kind in ObjectKind::ALL {
+            let mut found = Vec::new();
+            open(&super::super::compiled(kind).root, "", &mut found);
+            assert_eq!(found, [".metadata.managedFields[].fieldsV1"], "{kind}");
+        }
+    }
 }
