@@ -5,6 +5,7 @@
 //! a [`Condition`] of that object and spares all others.
 
 mod bind;
+mod bounds;
 mod claims;
 mod compiler;
 mod contest;
@@ -15,6 +16,7 @@ mod snapshot;
 mod types;
 mod unsupported;
 
+pub use bounds::{MAX_ELEMENTS, MAX_PAIRS, MAX_SERVICES};
 pub use compiler::{Change, Compiler, Trust};
 pub use judge::problems_of;
 pub use snapshot::{Snapshot, compile};

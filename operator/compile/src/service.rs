@@ -8,6 +8,7 @@ use bascule_crds::virtual_service::{
     Forwarding, ForwardingMethod, RealServer, ServicePort, SourceNat, TargetPort, VirtualServiceSpec,
 };
 
+use crate::bounds;
 use crate::claims::{MAX_RANGE, overlap};
 use crate::problem::Problems;
 
@@ -20,6 +21,7 @@ pub(crate) fn check(spec: &VirtualServiceSpec, problems: &mut Problems) {
     check_families(spec, problems);
     check_real_servers(spec, problems);
     check_source_nat(spec, problems);
+    bounds::check(spec, problems);
     if let Some(persistence) = &spec.persistence {
         let timeout = persistence.timeout.as_std();
         if timeout.subsec_nanos() != 0 || timeout.is_zero() {

@@ -230,6 +230,47 @@ fn contradictions_are_refused_at_their_field() {
     }
 }
 
+/// So many ranges of 256 addresses.
+fn ranges(count: usize) -> Value {
+    (0..count).map(|n| format!("10.0.{n}.0-10.0.{n}.255")).collect::<Vec<_>>().into()
+}
+
+fn ports(count: usize) -> Value {
+    (1..=count).map(|port| json!({"protocol": "TCP", "port": port})).collect::<Vec<_>>().into()
+}
+
+fn masqueraded(count: usize) -> Value {
+    (0..count)
+        .map(|n| json!({"name": format!("s{n}"), "address": format!("172.16.0.{n}")}))
+        .collect::<Vec<_>>()
+        .into()
+}
+
+/// What the agent would refuse to program is refused before it takes the place of a form that works.
+#[test]
+fn what_is_too_large_for_the_kernel_is_refused_with_its_figures() {
+    let of = |addresses: usize, port: usize, servers: usize| json!({"addresses": ranges(addresses), "ports": ports(port), "realServers": masqueraded(servers)});
+    let marked = |source_nat: &str| {
+        let matched = json!({"addresses": ranges(64), "ports": ports(64)});
+        json!({"addresses": null, "ports": null, "sourceNat": source_nat,
+            "fwmark": {"mark": 1, "family": "IPv4", "match": matched}})
+    };
+    for patch in [of(4, 64, 16), of(64, 4, 16), of(64, 1, 64), marked("Never")] {
+        assert_eq!(problems_of(&object("VirtualService", "web", &patched(service(), &patch))), []);
+    }
+    for (field, words, patch) in [
+        ("spec.addresses", "1280 addresses × 52 ports are 66560 services", of(5, 52, 1)),
+        ("spec.addresses", "1024 addresses × 64 ports × 17 real servers are 1114112 entries", of(4, 64, 17)),
+        (
+            "spec.fwmark.match.addresses",
+            "1048576 pairs of an address and a port to mark and 2 entries for sourceNat",
+            marked("Always"),
+        ),
+    ] {
+        refused(object("VirtualService", "web", &patched(service(), &patch)), Invalid, field, words);
+    }
+}
+
 #[test]
 fn one_bad_object_spares_the_others() {
     let mut compiler = Compiler::new(Trust::Files);
