@@ -1,9 +1,10 @@
-//! Every manifest of tests/rules is accepted or refused as its name says, and every CEL rule of every kind refuses one.
+//! Every manifest of tests/rules is accepted or refused as its name says. Every CEL rule refuses one at every place where it stands,
+//! and lets one pass that has something there; every field is in one that is accepted.
 //!
 //! `KIND/NAME.accept.yaml` is accepted, `KIND/NAME.refuse.yaml` is refused, at the field path and with the words of its first
 //! line: `# expect: PATH: WORDS`. Where a file has two documents, the second is judged as a change of the first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bascule_crds::manifest;
@@ -89,41 +90,110 @@ fn every_manifest_is_judged_as_its_name_says() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-#[test]
-fn every_rule_refuses_a_manifest_and_every_kind_accepts_some() {
-    let mut told: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
-    let mut accepted: BTreeSet<Kind> = BTreeSet::new();
-    for case in cases() {
-        match judge(&case) {
-            Err(violations) => {
-                told.entry(case.kind).or_default().extend(violations.into_iter().map(|one| one.message));
+/// Where something stands in the manifests of a kind, without the places in lists and the keys of maps: `spec.ports[].port`.
+type Place = (Kind, String);
+
+/// What the schemas have: each rule at the place where its violation is reported, the place where it stands itself, and every
+/// field of a spec.
+#[derive(Default)]
+struct Declared {
+    /// Where a violation is reported, its words, and where the rule stands.
+    rules: BTreeSet<(Place, String, Place)>,
+    fields: BTreeSet<Place>,
+}
+
+impl Declared {
+    fn of_all_kinds() -> Declared {
+        let mut declared = Declared::default();
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::EndpointSlice) {
+            declared.collect(kind, &schema::schema(kind), "");
+        }
+        declared
+    }
+
+    fn collect(&mut self, kind: Kind, schema: &Value, path: &str) {
+        for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+            let message = rule["message"].as_str().expect("every rule has a message").to_owned();
+            let at = format!("{path}{}", rule["fieldPath"].as_str().unwrap_or_default());
+            self.rules.insert(((kind, at), message, (kind, path.to_owned())));
+        }
+        for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+            let path = child(path, name);
+            if path.starts_with("spec.") {
+                self.fields.insert((kind, path.clone()));
             }
+            self.collect(kind, inner, &path);
+        }
+        for inner in ["items", "additionalProperties"].iter().filter_map(|keyword| schema.get(keyword)) {
+            self.collect(kind, inner, &format!("{path}[]"));
+        }
+    }
+}
+
+fn child(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// All places of a schema at which a value has something.
+fn reached(kind: Kind, schema: &Value, value: &Value, path: String, places: &mut BTreeSet<Place>) {
+    let below = format!("{path}[]");
+    match value {
+        Value::Object(map) => {
+            for (name, inner) in map {
+                if let Some(property) = schema["properties"].get(name) {
+                    reached(kind, property, inner, child(&path, name), places);
+                } else if let Some(others) = schema.get("additionalProperties") {
+                    reached(kind, others, inner, below.clone(), places);
+                }
+            }
+        }
+        Value::Array(values) => {
+            values.iter().for_each(|inner| reached(kind, &schema["items"], inner, below.clone(), places));
+        }
+        _ => {}
+    }
+    places.insert((kind, path));
+}
+
+/// `spec.ports[3].port` as `spec.ports[].port`.
+fn without_indices(path: &str) -> String {
+    let mut parts = path.split('[');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |path, part| path + "[]" + part.split_once(']').map_or("", |(_, rest)| rest))
+}
+
+/// A rule that refuses nothing, and one that would refuse everything, look the same until somebody meets them. So every rule, at
+/// every place where it stands, refuses a manifest there and lets another one pass that has something there.
+#[test]
+fn every_rule_refuses_a_manifest_at_its_place_and_lets_another_pass() {
+    let declared = Declared::of_all_kinds();
+    let (mut told, mut accepted) = (BTreeSet::new(), BTreeSet::new());
+    for case in cases().into_iter().filter(|case| case.kind != Kind::EndpointSlice) {
+        match judge(&case) {
+            Err(violations) => told.extend(
+                violations.into_iter().map(|one| ((case.kind, without_indices(&one.path)), one.message)),
+            ),
             Ok(_) => {
-                accepted.insert(case.kind);
+                // As it was written: a default is no manifest's merit.
+                let written = case.documents.last().expect("a document");
+                reached(case.kind, &schema::schema(case.kind), written, String::new(), &mut accepted);
             }
         }
     }
-    let mut silent = Vec::new();
-    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::EndpointSlice) {
-        assert!(accepted.contains(&kind), "no {kind} is accepted");
-        let mut messages = BTreeSet::new();
-        collect(&schema::schema(kind), &mut messages);
-        let told = told.get(&kind).cloned().unwrap_or_default();
-        silent.extend(messages.difference(&told).map(|message| format!("{kind}: {message}")));
+    assert!(declared.rules.len() > 200, "only {} rules", declared.rules.len());
+    let mut missing = Vec::new();
+    for (at, message, stands) in &declared.rules {
+        if !told.contains(&(at.clone(), message.clone())) {
+            missing.push(format!("{} {}: nothing is refused: {message}", at.0, at.1));
+        }
+        if !accepted.contains(stands) {
+            missing.push(format!("{} {}: nothing is accepted that has it: {message}", stands.0, stands.1));
+        }
     }
-    assert!(silent.is_empty(), "rules that refuse nothing in tests/rules:\n{}", silent.join("\n"));
-}
-
-fn collect(schema: &Value, messages: &mut BTreeSet<String>) {
-    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
-        messages.insert(rule["message"].as_str().expect("every rule has a message").to_owned());
+    for (kind, path) in declared.fields.difference(&accepted) {
+        missing.push(format!("{kind} {path}: is in no accepted manifest"));
     }
-    for inner in schema["properties"].as_object().into_iter().flat_map(|properties| properties.values()) {
-        collect(inner, messages);
-    }
-    for inner in ["items", "additionalProperties"].iter().filter_map(|keyword| schema.get(keyword)) {
-        collect(inner, messages);
-    }
+    assert!(missing.is_empty(), "{} are missing in tests/rules:\n{}", missing.len(), missing.join("\n"));
 }
 
 /// In one schema two rules with one message could not be told apart in what a person reads, nor here.
