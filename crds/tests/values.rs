@@ -83,8 +83,9 @@ fn a_range_is_all_its_addresses() {
     }
 }
 
+/// From 1.0.0.0 to 223.255.255.255: others are no machine's.
 fn v4() -> impl Strategy<Value = Ipv4Addr> {
-    any::<u32>().prop_map(Ipv4Addr::from)
+    (0x0100_0000..0xe000_0000_u32).prop_map(Ipv4Addr::from)
 }
 
 fn v6() -> impl Strategy<Value = Ipv6Addr> {
@@ -121,7 +122,7 @@ proptest! {
         let at = |low: u8| Ipv6Addr::from(u128::from(base) & !0xff | u128::from(low));
         let range = format!("{}-{}", at(first), at(last));
         // An IPv4 address inside IPv6 is refused; Rust writes the deprecated form with dots, which is not the shortest.
-        prop_assume!(!range.contains('.'));
+        prop_assume!(!range.contains('.') && !base.is_multicast());
         prop_assert_eq!(accepts(&range), first <= last, "{}", range);
     }
 

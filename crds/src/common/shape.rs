@@ -33,6 +33,22 @@ macro_rules! shapes {
 
 const UNICAST: &str =
     "isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLoopback() || ip(self).isLinkLocalUnicast())";
+// Of an address with or without a prefix. What is neither is told by its own rule. There may be a hundred thousand of them, and a
+// list to bind the address to costs more than reading it three times.
+const UNICAST_OR_PREFIX: &str = "isIP(self) ? ip(self).isGlobalUnicast() || ip(self).isLoopback() || ip(self).isLinkLocalUnicast() \
+    : !isCIDR(self) || cidr(self).ip().isGlobalUnicast() || cidr(self).ip().isLoopback() || cidr(self).ip().isLinkLocalUnicast()";
+// A network's own address begins with its prefix and has nothing after it; with /31, /32 and in IPv6 it is an address as others.
+// IPv4 is written in one way only, so that texts can be compared: their length bounds the cost.
+const NO_NETWORK: &str = "!isCIDR(self) || cidr(self).ip().family() == 6 || cidr(self).prefixLength() >= 31 \
+    || string(cidr(self).masked()) != self";
+// Both ends of a range: all between are of one block. What is no address is told by the rule of the syntax.
+const MACHINES: &str = "!self.contains('-') \
+    ? !isIP(self) || ip(self).isGlobalUnicast() || ip(self).isLoopback() || ip(self).isLinkLocalUnicast() \
+    : !isIP(self.substring(0, self.indexOf('-'))) || !isIP(self.substring(self.indexOf('-') + 1)) \
+    || ((ip(self.substring(0, self.indexOf('-'))).isGlobalUnicast() || ip(self.substring(0, self.indexOf('-'))).isLoopback() \
+    || ip(self.substring(0, self.indexOf('-'))).isLinkLocalUnicast()) \
+    && (ip(self.substring(self.indexOf('-') + 1)).isGlobalUnicast() || ip(self.substring(self.indexOf('-') + 1)).isLoopback() \
+    || ip(self.substring(self.indexOf('-') + 1)).isLinkLocalUnicast()))";
 // The strings are cut with substring, whose cost is bounded by what it cuts; that of split is not.
 const SYNTAX: &str = "!self.contains('-') ? isIP(self) \
     : isIP(self.substring(0, self.indexOf('-'))) && isIP(self.substring(self.indexOf('-') + 1))";
@@ -72,7 +88,8 @@ shapes! {
         {"rule": SYNTAX, "message": "must be an address, or a range A-B of addresses"},
         {"rule": ONE_BLOCK, "message": "a range must lie within one /24 (IPv4) or /120 (IPv6): write several"},
         {"rule": CANONICAL, "message": "the ends of a range must be written in their shortest form (RFC 5952)"},
-        {"rule": ORDERED, "message": "a range goes from the lower address to the higher"}]};
+        {"rule": ORDERED, "message": "a range goes from the lower address to the higher"},
+        {"rule": MACHINES, "message": "must be addresses of machines: not unspecified, multicast or broadcast"}]};
     /// An address that the agent reports; it comes from a spec that was judged.
     ReportedAddress = {"type": "string", "minLength": 2, "maxLength": 45};
     /// A network.
@@ -80,7 +97,9 @@ shapes! {
         {"rule": "isCIDR(self)", "message": "must be a network such as 192.0.2.0/24 or 2001:db8::/64"}]};
     /// An address, with or without the length of its prefix.
     InterfaceAddress = {"type": "string", "minLength": 2, "maxLength": 49, "x-kubernetes-validations": [
-        {"rule": "isCIDR(self) || isIP(self)", "message": "must be an address such as 192.0.2.1/24 or 2001:db8::1"}]};
+        {"rule": "isCIDR(self) || isIP(self)", "message": "must be an address such as 192.0.2.1/24 or 2001:db8::1"},
+        {"rule": UNICAST_OR_PREFIX, "message": "must be the address of a machine: not unspecified, multicast or broadcast"},
+        {"rule": NO_NETWORK, "message": "is a network: an address in it is needed, such as 192.0.2.1/24"}]};
     /// A host name for a request.
     HostName = {"type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[A-Za-z0-9_]([-A-Za-z0-9_.]*[A-Za-z0-9_])?(:[0-9]{1,5})?$"};
     /// Base name of a file: nothing that leads out of its directory.

@@ -87,8 +87,9 @@ pub(crate) fn spec() -> Vec<Value> {
         rule_at(
             ".sourceNat",
             &format!(
-                "!has(self.sourceNat) || self.sourceNat == 'Never' || (has(self.realServers) && self.realServers.size() > 0 \
-                 ? self.realServers.exists(r, {real} == 'Masquerade') : self.forwarding.method == 'Masquerade')"
+                "!has(self.sourceNat) || self.sourceNat == 'Never' || (has(self.realServersFrom) && self.forwarding.method == 'Masquerade') \
+                 || (has(self.realServers) && self.realServers.exists(r, {real} == 'Masquerade')) \
+                 || (has(self.sorryServers) && self.sorryServers.exists(s, {sorry} == 'Masquerade'))"
             ),
             "sourceNat needs the forwarding method Masquerade: with the others real servers answer the client themselves",
         ),

@@ -68,7 +68,11 @@ pub fn schema(kind: Kind) -> Value {
             let mut schema =
                 root::<director_config::DirectorConfigSpec, director_config::DirectorConfigStatus>(kind);
             let groups = &mut schema["properties"]["spec"]["properties"]["vrrp"]["items"];
-            let instance = &mut groups["properties"]["instances"]["items"]["properties"];
+            let instance = &mut groups["properties"]["instances"]["items"];
+            if let Some(rules) = instance["x-kubernetes-validations"].as_array_mut() {
+                rules.push(crate::rules::vrrp_group::label());
+            }
+            let instance = &mut instance["properties"];
             // The operator copies them from a VrrpGroup, where each was judged. For so many groups, instances and addresses
             // the rule could cost more than the API server allows.
             if let Some(address) = instance["excludedAddresses"]["items"].as_object_mut() {

@@ -90,7 +90,9 @@ pub struct VirtualServiceSpec {
     /// How new connections are spread (ipvsadm: -s; keepalived: lb_algo). Default: wlc.
     #[serde(default)]
     pub scheduler: Scheduler,
-    /// Schedules every datagram on its own (ipvsadm: --ops). UDP only. Default: false.
+    /// Schedules every datagram on its own (ipvsadm: --ops). UDP only. The kernel keeps no state of them: it does not translate the
+    /// answers of masqueraded real servers back, unless the persistence engine is sip, and rewrites no source for `sourceNat`. So
+    /// it is for traffic without answers, such as syslog, or for DirectRouting and Tunnel. Default: false.
     #[serde(default)]
     pub one_packet: bool,
     /// Sends a client's connections to the same real server (ipvsadm: -p; keepalived: persistence_timeout). Absent: none.
@@ -102,8 +104,8 @@ pub struct VirtualServiceSpec {
     pub forwarding: Forwarding,
     /// Whether the client's address is rewritten too, so that replies return through the director. Masquerade only. `Auto`: for
     /// clients in a connected network through which a real server is reached, the case in which plain LVS-NAT silently fails.
-    /// Default: Never for `realServers`, Always for `realServersFrom`. The source is the group's floating inside address where
-    /// there is one.
+    /// Default: Always for `realServersFrom` with the method Masquerade, because pods answer through their own node, else Never.
+    /// The source is the group's floating inside address where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_nat: Option<SourceNat>,
     /// Real servers, 0 to 256. At most one of this and `realServersFrom`; with neither, only the sorry servers serve.
@@ -254,7 +256,8 @@ pub struct RealServer {
     /// Name, unique in the service: for status, metrics and people.
     #[schemars(with = "shape::Label")]
     pub name: String,
-    /// Its address, IPv4 or IPv6.
+    /// Its address, IPv4 or IPv6, of a family that the service has (Tunnel may cross families). No two of a service may have one
+    /// address and one port: the kernel's table has one entry for both. The schema cannot see it; `Accepted` says so.
     #[schemars(with = "shape::Unicast")]
     pub address: IpAddr,
     /// Its share, 0 to 65535; 0 gets no new connections. Default: 1.

@@ -26,11 +26,11 @@ pub struct Instance {
     pub virtual_router_id: Option<u8>,
     /// Addresses that are advertised, with the length of their prefix (without: /32, /128): at most 255 IPv4 and 80 IPv6
     /// addresses, what one packet holds (keepalived: virtual_ipaddress).
-    #[schemars(with = "Vec<shape::InterfaceAddress>", length(min = 1, max = 335), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(with = "Vec<shape::InterfaceAddress>", length(min = 1, max = 335), extend("x-kubernetes-list-type" = "set"))]
     pub addresses: Vec<AddressPrefix>,
     /// Addresses that move too but are not advertised, at most 4096 (keepalived: virtual_ipaddress_excluded).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<shape::InterfaceAddress>", length(max = 4096), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(with = "Vec<shape::InterfaceAddress>", length(max = 4096), extend("x-kubernetes-list-type" = "set"))]
     pub excluded_addresses: Vec<AddressPrefix>,
     /// Routes that exist where the group is active, at most 16 (keepalived: virtual_routes).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -40,9 +40,10 @@ pub struct Instance {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub rules: Vec<RoutingRule>,
-    /// Label of its IPv4 addresses, at most 15 characters, the interface's name, a colon and something: `enp0s3:0`.
+    /// Label of its IPv4 addresses, as old tools show them, without the interface's name and the colon: on enp0s3, `0` makes
+    /// `enp0s3:0`. Together they have at most 15 characters; of an alias the interface counts that it stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 3, max = 15), regex(pattern = "^[!-%'-.0-9;=?-~]+:[!-%'-.0-;=?-~]*$"))]
+    #[schemars(length(min = 1, max = 13), regex(pattern = "^[!-%'-.0-9;=?-~]+$"))]
     pub label: Option<String>,
     /// Whether the addresses answer with the virtual router's MAC address, on an interface of their own (keepalived: use_vmac).
     /// Default: false.

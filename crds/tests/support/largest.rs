@@ -138,8 +138,8 @@ fn special(path: &str, mut fields: Map<String, Value>) -> Map<String, Value> {
         fields.remove("multicast");
     }
     if here == "instances" && fields.contains_key("label") {
-        set(&mut fields, "interface", "e".repeat(13).into());
-        set(&mut fields, "label", format!("{}:0", "e".repeat(13)).into());
+        set(&mut fields, "interface", "e".repeat(7).into());
+        set(&mut fields, "label", "e".repeat(7).into());
     }
     if path == "spec.http" {
         set(&mut fields, "scheme", "HTTPS".into());

@@ -234,26 +234,28 @@ fn check_real_servers(spec: &VirtualServiceSpec, problems: &mut Problems) {
     }
 }
 
-/// What is done when the spec does not say it.
+/// What is done, also when the spec does not say it: pods answer through their own node, which would be past the director if it
+/// were not for the source. With the methods that let real servers answer themselves there is nothing to rewrite.
 pub(crate) fn source_nat(spec: &VirtualServiceSpec) -> SourceNat {
-    spec.source_nat.unwrap_or(if spec.real_servers_from.is_some() {
-        SourceNat::Always
-    } else {
-        SourceNat::Never
-    })
+    let from_pods =
+        spec.real_servers_from.is_some() && spec.forwarding.method == ForwardingMethod::Masquerade;
+    spec.source_nat.unwrap_or(if from_pods { SourceNat::Always } else { SourceNat::Never })
+}
+
+/// Whether anybody is reached by Masquerade, the only method whose replies come back through the director.
+fn is_masqueraded(spec: &VirtualServiceSpec) -> bool {
+    let masquerade =
+        |own: Option<Forwarding>| own.unwrap_or(spec.forwarding).method == ForwardingMethod::Masquerade;
+    spec.real_servers_from.is_some() && masquerade(None)
+        || spec.real_servers.iter().any(|server| masquerade(server.forwarding))
+        || spec.sorry_servers.iter().any(|server| masquerade(server.forwarding))
 }
 
 fn check_source_nat(spec: &VirtualServiceSpec, problems: &mut Problems) {
     if source_nat(spec) == SourceNat::Never {
         return;
     }
-    let masqueraded = spec.real_servers_from.is_some()
-        && spec.forwarding.method == ForwardingMethod::Masquerade
-        || spec
-            .real_servers
-            .iter()
-            .any(|server| forwarding(spec, server).method == ForwardingMethod::Masquerade);
-    if !masqueraded {
+    if !is_masqueraded(spec) {
         problems.invalid(
             "spec.sourceNat",
             "needs real servers reached by Masquerade: with other methods they answer the client themselves",
