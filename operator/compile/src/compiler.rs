@@ -192,7 +192,7 @@ impl Compiler {
                 touched.insert(named);
             }
         }
-        let problems = object.and_then(judge::unsupported_kind);
+        let problems = object.and_then(|object| judge::unsupported_kind(self.trust, object));
         let conditions = problems.map(|problems| vec![Condition::judge(ConditionType::Accepted, problems)]);
         self.set_conditions(reference, conditions, delta);
     }

@@ -21,12 +21,13 @@ pub(crate) struct Placed {
     pub(crate) spec: Arc<VirtualServiceBindingSpec>,
 }
 
-/// What is wrong with an object, whatever else there is: it contradicts itself, or uses what this version does not do.
+/// What is wrong with an object of a directory, whatever else there is: it contradicts itself, or uses what this version does not
+/// do.
 pub fn problems_of(object: &Object) -> Vec<Problem> {
     match object {
         Object::VirtualService(object) => virtual_service(&object.spec),
         Object::Director(object) => director(&object.spec),
-        other => unsupported_kind(other).unwrap_or_default(),
+        other => unsupported_kind(Trust::Files, other).unwrap_or_default(),
     }
 }
 
@@ -44,11 +45,13 @@ pub(crate) fn director(spec: &DirectorSpec) -> Vec<Problem> {
 }
 
 /// For a kind whose behaviour does not exist yet, that it does not.
-pub(crate) fn unsupported_kind(object: &Object) -> Option<Vec<Problem>> {
+pub(crate) fn unsupported_kind(trust: Trust, object: &Object) -> Option<Vec<Problem>> {
     let what = match object {
         Object::HealthCheck(_) => "health checks are",
         Object::VrrpGroup(_) => "VRRP groups are",
         Object::NatRule(_) => "NAT rules are",
+        // In a cluster they are Kubernetes' own, and there whether or not we use them.
+        Object::EndpointSlice(_) if trust == Trust::Files => "EndpointSlices are",
         _ => return None,
     };
     let message = format!("{what} not supported by this version; remove the object");

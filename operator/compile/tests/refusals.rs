@@ -38,6 +38,13 @@ fn object(kind: &str, name: &str, spec: &Value) -> Object {
         "HealthCheck" => Object::HealthCheck(serde_json::from_value(value).unwrap()),
         "VrrpGroup" => Object::VrrpGroup(serde_json::from_value(value).unwrap()),
         "NatRule" => Object::NatRule(serde_json::from_value(value).unwrap()),
+        "EndpointSlice" => {
+            let metadata =
+                json!({"name": name, "namespace": "tp", "labels": {"kubernetes.io/service-name": "web"}});
+            let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": kind, "metadata": metadata,
+                "addressType": "IPv4", "endpoints": [], "ports": []});
+            Object::EndpointSlice(serde_json::from_value(slice).unwrap())
+        }
         _ => unreachable!("{kind}"),
     }
 }
@@ -115,9 +122,18 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         ("HealthCheck", json!({"tcp": {}})),
         ("VrrpGroup", json!({"members": [{"director": "dir1"}], "instances": [instance]})),
         ("NatRule", json!({"director": "dir1", "masquerade": {"outInterface": "eth0"}})),
+        ("EndpointSlice", json!({})),
     ] {
         refused(object(kind, "x", &spec), Unsupported, "kind", "not supported by this version");
     }
+}
+
+/// They are Kubernetes' own there.
+#[test]
+fn nothing_is_said_of_the_endpointslices_of_a_cluster() {
+    let mut compiler = Compiler::new(Trust::Cluster);
+    compiler.apply([Change::Put(object("EndpointSlice", "web-1", &json!({})))]);
+    assert!(compiler.compiled().conditions.is_empty());
 }
 
 #[test]
@@ -269,6 +285,31 @@ fn what_is_too_large_for_the_kernel_is_refused_with_its_figures() {
     ] {
         refused(object("VirtualService", "web", &patched(service(), &patch)), Invalid, field, words);
     }
+}
+
+/// Nobody is told of a mistake in a field that he did not write.
+#[test]
+fn what_sourcenat_is_unless_told_contradicts_nothing() {
+    let fields = |patch: Value| {
+        let problems = problems_of(&object("VirtualService", "web", &patched(service(), &patch)));
+        problems.into_iter().map(|problem| (problem.reason, problem.field)).collect::<Vec<_>>()
+    };
+    let from = json!({"service": {"name": "web"}});
+    for method in ["Masquerade", "DirectRouting", "Tunnel"] {
+        let patch = json!({"realServers": null, "realServersFrom": from, "forwarding": {"method": method}});
+        assert_eq!(fields(patch), [(Unsupported, "spec.realServersFrom".to_owned())], "{method}");
+    }
+    // Sorry servers alone: their own method counts, not the service's.
+    let sorry = |own: &str, service: &str| {
+        json!({"realServers": null, "sourceNat": "Always", "forwarding": {"method": service},
+            "sorryServers": [{"address": "172.16.0.99", "forwarding": {"method": own}}]})
+    };
+    let unsupported = (Unsupported, "spec.sorryServers".to_owned());
+    assert_eq!(fields(sorry("Masquerade", "DirectRouting")), [unsupported.clone()]);
+    assert_eq!(
+        fields(sorry("DirectRouting", "Masquerade")),
+        [(Invalid, "spec.sourceNat".to_owned()), unsupported]
+    );
 }
 
 #[test]
