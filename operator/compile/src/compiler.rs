@@ -13,6 +13,7 @@ use crate::contest::{Contest, Seniority};
 use crate::judge::{self, Placed};
 use crate::problem::Problems;
 use crate::types::{BindingKey, Compiled, Condition, ConditionType, Delta, NodeConfig, Problem, Reason};
+use crate::warnings;
 
 /// Whose word counts how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -391,7 +392,11 @@ impl Compiler {
                 refused.push(conflict(self.trust, known, claim, winner));
             }
             let conditions = vec![
-                Condition::judge(ConditionType::Accepted, refused),
+                Condition::judge_with(
+                    ConditionType::Accepted,
+                    refused,
+                    warnings::virtual_service(&known.wish.spec),
+                ),
                 Condition::judge(ConditionType::ResolvedRefs, known.unresolved.clone()),
             ];
             self.set_conditions(reference(key), Some(conditions), delta);

@@ -15,11 +15,13 @@ mod service;
 mod snapshot;
 mod types;
 mod unsupported;
+mod warnings;
 
 pub use bounds::{MAX_ELEMENTS, MAX_PAIRS, MAX_SERVICES};
 pub use compiler::{Change, Compiler, Trust};
 pub use judge::problems_of;
 pub use snapshot::{Snapshot, compile};
 pub use types::{
-    BindingKey, Compiled, Condition, ConditionType, Delta, InvalidKey, NodeConfig, NodeDelta, Problem, Reason,
+    BindingKey, Compiled, Condition, ConditionType, Delta, InvalidKey, NodeConfig, NodeDelta, Problem,
+    Reason, Warning,
 };

@@ -190,35 +190,64 @@ pub struct Condition {
     pub status: bool,
     /// The gravest of the problems' reasons.
     pub reason: Reason,
-    /// For people; at most [`MAX_CONDITION_MESSAGE`] characters. What is fine needs no words: empty.
+    /// For people; at most [`MAX_CONDITION_MESSAGE`] characters. What is fine needs no words: empty. Of what is true but not quite fine,
+    /// the warnings.
     pub message: String,
-    /// Where the first of the problems is.
+    /// Where the first of the problems, or of the warnings, is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     /// Every problem, the gravest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
+    /// What is carried out as it is written and hardly what was meant. It does not make the condition false.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
+}
+
+/// Something that is carried out as it is written and hardly what was meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// Where, as `spec.onePacket`.
+    pub field: String,
+    /// What will come of it, and what to do otherwise.
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
 }
 
 impl Condition {
     /// True without problems, else false with all of them.
-    pub(crate) fn judge(type_: ConditionType, mut problems: Vec<Problem>) -> Condition {
+    pub(crate) fn judge(type_: ConditionType, problems: Vec<Problem>) -> Condition {
+        Condition::judge_with(type_, problems, Vec::new())
+    }
+
+    /// True without problems, whatever warnings there are. Who has problems has no time for warnings: they are told with true only.
+    pub(crate) fn judge_with(
+        type_: ConditionType,
+        mut problems: Vec<Problem>,
+        warnings: Vec<Warning>,
+    ) -> Condition {
         problems.sort_by_key(|p| p.reason);
         let Some(first) = problems.first() else {
             let reason = match type_ {
                 ConditionType::Accepted => Reason::Accepted,
                 ConditionType::ResolvedRefs => Reason::ResolvedRefs,
             };
-            return Condition { type_, status: true, reason, message: String::new(), field: None, problems };
+            let (message, field) = (join(&warnings), warnings.first().map(|warning| warning.field.clone()));
+            return Condition { type_, status: true, reason, message, field, problems, warnings };
         };
         let (reason, field) = (first.reason, Some(first.field.clone()));
         let message = join(&problems);
-        Condition { type_, status: false, reason, message, field, problems }
+        Condition { type_, status: false, reason, message, field, problems, warnings: Vec::new() }
     }
 }
 
 /// As many of the problems as fit, and how many more there are.
-fn join(problems: &[Problem]) -> String {
+fn join(problems: &[impl fmt::Display]) -> String {
     // Room for the remark about the others.
     let room = MAX_CONDITION_MESSAGE - 32;
     let mut message = String::new();
@@ -265,6 +294,18 @@ mod tests {
         assert_eq!(condition.field.as_deref(), Some("spec.f2"));
         assert_eq!(condition.message, "spec.f2: x; spec.f1: x");
         assert!(Condition::judge(ConditionType::ResolvedRefs, Vec::new()).status);
+    }
+
+    #[test]
+    fn a_warning_is_told_and_refuses_nothing() {
+        let warnings = || vec![Warning { field: "spec.f".into(), message: "hm".into() }];
+        let condition = Condition::judge_with(ConditionType::Accepted, Vec::new(), warnings());
+        assert_eq!((condition.status, condition.reason), (true, Reason::Accepted));
+        assert_eq!((condition.message.as_str(), condition.field.as_deref()), ("spec.f: hm", Some("spec.f")));
+        let problems = vec![problem(Reason::Invalid, 1, 1)];
+        let condition = Condition::judge_with(ConditionType::Accepted, problems, warnings());
+        assert_eq!((condition.status, condition.message.as_str()), (false, "spec.f1: x"));
+        assert_eq!(condition.warnings, []);
     }
 
     #[test]
