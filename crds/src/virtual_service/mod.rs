@@ -153,8 +153,8 @@ pub struct DirectorPlacement {
     /// Name of the director.
     #[schemars(with = "shape::Name")]
     pub name: String,
-    /// Interface, or alias of one, on which the agent adds the virtual addresses, as /32 or /128. Absent: only IPVS is
-    /// programmed, the addresses are somebody else's matter.
+    /// Interface, or alias of one, on which the agent adds the virtual addresses, as /32 or /128: those of `addresses`, or those of
+    /// `fwmark.match`. Absent: only IPVS is programmed, the addresses are somebody else's matter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<shape::Interface>")]
     pub interface: Option<String>,
@@ -180,7 +180,8 @@ pub struct Fwmark {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FwmarkMatch {
-    /// Destination addresses or ranges `A-B`, 1 to 64, of the mark's family.
+    /// Destination addresses or ranges `A-B`, 1 to 64, of the mark's family. IPVS takes only what is sent to the director itself:
+    /// they must be its own, so with `director.interface` the agent adds them there, as /32 or /128.
     #[schemars(with = "Vec<shape::AddressOrRange>", length(min = 1, max = 64), extend("x-kubernetes-list-type" = "set"))]
     pub addresses: Vec<AddressOrRange>,
     /// Destination ports, 1 to 64.
