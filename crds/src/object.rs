@@ -128,10 +128,11 @@ impl Object {
         }
     }
 
-    /// Its name among all objects. A namespaced object without a namespace is in `default`.
+    /// Its name among all objects. A namespaced object without a namespace, or with an empty one, is in `default`.
     pub fn reference(&self) -> ObjectRef {
         let (kind, metadata) = (self.kind(), self.metadata());
-        let namespace = metadata.namespace.clone().unwrap_or_else(|| "default".into());
+        let namespace = metadata.namespace.clone().filter(|namespace| !namespace.is_empty());
+        let namespace = namespace.unwrap_or_else(|| "default".into());
         ObjectRef {
             kind,
             namespace: kind.is_namespaced().then_some(namespace),
@@ -167,5 +168,29 @@ impl fmt::Display for ObjectRef {
             write!(f, "{namespace}/")?;
         }
         f.write_str(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest;
+    use crate::validate::judge;
+
+    #[test]
+    fn an_object_without_a_namespace_is_in_default_however_that_is_written() {
+        for (written, namespace) in
+            [("", "default"), (", namespace: \"\"", "default"), (", namespace: tp", "tp")]
+        {
+            let text = format!(
+                "apiVersion: bascule.dev/v1alpha1\nkind: HealthCheck\nmetadata: {{name: up{written}}}\nspec: {{tcp: {{}}}}\n"
+            );
+            let object = judge(&manifest::parse(&text).expect("YAML")[0].value).expect("a good manifest");
+            assert_eq!(
+                object.reference(),
+                ObjectRef::new(Kind::HealthCheck, Some(namespace), "up"),
+                "{text}"
+            );
+        }
     }
 }

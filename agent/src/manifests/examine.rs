@@ -67,9 +67,9 @@ pub fn identity(value: &Value) -> Option<ObjectRef> {
     let kind = kind_of(value)?;
     let metadata = value.get("metadata")?;
     let name = metadata.get("name")?.as_str().filter(|name| !name.is_empty())?;
-    let namespace = kind
-        .is_namespaced()
-        .then(|| metadata.get("namespace").and_then(Value::as_str).unwrap_or("default").to_owned());
+    // As the API server has it, an empty one is none.
+    let namespace = metadata.get("namespace").and_then(Value::as_str).filter(|name| !name.is_empty());
+    let namespace = kind.is_namespaced().then(|| namespace.unwrap_or("default").to_owned());
     Some(ObjectRef { kind, namespace, name: name.to_owned() })
 }
 
