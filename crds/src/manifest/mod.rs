@@ -227,6 +227,9 @@ impl<'a> Reader<'a> {
                 return Ok((map, places));
             }
             let key = match event {
+                Event::Scalar(text, ScalarStyle::Plain, _, None) => {
+                    scalar::key(&text).map_err(|message| error(span, message))?
+                }
                 Event::Scalar(text, ..) => text.into_owned(),
                 _ => return Err(error(span, "a key must be a plain word or a string")),
             };

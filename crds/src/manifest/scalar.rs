@@ -27,6 +27,20 @@ pub(super) fn plain(text: &str) -> Result<Value, String> {
     Ok(number(&text.replace('_', "")).map_or_else(|| Value::String(text.to_owned()), Value::Number))
 }
 
+/// The key that a plain scalar is. `kubectl` makes JSON of a manifest, where keys are strings: `on` becomes `true`, `010` becomes
+/// `8`.
+///
+/// # Errors
+/// For what is no key there, or one that hardly anybody could predict: nothing, and numbers that are not whole.
+pub(super) fn key(text: &str) -> Result<String, String> {
+    match plain(text)? {
+        Value::String(text) => Ok(text),
+        Value::Bool(value) => Ok(value.to_string()),
+        Value::Number(number) if number.is_i64() => Ok(number.to_string()),
+        _ => Err(format!("the key `{text}` is no string: write it in quotes")),
+    }
+}
+
 fn number(text: &str) -> Option<Number> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -96,5 +110,17 @@ mod tests {
             assert_eq!(plain(text), Ok(wanted), "{text}");
         }
         assert!(plain(".nan").is_err());
+    }
+
+    #[test]
+    fn plain_keys_become_what_kubectl_makes_of_them() {
+        for (text, wanted) in
+            [("on", "true"), ("No", "false"), ("010", "8"), ("-5", "-5"), ("port", "port"), ("1.1b", "1.1b")]
+        {
+            assert_eq!(key(text).as_deref(), Ok(wanted));
+        }
+        for text in ["", "~", "null", "1.5", "1e3", ".nan", "18446744073709551615"] {
+            assert!(key(text).is_err(), "{text}");
+        }
     }
 }

@@ -55,6 +55,10 @@ fn quoted_scalars_are_strings_and_empty_documents_nothing() {
         parse("---\n---\na: \"80\"\nb: 'on'\nc: !!str 5\n---\n").unwrap()[0].value,
         json!({"a": "80", "b": "on", "c": "5"})
     );
+    assert_eq!(
+        parse("on: 1\n'on': 2\n\"010\": 3\n010: 4\n!!str off: 5\n").unwrap()[0].value,
+        json!({"true": 1, "on": 2, "010": 3, "8": 4, "off": 5})
+    );
     assert_eq!(parse("").unwrap(), []);
     assert_eq!(parse("# only a comment\n").unwrap(), []);
     assert_eq!(
@@ -75,6 +79,9 @@ fn what_is_wrong_is_said_with_its_line() {
         ("x: &x {a: 1}\nb:\n  <<: *x\n", 3, "merge keys"),
         ("a: !secret b\n", 1, "the tag !secret is not supported"),
         ("[a]: b\n", 1, "a key must be"),
+        ("a: 1\n~: b\n", 2, "the key `~` is no string"),
+        ("1.5: b\n", 1, "the key `1.5` is no string"),
+        ("on: a\ntrue: b\n", 2, "duplicate key `true`, first on line 1"),
         (&deep, 1, "nest"),
         ("a: [1, 2\nb: 3\n", 2, ""),
         ("a: b: c\n", 1, ""),
