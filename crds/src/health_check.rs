@@ -348,7 +348,7 @@ pub struct Tls {
     pub verify: TlsVerify,
     /// Certificates of the authorities, in PEM, at most 64 KiB. Default: the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 65536), regex(pattern = "^\\s*-----BEGIN CERTIFICATE-----"))]
+    #[schemars(length(min = 1, max = 65536), regex(pattern = "^[ \\t\\r\\n]*-----BEGIN CERTIFICATE-----"))]
     pub ca_bundle: Option<String>,
 }
 
@@ -366,9 +366,9 @@ pub enum TlsVerify {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SmtpProbe {
-    /// Name given in HELO (keepalived: helo_name). Default: the director's name.
+    /// Name given in HELO, or an address in brackets (keepalived: helo_name). Default: the director's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<shape::HostName>")]
+    #[schemars(with = "Option<shape::HeloName>")]
     pub helo: Option<String>,
     /// Whether STARTTLS must succeed. Default: false.
     #[serde(default)]

@@ -87,3 +87,26 @@ fn kinds_have_short_names_columns_a_category_and_a_status() {
         assert!(crd.to_string().len() < 200_000, "{kind}: {} bytes", crd.to_string().len());
     }
 }
+
+/// Go's `\s` is ASCII, Rust's is Unicode: a class that two engines understand differently is no rule that two can agree on.
+#[test]
+fn patterns_mean_the_same_to_every_engine() {
+    fn walk(value: &Value, seen: &mut usize) {
+        let rules = value["x-kubernetes-validations"].as_array().into_iter().flatten();
+        let rules = rules.filter_map(|rule| rule["rule"].as_str()).filter(|rule| rule.contains("matches("));
+        for pattern in rules.chain(value["pattern"].as_str()) {
+            *seen += 1;
+            for class in ["\\s", "\\S", "\\d", "\\D", "\\w", "\\W", "\\b", "\\B", "\\p", "\\P", "(?"] {
+                assert!(!pattern.contains(class), "{class} in {pattern}");
+            }
+        }
+        match value {
+            Value::Object(map) => map.values().for_each(|inner| walk(inner, seen)),
+            Value::Array(list) => list.iter().for_each(|inner| walk(inner, seen)),
+            _ => {}
+        }
+    }
+    let mut seen = 0;
+    Kind::ALL.into_iter().for_each(|kind| walk(&schema::schema(kind), &mut seen));
+    assert!(seen > 50, "only {seen} patterns");
+}

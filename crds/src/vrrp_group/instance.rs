@@ -30,7 +30,7 @@ pub struct Instance {
     pub addresses: Vec<AddressPrefix>,
     /// Addresses that move too but are not advertised, at most 4096 (keepalived: virtual_ipaddress_excluded).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<shape::InterfaceAddress>", length(max = 4096), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(with = "Vec<shape::ExcludedAddress>", length(max = 4096), extend("x-kubernetes-list-type" = "set"))]
     pub excluded_addresses: Vec<AddressPrefix>,
     /// Routes that exist where the group is active, at most 16 (keepalived: virtual_routes).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -99,8 +99,6 @@ fn string(schema: &Value, n: usize) -> String {
         _ => match pattern {
             "" => padded(WIDE),
             r"^[^\x00-\x1f\x7f]*$" => padded(ESCAPED),
-            // Made to fit the interface.
-            p if p.starts_with("^[!-%") && p.contains("+:") => String::new(),
             "^[ -~]*$" => ESCAPED.to_string().repeat(max),
             "^/[!-~]*$" => "/".to_owned() + &ESCAPED.to_string().repeat(max - 1),
             "^[A-Za-z0-9!#$%&'*+.^_|~-]+$" => padded('&'),
@@ -119,6 +117,7 @@ fn string(schema: &Value, n: usize) -> String {
             p if p.starts_with("^[!-%'-.0-9;=?-~]+$")
                 || p.starts_with("^[a-z0-9]")
                 || p.starts_with("^[A-Za-z0-9")
+                || p.starts_with("^([A-Za-z0-9_]")
                 || p.starts_with("^([a-z0-9]")
                 || p.starts_with("^[-._a-zA-Z0-9]")
                 || p.starts_with("^[0-9a-f]")
