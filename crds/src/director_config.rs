@@ -8,8 +8,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{Condition, Duration, conditions, rule, rule_at, shape};
-use crate::director::{ConnectionSync, Expire, Sysctls, Timeouts, aliases};
+use crate::common::{AddressPrefix, Condition, Duration, conditions, rule, rule_at, shape};
+use crate::director::{ConnectionSync, Expire, Maintenance, Sysctls, Timeouts, aliases};
 use crate::vrrp_group::{
     Authentication, GratuitousArp, Instance, MachineService, Notify, OnAgentLoss, Preempt, Track, VrrpState,
 };
@@ -68,6 +68,14 @@ pub struct DirectorConfigSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, shape::Interface>", extend("maxProperties" = 32, "x-kubernetes-validations" = aliases()))]
     pub interface_aliases: BTreeMap<String, String>,
+    /// Networks of loopback or link-local addresses that may be targets of checks and endpoints all the same, at most 64. Only the
+    /// agent meets these addresses, so only it can hold them against this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<shape::Network>", length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    pub allowed_targets: Vec<AddressPrefix>,
+    /// Takes the machine out of service. Absent: it is in service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
 }
 
 /// A VrrpGroup as one of its members carries it out.

@@ -141,5 +141,7 @@ pub(crate) fn director_config(name: &str, spec: Option<&DirectorSpec>) -> Direct
         connection_sync: None,
         vrrp: Vec::new(),
         interface_aliases: spec.interface_aliases.clone(),
+        allowed_targets: spec.allowed_targets.clone(),
+        maintenance: None,
     }
 }
