@@ -12,6 +12,9 @@ fn object(value: Value) -> Object {
         "VirtualService" => serde_json::from_value(value).map(|o| Object::VirtualService(Box::new(o))),
         "Director" => serde_json::from_value(value).map(|o| Object::Director(Box::new(o))),
         "HealthCheck" => serde_json::from_value(value).map(|o| Object::HealthCheck(Box::new(o))),
+        "VrrpGroup" => serde_json::from_value(value).map(|o| Object::VrrpGroup(Box::new(o))),
+        "NatRule" => serde_json::from_value(value).map(|o| Object::NatRule(Box::new(o))),
+        "EndpointSlice" => serde_json::from_value(value).map(|o| Object::EndpointSlice(Box::new(o))),
         kind => panic!("no {kind} is made here"),
     };
     parsed.unwrap()
@@ -27,14 +30,15 @@ fn manifest(kind: &str, namespace: Option<&str>, name: &str, created: u32, spec:
 
 /// Few enough addresses, ports and names that objects meet.
 fn service() -> impl Strategy<Value = Object> {
-    let placement = (prop_oneof![8 => Just("dir1"), 3 => Just("dir2"), 1 => Just("dir9")], 0..5u8).prop_map(
+    let on_director = (prop_oneof![8 => Just("dir1"), 3 => Just("dir2"), 1 => Just("dir9")], 0..5u8).prop_map(
         |(director, interface)| match interface {
-            0 => json!({"name": director, "interface": "outside"}),
-            1 => json!({"name": director, "interface": "eth0"}),
-            2 => json!({"name": director, "interface": "eth1"}),
-            _ => json!({"name": director}),
+            0 => json!({"director": {"name": director, "interface": "outside"}}),
+            1 => json!({"director": {"name": director, "interface": "eth0"}}),
+            2 => json!({"director": {"name": director, "interface": "eth1"}}),
+            _ => json!({"director": {"name": director}}),
         },
     );
+    let placement = prop_oneof![12 => on_director, 1 => Just(json!({"vrrpGroup": "front"}))];
     let address = (1..8u8, 0..3u8).prop_map(|(first, more)| match more {
         0 => format!("10.0.0.{first}"),
         _ => format!("10.0.0.{first}-10.0.0.{}", first + more),
@@ -46,19 +50,31 @@ fn service() -> impl Strategy<Value = Object> {
                 json!({"addresses": addresses, "ports": ports})
             }
         ),
+        // Every port beside one: the kernel asks for the one first.
+        1 => address.clone().prop_map(|address| {
+            let ports = json!([{"protocol": "TCP", "port": 0}, {"protocol": "TCP", "port": 80}]);
+            json!({"addresses": [address], "ports": ports, "persistence": {"timeout": "5m"}})
+        }),
         1 => (1..3u32).prop_map(|mark| json!({"fwmark": {"mark": mark, "family": "IPv4"}})),
         1 => (1..3u32, address).prop_map(|(mark, address)| {
             let what = json!({"addresses": [address], "ports": [{"protocol": "TCP", "port": 80}]});
             json!({"fwmark": {"mark": mark, "family": "IPv4", "match": what}})
         }),
     ];
-    let extra = prop_oneof![8 => Just(json!({})), 1 => Just(json!({"checkHost": "a"})), 1 => Just(json!({"healthChecks": ["up"]}))];
+    let extra = prop_oneof![
+        12 => Just(json!({})),
+        1 => Just(json!({"checkHost": "a"})),
+        1 => Just(json!({"healthChecks": ["up"]})),
+        1 => Just(json!({"persistence": {"timeout": "6m", "ipv4Prefix": 24}})),
+        1 => Just(json!({"sorryServers": [{"address": "172.16.0.99"}]})),
+        1 => Just(json!({"realServersFrom": {"service": {"name": "web"}}, "realServers": []})),
+    ];
     let server = prop_oneof![9 => Just("172.16.0.1"), 1 => Just("2001:db8::1"), 1 => Just("127.0.0.1")];
     let identity = (prop_oneof![Just("a"), Just("b")], 0..4u8, 0..4u32);
     (identity, placement, what, extra, server).prop_map(
         |((namespace, n, created), director, what, extra, server)| {
-            let mut spec = json!({"director": director, "realServers": [{"name": "s", "address": server}]});
-            for part in [what, extra] {
+            let mut spec = json!({"realServers": [{"name": "s", "address": server}]});
+            for part in [director, what, extra] {
                 spec.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
             }
             manifest("VirtualService", Some(namespace), &format!("vs{n}"), created, &spec)
@@ -93,6 +109,19 @@ fn change() -> impl Strategy<Value = Change> {
         8 => service(),
         2 => director(),
         1 => Just(manifest("HealthCheck", Some("a"), "up", 0, &json!({"tcp": {}}))),
+        1 => Just(manifest("VrrpGroup", None, "front", 0, &json!({
+            "members": [{"director": "dir1"}],
+            "instances": [{"name": "a", "interface": "eth0", "virtualRouterId": 1, "addresses": ["10.0.0.1/32"]}],
+        }))),
+        1 => (1..3u16).prop_map(|port| manifest("NatRule", Some("a"), "nat", 0, &json!({
+            "director": "dir1",
+            "portForward": {"address": "10.0.0.1", "protocol": "TCP", "port": 79 + port, "to": "172.16.0.1"},
+        }))),
+        1 => (1..3u8).prop_map(|last| object(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "ports": [],
+            "metadata": {"name": "web-1", "namespace": "a", "labels": {"kubernetes.io/service-name": "web"}},
+            "endpoints": [{"addresses": [format!("172.16.0.{last}")]}],
+        }))),
     ];
     (object, prop::bool::weighted(0.75))
         .prop_map(|(object, put)| if put { Change::Put(object) } else { Change::Delete(object.reference()) })
