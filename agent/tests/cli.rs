@@ -121,6 +121,32 @@ fn validate_names_every_mistake_with_file_line_and_field() {
     }
 }
 
+/// A warning is told with its place and is no failure: who knows what he does goes on.
+#[test]
+fn validate_warns_and_lets_pass() {
+    let udp = WEB.replace("protocol: TCP", "protocol: UDP");
+    let syslog = udp.replace("  scheduler:", "  onePacket: true\n  scheduler:");
+    let directory = folder(&[("syslog.yaml", &syslog)]);
+    let output = call(directory.path(), &["validate", "--manifests", "m"]);
+    let told = text(&output.stdout);
+    assert!(
+        told.starts_with("m/syslog.yaml:8: warning: spec.onePacket: the answers of real server srv1,"),
+        "{told}"
+    );
+    assert!(told.contains(" (VirtualService tp/web)\n"), "{told}");
+    assert!(told.ends_with("no problems and 1 warning in 1 object of 1 file\n"), "{told}");
+    assert_eq!(code(&output), 0);
+
+    let output = call(directory.path(), &["validate", "--manifests", "m", "-o", "json"]);
+    assert_eq!(code(&output), 0);
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["problems"], serde_json::json!([]));
+    assert_eq!(
+        (&document["warnings"][0]["line"], &document["warnings"][0]["field"]),
+        (&8.into(), &"spec.onePacket".into())
+    );
+}
+
 #[test]
 fn validate_says_when_all_is_well_and_when_it_cannot_look() {
     let directory =

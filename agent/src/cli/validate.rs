@@ -1,4 +1,4 @@
-//! `validate`: every problem of the manifests.
+//! `validate`: every problem of the manifests, and what to think about twice.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -23,12 +23,13 @@ pub(super) fn validate(args: &Validate) -> ExitCode {
 
 fn print(output: Output, check: &Check) -> std::io::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let Check { files, objects, problems, .. } = check;
+    let Check { files, objects, problems, warnings, .. } = check;
     if output == Output::Json {
         let document = serde_json::json!({
             "files": files,
             "objects": objects,
             "problems": problems,
+            "warnings": warnings,
             "notes": check.notes,
         });
         serde_json::to_writer_pretty(&mut out, &document)?;
@@ -38,15 +39,21 @@ fn print(output: Output, check: &Check) -> std::io::Result<()> {
     for problem in problems {
         writeln!(out, "{problem}")?;
     }
+    for warning in warnings {
+        writeln!(out, "{warning}")?;
+    }
     for note in &check.notes {
         writeln!(out, "note: {note}")?;
     }
     let plural = |count: usize| if count == 1 { "" } else { "s" };
-    let found = if problems.is_empty() {
+    let mut found = if problems.is_empty() {
         "no problems".to_owned()
     } else {
         format!("{} problem{}", problems.len(), plural(problems.len()))
     };
+    if !warnings.is_empty() {
+        found += &format!(" and {} warning{}", warnings.len(), plural(warnings.len()));
+    }
     writeln!(out, "{found} in {objects} object{} of {files} file{}", plural(*objects), plural(*files))?;
     out.flush()
 }

@@ -1,16 +1,17 @@
 //! A directory read once: for `validate` and `plan`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::Path;
 use std::time::Instant;
+use std::{fmt, io};
 
 use bascule_compile::NodeConfig;
 use bascule_crds::Object;
+use serde::Serialize;
 
 use super::catalog::{Examined, Form, Known};
 use super::disk::{self, Content};
-use super::engine::Engine;
+use super::engine::{Engine, Locate};
 use super::examine::examine;
 use super::locate::FromDisk;
 use super::problem::Problem;
@@ -25,12 +26,58 @@ pub struct Check {
     pub objects: usize,
     /// What is wrong, by file and line.
     pub problems: Vec<Problem>,
+    /// What is carried out as it is written and hardly what was meant, by file and line.
+    pub warnings: Vec<Warning>,
     /// What else there is to say.
     pub notes: Vec<String>,
     /// Directors that the manifests name.
     pub named: BTreeSet<String>,
     /// The configuration of the director that was asked for.
     pub config: Option<NodeConfig>,
+}
+
+/// Something that is carried out as it is written and hardly what was meant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Warning {
+    /// The file, with the directory as it was given.
+    pub file: String,
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// The object, as `VirtualService tp/web`.
+    pub object: String,
+    /// Path of the field, as `spec.onePacket`.
+    pub field: String,
+    /// What will come of it, and what to do otherwise.
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    /// `FILE:LINE: warning: FIELD: MESSAGE (VirtualService tp/web)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Warning { file, line, object, field, message } = self;
+        write!(f, "{file}:{line}: warning: {field}: {message} ({object})")
+    }
+}
+
+fn warnings(engine: &Engine, locate: &impl Locate) -> Vec<Warning> {
+    let conditions = engine.compiled().conditions.iter();
+    let told = conditions.flat_map(|(object, list)| {
+        list.iter().flat_map(move |one| &one.warnings).map(move |one| (object, one))
+    });
+    let mut warnings: Vec<_> = told
+        .filter_map(|(object, warning)| {
+            let active = engine.catalog.active_of(object)?;
+            Some(Warning {
+                file: engine.catalog.path(&active.file),
+                line: locate.line(&active.file, object, &warning.field).unwrap_or(active.line),
+                object: object.to_string(),
+                field: warning.field.clone(),
+                message: warning.message.clone(),
+            })
+        })
+        .collect();
+    warnings.sort();
+    warnings
 }
 
 /// Reads a directory. With a director and its last good configuration, what that director would have to do; without,
@@ -89,11 +136,13 @@ pub fn read(directory: &Path, director: Option<(&str, BTreeMap<String, Saved>)>)
     // What vanished since the last good configuration counts as gone here: there is nothing to wait for.
     engine.catalog.expire(now + super::catalog::SETTLE);
     let step = engine.step();
-    engine.follow_up(&step, &FromDisk { directory });
+    let locate = FromDisk { directory };
+    engine.follow_up(&step, &locate);
     Ok(Check {
         files,
         objects,
         problems: engine.problems(),
+        warnings: warnings(&engine, &locate),
         notes,
         named: engine.named().clone(),
         config: engine.config(),

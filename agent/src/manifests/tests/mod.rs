@@ -186,9 +186,9 @@ fn canonical_text_is_read_back() {
     let mut bench = Bench::new();
     let text = format!(
         "{}---\napiVersion: bascule.dev/v1alpha1\nkind: Director\nmetadata: {{name: dir1}}\nspec: {{}}\n---\n\
-         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s, namespace: tp}}\n\
-         addressType: IPv4\nendpoints: []\nports: []\n",
-        web("a", "10.0.0.1", 1)
+         {}",
+        web("a", "10.0.0.1", 1),
+        web("b", "10.0.0.2", 1).replace("namespace: tp", "namespace: \"\"")
     );
     bench.read(&[("f", &text)]);
     assert_eq!(bench.problems(), [""; 0]);
@@ -201,6 +201,18 @@ fn canonical_text_is_read_back() {
         let again = bascule_crds::validate::judge_beside(serde_json::from_str(json).unwrap(), None).unwrap();
         assert_eq!(again.value.to_string(), **json, "judged again it stays as it is");
     }
+}
+
+/// An empty namespace is none, as the API server has it: the two are one object, and the second is told.
+#[test]
+fn an_empty_namespace_is_the_default_one() {
+    let mut bench = Bench::new();
+    let empty = web("a", "10.0.0.1", 1).replace("namespace: tp", "namespace: \"\"");
+    let default = web("a", "10.0.0.1", 2).replace("namespace: tp", "namespace: default");
+    bench.read(&[("f", &empty), ("g", &default)]);
+    let active: Vec<_> = bench.engine.catalog.active().map(|(reference, _)| reference.to_string()).collect();
+    assert_eq!(active, ["VirtualService default/a"]);
+    assert_eq!(bench.problems().len(), 1, "{:?}", bench.problems());
 }
 
 #[test]
