@@ -26,11 +26,11 @@ pub struct Instance {
     pub virtual_router_id: Option<u8>,
     /// Addresses that are advertised, with the length of their prefix (without: /32, /128): at most 255 IPv4 and 80 IPv6
     /// addresses, what one packet holds (keepalived: virtual_ipaddress).
-    #[schemars(with = "Vec<shape::InterfaceAddress>", length(min = 1, max = 335), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(with = "Vec<shape::InterfaceAddress>", length(min = 1, max = 335), extend("x-kubernetes-list-type" = "atomic"))]
     pub addresses: Vec<AddressPrefix>,
     /// Addresses that move too but are not advertised, at most 4096 (keepalived: virtual_ipaddress_excluded).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<shape::ExcludedAddress>", length(max = 4096), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(with = "Vec<shape::ExcludedAddress>", length(max = 4096), extend("x-kubernetes-list-type" = "atomic"))]
     pub excluded_addresses: Vec<AddressPrefix>,
     /// Routes that exist where the group is active, at most 16 (keepalived: virtual_routes).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
