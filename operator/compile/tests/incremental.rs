@@ -30,14 +30,13 @@ fn manifest(kind: &str, namespace: Option<&str>, name: &str, created: u32, spec:
 
 /// Few enough addresses, ports and names that objects meet.
 fn service() -> impl Strategy<Value = Object> {
-    let on_director = (prop_oneof![8 => Just("dir1"), 3 => Just("dir2"), 1 => Just("dir9")], 0..5u8).prop_map(
-        |(director, interface)| match interface {
+    let on_director = (prop_oneof![8 => Just("dir1"), 3 => Just("dir2"), 1 => Just("dir9")], 0..5u8)
+        .prop_map(|(director, interface)| match interface {
             0 => json!({"director": {"name": director, "interface": "outside"}}),
             1 => json!({"director": {"name": director, "interface": "eth0"}}),
             2 => json!({"director": {"name": director, "interface": "eth1"}}),
             _ => json!({"director": {"name": director}}),
-        },
-    );
+        });
     let placement = prop_oneof![12 => on_director, 1 => Just(json!({"vrrpGroup": "front"}))];
     let address = (1..8u8, 0..3u8).prop_map(|(first, more)| match more {
         0 => format!("10.0.0.{first}"),

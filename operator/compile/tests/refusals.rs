@@ -319,7 +319,7 @@ fn what_sourcenat_is_unless_told_contradicts_nothing() {
             "sorryServers": [{"address": "172.16.0.99", "forwarding": {"method": own}}]})
     };
     let unsupported = (Unsupported, "spec.sorryServers".to_owned());
-    assert_eq!(fields(sorry("Masquerade", "DirectRouting")), [unsupported.clone()]);
+    assert_eq!(fields(sorry("Masquerade", "DirectRouting")), std::slice::from_ref(&unsupported));
     assert_eq!(
         fields(sorry("DirectRouting", "Masquerade")),
         [(Invalid, "spec.sourceNat".to_owned()), unsupported]
