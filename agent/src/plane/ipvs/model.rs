@@ -29,8 +29,12 @@ pub(super) struct Model {
     pub(super) refused_address: Option<std::net::IpAddr>,
     /// The next calls of `execute_all` fail as a whole.
     pub(super) lost: usize,
-    /// Somebody else's commands, one carried out right before each of our next batches.
-    pub(super) meanwhile: VecDeque<Command>,
+    /// The call of `execute_all` of this number, from 1, fails as a whole.
+    pub(super) lost_at: Option<usize>,
+    /// Calls of `execute_all` so far.
+    pub(super) batches: usize,
+    /// Somebody else's commands, some carried out right before each of our next batches.
+    pub(super) meanwhile: VecDeque<Vec<Command>>,
 }
 
 fn refuse(errno: Errno) -> Result<(), CommandError> {
@@ -143,11 +147,12 @@ impl Io for Shared {
 
     fn execute_all(&mut self, commands: &[Command]) -> Result<Vec<Result<(), CommandError>>, Error> {
         let mut model = self.0.borrow_mut();
-        if let Some(foreign) = model.meanwhile.pop_front() {
+        model.batches += 1;
+        for foreign in model.meanwhile.pop_front().into_iter().flatten() {
             let _ = model.execute(&foreign);
         }
-        if model.lost > 0 {
-            model.lost -= 1;
+        if model.lost > 0 || model.lost_at == Some(model.batches) {
+            model.lost = model.lost.saturating_sub(1);
             return Err(Error::Timeout { seconds: 10.0 });
         }
         model.log.extend_from_slice(commands);

@@ -181,15 +181,55 @@ fn a_service_that_fails_is_tried_again_ever_less_often_and_at_once_when_it_chang
 #[test]
 fn a_service_that_somebody_adds_right_before_us_is_seen_as_theirs() {
     let mut bench = Bench::new();
-    bench.model.0.borrow_mut().meanwhile.push_back(Command::NewService(Service::new(id(), "lc")));
+    bench.model.0.borrow_mut().meanwhile.push_back(vec![Command::NewService(Service::new(id(), "lc"))]);
     bench.start(&[("web", web(json!({})))]);
     let failures = bench.failures();
     assert_eq!(failures.len(), 1);
     assert_eq!(failures[0].0, FailureReason::Conflict);
     assert_eq!(bench.model.0.borrow().table[&id()].0.scheduler, "lc");
+    assert!(bench.model.0.borrow().table[&id()].1.is_empty(), "our real servers are not left in it");
     // It stays theirs also when we no longer want the address.
     bench.put("web", None);
     assert!(bench.model.0.borrow().table.contains_key(&id()));
+}
+
+#[test]
+fn only_what_we_put_into_somebody_elses_service_is_taken_out_of_it_and_if_need_be_later() {
+    let mut bench = Bench::new();
+    {
+        // Their real server stands where one of ours would: the kernel says that it is there.
+        let mut model = bench.model.0.borrow_mut();
+        let theirs = bascule_ipvs::Destination::new(
+            "172.16.193.10".parse().unwrap(),
+            80,
+            bascule_ipvs::Forwarding::Masquerade,
+        );
+        model.meanwhile.push_back(vec![
+            Command::NewService(Service::new(id(), "lc")),
+            Command::NewDestination(id(), theirs.weight(7)),
+        ]);
+        // The kernel does not answer the command that takes ours out.
+        model.lost_at = Some(2);
+    }
+    bench.start(&[("web", web(json!({})))]);
+    assert_eq!(bench.model.0.borrow().table[&id()].1.len(), 2);
+    bench.after(1100);
+    let model = bench.model.0.borrow();
+    let (service, held) = &model.table[&id()];
+    let weights: Vec<_> = held.values().map(|held| held.weight).collect();
+    assert_eq!((service.scheduler.as_str(), weights), ("lc", vec![7]));
+    drop(model);
+    assert_eq!(bench.failures()[0].0, FailureReason::Conflict);
+}
+
+#[test]
+fn whoever_adopts_takes_a_service_over_that_somebody_adds_right_before_us() {
+    let mut bench = Bench::with(tempfile::tempdir().unwrap(), Shared::default(), true);
+    bench.model.0.borrow_mut().meanwhile.push_back(vec![Command::NewService(Service::new(id(), "lc"))]);
+    bench.start(&[("web", web(json!({})))]);
+    assert_eq!(bench.failures(), []);
+    let model = bench.model.0.borrow();
+    assert_eq!((model.table[&id()].0.scheduler.as_str(), model.table[&id()].1.len()), ("rr", 2));
 }
 
 #[test]
@@ -197,7 +237,7 @@ fn what_goes_under_our_hands_is_put_right_at_once() {
     let mut bench = Bench::new();
     bench.start(&[("web", web(json!({})))]);
     bench.commands();
-    bench.model.0.borrow_mut().meanwhile.push_back(Command::Flush);
+    bench.model.0.borrow_mut().meanwhile.push_back(vec![Command::Flush]);
     bench.put("web", Some(web(json!({"scheduler": {"name": "wlc"}}))));
     assert_eq!(bench.failures(), []);
     let model = bench.model.0.borrow();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bascule_ipvs::{Command, CommandError, DestinationEntry, Errno, Error, ServiceEntry, ServiceId};
+use bascule_ipvs::{Command, CommandError, DestinationEntry, DestinationId, Errno, Error, ServiceEntry, ServiceId};
 use tracing::{info, warn};
 
 pub(crate) use telling::conflict;
@@ -65,6 +65,8 @@ pub(crate) struct IpvsPlane<I, C> {
     dirty: BTreeSet<ServiceId>,
     timeouts_dirty: bool,
     failing: BTreeMap<ServiceId, (FailureReason, String)>,
+    /// Real servers of ours that went into a service of somebody else's, yet to be taken out.
+    strays: BTreeSet<(ServiceId, DestinationId)>,
     timeouts_failure: Option<String>,
     failures_changed: bool,
     ledger_failed: bool,
@@ -89,6 +91,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             dirty: BTreeSet::new(),
             timeouts_dirty: false,
             failing: BTreeMap::new(),
+            strays: BTreeSet::new(),
             timeouts_failure: None,
             failures_changed: true,
             ledger_failed: false,
@@ -102,6 +105,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
 
     fn work(&mut self, context: &Context<'_>) -> Result<(), Error> {
         let now = context.now;
+        self.withdraw()?;
         if self.full {
             self.pass(None, true, Cause::Start, now)?;
             self.full = false;
@@ -214,7 +218,36 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
         }
         let outcome = self.account(&plan.commands, &results, cause);
         self.settle(ids, timeouts, &observed, &plan.conflicts, &outcome, &new);
+        // Whoever adopts takes the service over with them.
+        if !self.adopt {
+            self.strays.extend(outcome.strays.iter().copied());
+        }
+        self.withdraw()?;
         Ok(outcome.raced)
+    }
+
+    /// Takes our real servers out of services that somebody else added between our look and our command. What cannot be taken out
+    /// now is tried again when the kernel answers again.
+    fn withdraw(&mut self) -> Result<(), Error> {
+        let Some(io) = self.io.as_mut().filter(|_| !self.strays.is_empty()) else { return Ok(()) };
+        let commands: Vec<_> =
+            self.strays.iter().map(|(service, id)| Command::DelDestination(*service, *id)).collect();
+        let results = io.execute_all(&commands)?;
+        for (command, result) in commands.iter().zip(results) {
+            match result {
+                Ok(()) => *self.report.operations.entry(kind(command)).or_default() += 1,
+                // It went with the service, or somebody took it out.
+                Err(error) if matches!(error.errno(), Some(Errno::ESRCH | Errno::ENOENT)) => {}
+                Err(error) => {
+                    self.report.refused += 1;
+                    let message = format!("cannot {command}, which is in a service of somebody else's: {error}");
+                    warn!(plane = "ipvs", "{message}");
+                    self.report.last_error = Some(message);
+                }
+            }
+        }
+        self.strays.clear();
+        Ok(())
     }
 
     /// Counts and says what was done.
@@ -231,8 +264,14 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             match result {
                 Ok(()) => {
                     *self.report.operations.entry(kind(command)).or_default() += 1;
-                    if let Command::DelService(id) = command {
-                        outcome.gone.insert(*id);
+                    match command {
+                        Command::DelService(id) => {
+                            outcome.gone.insert(*id);
+                        }
+                        Command::NewDestination(id, new) if outcome.taken.contains(id) => {
+                            outcome.strays.push((*id, new.id));
+                        }
+                        _ => {}
                     }
                     let known = id.is_some_and(|id| self.failing.contains_key(&id));
                     if cause == Cause::Drift && !known {
@@ -252,6 +291,9 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
                     };
                     if let Command::NewService(_) = command {
                         outcome.unborn.insert(id);
+                        if error.errno() == Some(Errno::EEXIST) {
+                            outcome.taken.insert(id);
+                        }
                     }
                     // The first failure explains those that follow from it.
                     if outcome.failed.contains_key(&id) {
@@ -334,6 +376,11 @@ struct Outcome {
     failed: BTreeMap<ServiceId, String>,
     /// Services that could not be added.
     unborn: BTreeSet<ServiceId>,
+    /// Of these, those that somebody else added right before.
+    taken: BTreeSet<ServiceId>,
+    /// Real servers that the kernel added all the same to services that are somebody else's. They are ours: of one that was there
+    /// before, the kernel says so.
+    strays: Vec<(ServiceId, DestinationId)>,
     /// Services that somebody else changed between our look and our command.
     raced: BTreeSet<ServiceId>,
     timeouts: Option<String>,
