@@ -207,7 +207,6 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for SysctlPlane<I, C> {
                 Ok(io) => {
                     self.io = Some(io);
                     self.dirty = true;
-                    self.report.missing = None;
                 }
                 Err(error) => {
                     let message = format!("cannot open an rtnetlink socket: {error}");
@@ -220,10 +219,18 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for SysctlPlane<I, C> {
         }
         if self.io.is_some() {
             match self.work(now) {
-                Ok(()) => self.connection.reset(),
+                Ok(()) => {
+                    self.connection.reset();
+                    self.report.missing = None;
+                }
                 Err(error) => {
-                    warn!(plane = "sysctl", "cannot read /proc/sys: {error}; starting over");
-                    self.report.last_error = Some(format!("cannot read /proc/sys: {error}"));
+                    let message = format!("cannot read /proc/sys: {error}");
+                    warn!(plane = "sysctl", "{message}; starting over");
+                    self.report.last_error = Some(message.clone());
+                    if self.connection.deadline().is_some() {
+                        // Not for the first time: nothing gets through.
+                        self.report.missing = Some(message);
+                    }
                     self.io = None;
                     self.connection.failed(now);
                 }
@@ -234,7 +241,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for SysctlPlane<I, C> {
             self.look = self.look.min(now + SOON);
         }
         let next = if self.io.is_some() { Some(self.look) } else { self.connection.deadline() };
-        Turn { next, done: true }
+        Turn { next, done: self.io.is_some() || self.report.missing.is_some() }
     }
 
     fn report(&mut self) -> &mut PlaneReport {

@@ -15,7 +15,7 @@ use crate::{
     reconcile::{
         FailureReason,
         ledger::{Identity, Ledger},
-        runner::{Context, Plane as _},
+        runner::{Context, Plane as _, Turn},
     },
 };
 
@@ -41,9 +41,9 @@ impl Bench {
     }
 
     /// One turn after so many milliseconds.
-    fn after(&mut self, milliseconds: u64) {
+    fn after(&mut self, milliseconds: u64) -> Turn {
         self.now += Duration::from_millis(milliseconds);
-        self.plane.turn(&Context { now: self.now, others_done: true, waited_for: &|| false });
+        self.plane.turn(&Context { now: self.now, others_done: true, waited_for: &|| false })
     }
 
     fn start(&mut self, bindings: &[(&str, Arc<VirtualServiceBindingSpec>)]) {
@@ -255,6 +255,23 @@ fn losing_the_kernel_is_said_and_survived() {
     bench.after(1100);
     assert!(bench.plane.report().settled);
     assert_eq!(bench.model.0.borrow().table.len(), 1);
+}
+
+#[test]
+fn a_change_is_not_done_while_the_kernel_is_lost() {
+    let mut bench = Bench::new();
+    bench.start(&[("web", web(json!({})))]);
+    bench.model.0.borrow_mut().lost = 2;
+    bench.plane.configure(&one("web", Some(web(json!({"scheduler": {"name": "lc"}})))));
+    assert!(!bench.after(1).done, "nothing was written");
+    assert_eq!(bench.plane.report().missing, None, "it may be for once");
+    assert!(!bench.after(100).done, "nor is it before the next attempt");
+    bench.after(1000);
+    assert!(bench.plane.report().missing.as_ref().is_some_and(|missing| missing.contains("no answer")));
+    let turn = bench.after(2000);
+    assert!(turn.done);
+    assert_eq!(bench.plane.report().missing, None);
+    assert_eq!(bench.model.0.borrow().table[&id()].0.scheduler, "lc");
 }
 
 #[test]

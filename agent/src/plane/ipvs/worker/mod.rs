@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bascule_ipvs::{Command, CommandError, DestinationEntry, DestinationId, Errno, Error, ServiceEntry, ServiceId};
+use bascule_ipvs::{
+    Command, CommandError, DestinationEntry, DestinationId, Errno, Error, ServiceEntry, ServiceId,
+};
 use tracing::{info, warn};
 
 pub(crate) use telling::conflict;
@@ -240,7 +242,8 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
                 Err(error) if matches!(error.errno(), Some(Errno::ESRCH | Errno::ENOENT)) => {}
                 Err(error) => {
                     self.report.refused += 1;
-                    let message = format!("cannot {command}, which is in a service of somebody else's: {error}");
+                    let message =
+                        format!("cannot {command}, which is in a service of somebody else's: {error}");
                     warn!(plane = "ipvs", "{message}");
                     self.report.last_error = Some(message);
                 }
@@ -435,9 +438,6 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
                 Ok(io) => {
                     self.io = Some(io);
                     self.full = true;
-                    if self.report.missing.take().is_some() {
-                        info!(plane = "ipvs", "IPVS is there now");
-                    }
                 }
                 Err(error) => {
                     let message = error.to_string();
@@ -452,10 +452,20 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
         }
         if self.io.is_some() {
             match self.work(context) {
-                Ok(()) => self.connection.reset(),
+                Ok(()) => {
+                    self.connection.reset();
+                    if self.report.missing.take().is_some() {
+                        info!(plane = "ipvs", "IPVS is there now");
+                    }
+                }
                 Err(error) => {
                     warn!(plane = "ipvs", "{error}; starting over");
-                    self.report.last_error = Some(error.to_string());
+                    let message = error.to_string();
+                    self.report.last_error = Some(message.clone());
+                    if self.connection.deadline().is_some() {
+                        // Not for the first time: nothing gets through.
+                        self.report.missing = Some(message);
+                    }
                     self.io = None;
                     self.connection.failed(now);
                 }
@@ -474,7 +484,8 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
         } else {
             self.connection.deadline()
         };
-        Turn { next, done: true }
+        // Without the kernel nothing was carried out; that is all that is possible only where something is missing, as is said then.
+        Turn { next, done: self.io.is_some() || self.report.missing.is_some() }
     }
 
     fn report(&mut self) -> &mut PlaneReport {
