@@ -19,8 +19,15 @@ pub(crate) const SHARE: f64 = 0.01;
 pub(crate) const TICK: Duration = Duration::from_millis(500);
 /// Services asked for every tick, others each time: a flush takes them all, so that few are enough to notice it.
 pub(crate) const SAMPLES: usize = 4;
+/// From how many missing ones among them on the table is taken for flushed and gone through as a whole. One alone is somebody's
+/// deed that concerns it alone.
+pub(crate) const FLUSHED: usize = 2;
+/// Services passed over to find those: of one that is in conflict or refused, being there or not says nothing.
+pub(crate) const PASSED_OVER: usize = 64;
 /// Budget that a quiet time can save up, in seconds of CPU.
 const SAVED: f64 = 0.02;
+/// Debt that one costly pass can make, in seconds of CPU: for twenty seconds there are samples only.
+const DEBT: f64 = 0.2;
 
 /// What to read next of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,10 +111,16 @@ impl Look {
 
     /// Books what a step cost, over `services` services.
     pub(crate) fn spend(&mut self, seconds: f64, services: usize) {
-        self.budget -= seconds;
+        self.budget = (self.budget - seconds).max(-DEBT);
         if let (Step::Destinations(_), Ok(services @ 1..)) = (self.step, u32::try_from(services)) {
             self.cost += (seconds / f64::from(services) - self.cost) * 0.1;
         }
+    }
+
+    /// No budget any more.
+    #[cfg(test)]
+    pub(crate) fn exhaust(&mut self) {
+        self.budget = f64::NEG_INFINITY;
     }
 
     /// How long a round takes; none before the first is complete.

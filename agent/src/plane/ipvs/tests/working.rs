@@ -123,6 +123,46 @@ fn a_flush_is_noticed_at_the_next_tick_and_a_quiet_kernel_is_left_alone() {
 }
 
 #[test]
+fn a_flush_is_noticed_at_once_behind_services_that_fail() {
+    let mut bench = Bench::new();
+    // Somebody else holds the first fifty.
+    for number in 0..50 {
+        let id = ServiceId::Address {
+            protocol: bascule_ipvs::Protocol::Tcp,
+            address: std::net::Ipv4Addr::new(10, 0, 0, number).into(),
+            port: 80,
+        };
+        bench.by_hand(&Command::NewService(Service::new(id, "lc")));
+    }
+    let bindings = many(300);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    bench.start(&bindings);
+    assert_eq!(bench.failures().len(), 50);
+    bench.commands();
+    bench.plane.look_at_nothing_but_samples();
+    // All but theirs.
+    bench.model.0.borrow_mut().table.retain(|_, (service, _)| service.scheduler == "lc");
+    bench.after(500);
+    assert_eq!(bench.model.0.borrow().table.len(), 300);
+}
+
+#[test]
+fn one_service_that_somebody_removes_is_put_back_alone() {
+    let mut bench = Bench::new();
+    let bindings = many(300);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    bench.start(&bindings);
+    bench.commands();
+    bench.plane.look_at_nothing_but_samples();
+    let gone = *bench.model.0.borrow().table.keys().next().unwrap();
+    bench.by_hand(&Command::DelService(gone));
+    let reads = bench.model.0.borrow().reads;
+    bench.after(500);
+    assert_eq!(bench.commands().len(), 3, "a service and two real servers");
+    assert!(bench.model.0.borrow().reads - reads < 10, "not everything was read");
+}
+
+#[test]
 fn any_single_change_is_found_within_the_period_of_a_look() {
     let mut bench = Bench::new();
     bench.start(&[("web", web(json!({})))]);

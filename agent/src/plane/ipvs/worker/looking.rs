@@ -11,7 +11,7 @@ use bascule_ipvs::{DestinationEntry, Error, ServiceId};
 use super::{
     super::{
         expand,
-        look::{SAMPLES, Step, after, cpu_time},
+        look::{FLUSHED, PASSED_OVER, SAMPLES, Step, after, cpu_time},
         observe::{Io, Scope, observe},
         plan::{Observed, Wanted, plan},
     },
@@ -33,25 +33,36 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
         let Some(io) = self.io.as_mut() else { return Ok(()) };
         let services = self.desired.services();
         let mut suspects = BTreeSet::new();
-        let mut flushed = false;
+        let (mut asked, mut missing) = (0, 0);
 
         let started = cpu_time();
-        let ours = |id: &ServiceId| !self.failing.contains_key(id);
-        let round =
-            services.range(after(self.sampled)).chain(services.iter()).take(SAMPLES.min(services.len()));
-        for (id, entry) in round.filter(|(id, _)| ours(id)) {
+        let round = services.range(after(self.sampled)).chain(services.iter());
+        for (id, entry) in round.take(PASSED_OVER.min(services.len())) {
             self.sampled = Some(*id);
+            if self.failing.contains_key(id) {
+                continue;
+            }
             match io.service(id)? {
-                None => flushed = true,
+                None => {
+                    missing += 1;
+                    suspects.insert(*id);
+                }
                 Some(held) if held.service != entry.wanted.service => {
                     suspects.insert(*id);
                 }
                 Some(_) => {}
             }
+            asked += 1;
+            if asked == SAMPLES {
+                break;
+            }
         }
         self.look.spend(cpu_time() - started, 0);
-        if flushed {
-            return self.pass(None, true, Cause::Drift, now);
+        if missing >= FLUSHED {
+            let started = cpu_time();
+            self.pass(None, true, Cause::Drift, now)?;
+            self.look.spend(cpu_time() - started, 0);
+            return Ok(());
         }
 
         let mut timeouts = None;
@@ -113,6 +124,12 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             self.pass(Some(&suspects), timeouts, Cause::Drift, now)?;
         }
         Ok(())
+    }
+
+    /// From now on only the samples are looked at.
+    #[cfg(test)]
+    pub(crate) fn look_at_nothing_but_samples(&mut self) {
+        self.look.exhaust();
     }
 
     /// The figures of all services: read anew where that is cheap, else those of the last look.
