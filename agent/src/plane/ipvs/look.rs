@@ -2,7 +2,7 @@
 //!
 //! A look has a budget of [`SHARE`] of a core, counted in CPU time of the thread (which is where the kernel's side of netlink is
 //! counted, too). Every [`TICK`] a few services are asked for, so that a flush is noticed at once; with what is left of the
-//! budget a round over all services goes on: first their own settings, which one dump shows, then the real servers, a dump a
+//! budget a round over all services goes on: first their own settings, page by page of a list, then the real servers, a dump a
 //! service. A small table is looked at as a whole every tick.
 
 use std::{
@@ -32,7 +32,7 @@ const DEBT: f64 = 0.2;
 /// What to read next of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// All services without their real servers.
+    /// The services without their real servers, a page of their list.
     Services,
     /// The real servers of the services after this one.
     Destinations(Option<ServiceId>),
@@ -93,7 +93,7 @@ impl Look {
         self.step
     }
 
-    /// The next step after the services or after some real servers; `last` is the last service of those read, none when the
+    /// The next step after all services or after some real servers; `last` is the last service of those read, none when the
     /// end is reached. True when a round is complete.
     pub(crate) fn advance(&mut self, now: Instant, last: Option<ServiceId>) -> bool {
         match (self.step, last) {

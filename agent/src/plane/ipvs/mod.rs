@@ -2,6 +2,7 @@
 
 mod desired;
 mod expand;
+mod figures;
 mod look;
 #[cfg(test)]
 mod model;
@@ -13,6 +14,9 @@ mod worker;
 
 pub use desired::{Desired, Entry, desired};
 pub use expand::{MAX_PAIRS, MAX_SERVICES, expand};
+#[cfg(test)]
+pub(crate) use figures::sampled;
+pub(crate) use figures::{Sampled, named};
 pub use observe::{Io, Scope, observe};
 pub use plan::{Held, Observed, Plan, Wanted, kind, plan, subject};
 pub(crate) use worker::{IpvsPlane, conflict};

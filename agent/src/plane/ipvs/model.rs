@@ -7,11 +7,14 @@ use std::{
 };
 
 use bascule_ipvs::{
-    Command, CommandError, Destination, DestinationEntry, DestinationId, Errno, Error, Service, ServiceEntry,
-    ServiceId, Stats64, Timeouts,
+    Command, CommandError, Destination, DestinationEntry, DestinationId, Errno, Error, Page, Service,
+    ServiceEntry, ServiceId, Stats64, Timeouts,
 };
 
-use super::observe::Io;
+use super::{look::after, observe::Io};
+
+/// Services in a page of a list.
+const PAGE: usize = 50;
 
 pub(super) type Table = BTreeMap<ServiceId, (Service, BTreeMap<DestinationId, Destination>)>;
 
@@ -23,6 +26,8 @@ pub(super) struct Model {
     pub(super) log: Vec<Command>,
     /// Questions asked so far.
     pub(super) reads: usize,
+    /// Where the list that is read page by page stands.
+    pub(super) listed: Option<ServiceId>,
     /// Schedulers that this kernel does not have.
     pub(super) unknown_scheduler: Option<String>,
     /// The kernel takes no real server of this address.
@@ -115,8 +120,18 @@ pub(super) struct Shared(pub(super) Rc<RefCell<Model>>);
 impl Io for Shared {
     fn services(&mut self, _expected: &[ServiceId]) -> Result<Vec<ServiceEntry>, Error> {
         let mut model = self.0.borrow_mut();
-        model.reads += 1;
+        // It comes in as many pieces.
+        model.reads += model.table.len() / PAGE + 1;
         Ok(model.table.keys().filter_map(|id| model.entry(id)).collect())
+    }
+
+    fn services_page(&mut self) -> Result<Page, Error> {
+        let mut model = self.0.borrow_mut();
+        model.reads += 1;
+        let ids: Vec<_> = model.table.range(after(model.listed)).map(|(id, _)| *id).take(PAGE).collect();
+        let last = ids.len() < PAGE;
+        model.listed = ids.last().copied().filter(|_| !last);
+        Ok(Page { services: ids.iter().filter_map(|id| model.entry(id)).collect(), last })
     }
 
     fn service(&mut self, id: &ServiceId) -> Result<Option<ServiceEntry>, Error> {

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{
     plane::{
         fixture::{all, config, one, server, web},
-        ipvs::{IpvsPlane, model::Shared, worker::IpvsPlane as Worker},
+        ipvs::{IpvsPlane, look::SAMPLES, model::Shared, named, worker::IpvsPlane as Worker},
     },
     reconcile::{
         FailureReason,
@@ -160,6 +160,52 @@ fn one_service_that_somebody_removes_is_put_back_alone() {
     bench.after(500);
     assert_eq!(bench.commands().len(), 3, "a service and two real servers");
     assert!(bench.model.0.borrow().reads - reads < 10, "not everything was read");
+}
+
+#[test]
+fn a_change_waits_for_one_page_of_a_look_only() {
+    let mut bench = Bench::new();
+    let bindings = many(2_000);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    bench.start(&bindings);
+    let mut longest = 0;
+    for _ in 0..100 {
+        bench.now += Duration::from_millis(500);
+        let before = bench.model.0.borrow().reads;
+        // Something comes with the first page, or the first real servers, that are read.
+        let model = bench.model.clone();
+        let waited_for = move || model.0.borrow().reads - before > SAMPLES + 1;
+        bench.plane.turn(&Context { now: bench.now, others_done: true, waited_for: &waited_for });
+        longest = longest.max(bench.model.0.borrow().reads - before);
+    }
+    assert!(longest <= SAMPLES + 1 + 16, "{longest} questions in one turn that something waited for");
+    assert!(longest > SAMPLES, "it looked at all");
+    // And yet it comes around: what somebody changed in the last service of the list is found.
+    let last = *bench.model.0.borrow().table.keys().next_back().unwrap();
+    bench.commands();
+    bench.by_hand(&Command::SetService(Service::new(last, "lc")));
+    let found = (0..600).any(|_| {
+        bench.after(500);
+        !bench.commands().is_empty()
+    });
+    assert!(found);
+}
+
+#[test]
+fn pages_that_somebody_makes_overlap_or_lack_services_cost_questions_and_change_nothing() {
+    let mut bench = Bench::new();
+    let bindings = many(300);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    bench.start(&bindings);
+    bench.commands();
+    for round in 0..60_u32 {
+        // The list jumps, back or on.
+        let position = bench.model.0.borrow().table.keys().nth((round * 37 % 300) as usize).copied();
+        bench.model.0.borrow_mut().listed = position;
+        bench.after(500);
+    }
+    assert_eq!(bench.commands(), Vec::<String>::new());
+    assert_eq!(bench.repaired(), 0);
 }
 
 #[test]
@@ -409,7 +455,7 @@ fn counters_of_a_big_table_come_from_the_looks() {
         bench.after(1000);
     }
     assert!(bench.model.0.borrow().reads > reads);
-    let counters = bench.plane.counters(bench.now);
+    let counters = named(&bench.plane.figures(bench.now), bench.now);
     assert_eq!(counters.services.len(), 400);
     assert_eq!(counters.services[7].binding, crate::plane::fixture::key("web00007"));
     assert_eq!(counters.services[7].destinations[0].name, "srv1");

@@ -6,24 +6,25 @@ mod telling;
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::BorrowedFd,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use bascule_ipvs::{
-    Command, CommandError, DestinationEntry, DestinationId, Errno, Error, ServiceEntry, ServiceId,
-};
+use bascule_ipvs::{Command, CommandError, DestinationId, Errno, Error, ServiceId};
 use tracing::{info, warn};
 
+use looking::Listing;
 pub(crate) use telling::conflict;
 
 use super::{
     desired::Desired,
+    figures::{Figures, Sampled},
     look::Look,
     observe::{Io, Scope, observe},
     plan::{Observed, kind, plan, subject},
 };
 use crate::reconcile::{
-    Counters, FailureReason, PlaneName, PlaneReport,
+    FailureReason, PlaneName, PlaneReport,
     backoff::Backoff,
     inbox::Merged,
     ledger::Ledger,
@@ -47,13 +48,6 @@ enum Cause {
     Drift,
 }
 
-/// The last figures of a service.
-struct Sample {
-    entry: ServiceEntry,
-    destinations: Vec<DestinationEntry>,
-    at: Instant,
-}
-
 /// The IPVS plane.
 pub(crate) struct IpvsPlane<I, C> {
     connect: C,
@@ -75,7 +69,10 @@ pub(crate) struct IpvsPlane<I, C> {
     retry: Backoff,
     look: Look,
     sampled: Option<ServiceId>,
-    samples: BTreeMap<ServiceId, Sample>,
+    listing: Option<Listing>,
+    /// The kernel's order of our services at the end of the last listing.
+    ranks: BTreeMap<ServiceId, u32>,
+    samples: BTreeMap<ServiceId, Arc<Figures>>,
     report: PlaneReport,
 }
 
@@ -100,6 +97,8 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             retry: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             look: Look::new(Instant::now()),
             sampled: None,
+            listing: None,
+            ranks: BTreeMap::new(),
             samples: BTreeMap::new(),
             report: PlaneReport::default(),
         }
@@ -190,7 +189,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             |id| ledger.contains(id),
             |entry, destinations| {
                 if services.contains_key(&entry.service.id) {
-                    samples.insert(entry.service.id, Sample { entry, destinations, at: now });
+                    samples.insert(entry.service.id, Arc::new(Figures { entry, destinations, at: now }));
                 }
             },
         )?;
@@ -438,6 +437,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
                 Ok(io) => {
                     self.io = Some(io);
                     self.full = true;
+                    self.listing = None;
                 }
                 Err(error) => {
                     let message = error.to_string();
@@ -492,7 +492,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
         &mut self.report
     }
 
-    fn counters(&mut self, now: Instant) -> Counters {
-        self.read_counters(now)
+    fn figures(&mut self, now: Instant) -> Vec<Sampled> {
+        self.read_figures(now)
     }
 }
