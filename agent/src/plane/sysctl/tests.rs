@@ -217,6 +217,28 @@ fn what_cannot_be_set_is_said_with_who_needs_it() {
 }
 
 #[test]
+fn a_setting_that_never_comes_is_looked_for_ever_less_often() {
+    let mut bench = Bench::new();
+    bench.model.0.borrow_mut().values.remove(CONNTRACK);
+    bench.plane.configure(&all(&config([("web", web(json!({"sourceNat": "Always"})))])));
+    let mut turn = bench.after(0);
+    let start = bench.now;
+    let mut looks = Vec::new();
+    while bench.now < start + Duration::from_secs(10) {
+        let next = turn.next.unwrap();
+        looks.push((next - bench.now).as_millis());
+        bench.now = next;
+        turn = bench.after(0);
+    }
+    assert_eq!(looks[..5], [200, 400, 800, 1000, 1000]);
+    bench.model.0.borrow_mut().values.insert(CONNTRACK.into(), "0".into());
+    bench.after(1_000);
+    assert!(bench.plane.report().failures.is_empty());
+    let next = bench.after(0).next.unwrap();
+    assert!(next > bench.now + Duration::from_millis(200), "and then not at all");
+}
+
+#[test]
 fn what_cannot_be_read_is_not_done() {
     let mut bench = Bench::new();
     bench.model.0.borrow_mut().unreadable = 2;
