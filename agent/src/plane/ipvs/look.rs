@@ -111,6 +111,10 @@ impl Look {
 
     /// Books what a step cost, over `services` services.
     pub(crate) fn spend(&mut self, seconds: f64, services: usize) {
+        // The first list comes right after everything was gone through, and costs little beside that.
+        if self.period.is_none() && self.step == Step::Services {
+            return;
+        }
         self.budget = (self.budget - seconds).max(-DEBT);
         if let (Step::Destinations(_), Ok(services @ 1..)) = (self.step, u32::try_from(services)) {
             self.cost += (seconds / f64::from(services) - self.cost) * 0.1;

@@ -7,6 +7,7 @@ mod look;
 #[cfg(test)]
 mod model;
 mod observe;
+mod order;
 mod plan;
 #[cfg(test)]
 mod tests;

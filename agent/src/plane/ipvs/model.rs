@@ -26,6 +26,9 @@ pub(super) struct Model {
     pub(super) log: Vec<Command>,
     /// Questions asked so far.
     pub(super) reads: usize,
+    /// Removed real servers, the newest last, and how many of them were walked over by those that were added.
+    pub(super) trash: Vec<(ServiceId, DestinationId)>,
+    pub(super) walked: usize,
     /// Where the list that is read page by page stands.
     pub(super) listed: Option<ServiceId>,
     /// Schedulers that this kernel does not have.
@@ -68,9 +71,8 @@ impl Model {
                 held.clone_from(service);
             }
             Command::DelService(id) => {
-                if self.table.remove(id).is_none() {
-                    return refuse(Errno::ESRCH);
-                }
+                let Some((_, held)) = self.table.remove(id) else { return refuse(Errno::ESRCH) };
+                self.trash.extend(held.into_keys().map(|gone| (*id, gone)));
             }
             Command::NewDestination(id, new) => {
                 let Some((_, held)) = self.table.get_mut(id) else { return refuse(Errno::ESRCH) };
@@ -81,6 +83,11 @@ impl Model {
                     return refuse(Errno::EINVAL);
                 }
                 held.insert(new.id, *new);
+                let walk = self.trash.iter().rev().position(|gone| *gone == (*id, new.id));
+                self.walked += walk.map_or(self.trash.len(), |steps| steps + 1);
+                if let Some(steps) = walk {
+                    self.trash.remove(self.trash.len() - 1 - steps);
+                }
             }
             Command::SetDestination(id, new) => {
                 let Some((_, held)) = self.table.get_mut(id) else { return refuse(Errno::ESRCH) };
@@ -92,6 +99,7 @@ impl Model {
                 if held.remove(gone).is_none() {
                     return refuse(Errno::ENOENT);
                 }
+                self.trash.push((*id, *gone));
             }
             Command::SetConfig(new) => {
                 let set = |old: &mut u32, new: u32| *old = if new == 0 { *old } else { new };
@@ -99,7 +107,11 @@ impl Model {
                 set(&mut self.timeouts.tcp_fin, new.tcp_fin);
                 set(&mut self.timeouts.udp, new.udp);
             }
-            Command::Flush => self.table.clear(),
+            Command::Flush => {
+                for (id, (_, held)) in std::mem::take(&mut self.table) {
+                    self.trash.extend(held.into_keys().map(|gone| (id, gone)));
+                }
+            }
             Command::NewDaemon(_) | Command::DelDaemon(_) | Command::Zero(_) => {
                 return refuse(Errno::EOPNOTSUPP);
             }

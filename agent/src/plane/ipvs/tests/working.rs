@@ -123,6 +123,27 @@ fn a_flush_is_noticed_at_the_next_tick_and_a_quiet_kernel_is_left_alone() {
 }
 
 #[test]
+fn what_was_flushed_is_put_back_in_the_order_in_which_the_kernel_finds_it_soonest() {
+    let mut bench = Bench::new();
+    let bindings = many(300);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    bench.start(&bindings);
+    for _ in 0..3 {
+        bench.after(500);
+        bench.by_hand(&Command::Flush);
+        bench.model.0.borrow_mut().walked = 0;
+        bench.after(500);
+        let model = bench.model.0.borrow();
+        assert_eq!((model.table.len(), model.trash.len()), (300, 0));
+        assert_eq!(model.walked, 600, "each of them was the first there");
+        drop(model);
+        for _ in 0..20 {
+            bench.after(500);
+        }
+    }
+}
+
+#[test]
 fn a_flush_is_noticed_at_once_behind_services_that_fail() {
     let mut bench = Bench::new();
     // Somebody else holds the first fifty.

@@ -21,6 +21,7 @@ use super::{
     figures::{Figures, Sampled},
     look::Look,
     observe::{Io, Scope, observe},
+    order::reverse_of_removal,
     plan::{Observed, kind, plan, subject},
 };
 use crate::reconcile::{
@@ -194,7 +195,14 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             },
         )?;
         let wanted = ids.iter().map(|id| (*id, services.get(id).map(|entry| &entry.wanted)));
-        let plan = plan(wanted, self.desired.timeouts(), &observed, self.adopt);
+        let mut plan = plan(wanted, self.desired.timeouts(), &observed, self.adopt);
+        if cause == Cause::Drift && plan.commands.len() >= MANY {
+            plan.commands = reverse_of_removal(
+                plan.commands,
+                |id| self.ranks.get(id).copied(),
+                |id| self.samples.get(id).map(|figures| figures.destinations.as_slice()),
+            );
+        }
 
         let new: Vec<ServiceId> = plan
             .commands
