@@ -70,6 +70,11 @@ impl Desired {
         self.bindings.get(key).map(|binding| &binding.spec)
     }
 
+    /// The services that a binding wants.
+    pub(super) fn wanted_by(&self, key: &BindingKey) -> &[ServiceId] {
+        self.bindings.get(key).map_or(&[], |binding| &binding.services)
+    }
+
     /// Each binding with its specification and the services that it has.
     pub(super) fn programmed(
         &self,

@@ -9,11 +9,12 @@ use serde_json::json;
 
 use crate::{
     plane::{
-        fixture::{all, config, one, server, web},
+        fixture::{all, config, key, one, server, web},
         ipvs::{IpvsPlane, look::SAMPLES, model::Shared, named, worker::IpvsPlane as Worker},
     },
     reconcile::{
         FailureReason,
+        inbox::Merged,
         ledger::{Identity, Ledger},
         runner::{Context, Plane as _, Turn},
     },
@@ -337,6 +338,44 @@ fn whoever_adopts_takes_a_service_over_that_somebody_adds_right_before_us() {
     assert_eq!(bench.failures(), []);
     let model = bench.model.0.borrow();
     assert_eq!((model.table[&id()].0.scheduler.as_str(), model.table[&id()].1.len()), ("rr", 2));
+}
+
+#[test]
+fn what_is_said_of_failures_is_made_anew_only_for_changes_that_may_concern_them() {
+    let mut bench = Bench::new();
+    bench.by_hand(&Command::NewService(Service::new(id(), "lc")));
+    let mail = || web(json!({"addresses": ["10.0.0.25"]}));
+    bench.start(&[("web", web(json!({}))), ("mail", mail())]);
+    let said = Arc::clone(&bench.plane.report().failures);
+    let bindings = |bench: &mut Bench| {
+        let failures = Arc::clone(&bench.plane.report().failures);
+        let all: std::collections::BTreeSet<_> =
+            failures.values().flat_map(|failure| failure.bindings.clone()).collect();
+        all.iter().map(|key| key.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(bindings(&mut bench), ["web"]);
+    bench.put("mail", Some(web(json!({"addresses": ["10.0.0.26"]}))));
+    assert!(Arc::ptr_eq(&said, &bench.plane.report().failures), "nobody asked for it");
+    // Another binding takes the address: the same failure, of somebody else.
+    bench.plane.configure(&Merged {
+        serial: 3,
+        bindings: [(key("web"), None), (key("other"), Some(web(json!({}))))].into(),
+        ..Merged::default()
+    });
+    bench.after(1);
+    assert_eq!(bindings(&mut bench), ["other"]);
+    // One that cannot be carried out, and then can.
+    let unsound = json!({"addresses": ["10.0.0.25"], "realServers": [server("srv1", "10.1.0.1", json!({"targetPorts": []}))]});
+    bench.put("mail", Some(web(unsound)));
+    assert_eq!(bindings(&mut bench), ["mail", "other"]);
+    bench.put("mail", Some(mail()));
+    assert_eq!(bindings(&mut bench), ["other"]);
+    // Two for one address.
+    bench.put("news", Some(mail()));
+    assert_eq!(bindings(&mut bench), ["news", "other"]);
+    bench.put("news", None);
+    bench.put("other", None);
+    assert_eq!(bench.failures(), []);
 }
 
 #[test]

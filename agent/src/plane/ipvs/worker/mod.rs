@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use bascule_compile::BindingKey;
+use bascule_crds::VirtualServiceBindingSpec;
 use bascule_ipvs::{Command, CommandError, DestinationId, Errno, Error, ServiceId};
 use tracing::{info, warn};
 
@@ -103,6 +105,20 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             samples: BTreeMap::new(),
             report: PlaneReport::default(),
         }
+    }
+
+    /// Takes a changed binding. What is said of failures is made anew only if one may concern it: there may be thousands.
+    fn set(&mut self, key: &BindingKey, spec: Option<&Arc<VirtualServiceBindingSpec>>) {
+        let concerned = |plane: &Self| {
+            let mut services = plane.desired.wanted_by(key).iter();
+            plane.desired.invalid().contains_key(key)
+                || !plane.desired.contested().is_empty()
+                || services.any(|id| plane.failing.contains_key(id))
+        };
+        self.failures_changed |= concerned(self);
+        let affected = self.desired.set(key, spec);
+        self.failures_changed |= concerned(self);
+        self.dirty.extend(affected);
     }
 
     fn work(&mut self, context: &Context<'_>) -> Result<(), Error> {
@@ -416,7 +432,6 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
 
     fn configure(&mut self, change: &Merged) {
         self.configured = true;
-        self.failures_changed = true;
         if let Some(director) = &change.director {
             self.timeouts_dirty |= self.desired.set_director(director);
         }
@@ -424,13 +439,13 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
             let gone: Vec<_> =
                 self.desired.keys().filter(|key| !change.bindings.contains_key(key)).cloned().collect();
             for key in gone {
-                self.dirty.extend(self.desired.set(&key, None));
+                self.set(&key, None);
             }
         }
         for (key, spec) in &change.bindings {
             let known = spec.as_ref().is_some_and(|spec| self.desired.spec(key) == Some(spec));
             if !known {
-                self.dirty.extend(self.desired.set(key, spec.as_ref()));
+                self.set(key, spec.as_ref());
             }
         }
     }
