@@ -124,7 +124,9 @@ fn many_services_cost_about_a_bare_send_and_one_change_one_command() {
         ipvsadm("-C");
         wait_until("everything is back", || agent.repaired(PlaneName::Ipvs) == 5 * u64::from(count));
         let (all, kernel) = (started.elapsed(), applying(&agent).saturating_sub(before));
-        eprintln!("after ipvsadm -C everything was back in {all:?}, {kernel:?} of it handing it to the kernel");
+        eprintln!(
+            "after ipvsadm -C everything was back in {all:?}, {kernel:?} of it handing it to the kernel"
+        );
         agent.has_nothing_to_do();
     });
 }
