@@ -33,7 +33,7 @@ mod scheduler;
 mod service;
 mod stats;
 
-pub use client::{Client, Options};
+pub use client::{Client, Options, Page};
 pub use command::Command;
 pub use daemon::{Daemon, DaemonRole, Info, Timeouts};
 pub use destination::{

@@ -42,25 +42,28 @@ impl Snapshot {
     }
 }
 
-/// Writes the figures in pieces; ends early when nobody takes them.
-pub(super) fn write(snapshot: Snapshot, pieces: mpsc::Sender<String>) {
+/// Writes the figures in pieces; ends early when nobody takes them. Returns how many bytes it wrote.
+pub(super) fn write(snapshot: Snapshot, pieces: mpsc::Sender<String>) -> usize {
     let mut registry = Registry::with_prefix("bascule");
     registry.register_collector(Box::new(snapshot));
-    let mut writer = Pieces { pieces, text: String::with_capacity(PIECE + 1024) };
+    let mut writer = Pieces { to: pieces, text: String::with_capacity(PIECE + 1024), bytes: 0 };
     if encode(&mut writer, &registry).is_ok() {
         let _ = writer.flush();
     }
+    writer.bytes
 }
 
 struct Pieces {
-    pieces: mpsc::Sender<String>,
+    to: mpsc::Sender<String>,
     text: String,
+    bytes: usize,
 }
 
 impl Pieces {
     fn flush(&mut self) -> fmt::Result {
         let text = std::mem::replace(&mut self.text, String::with_capacity(PIECE + 1024));
-        self.pieces.blocking_send(text).map_err(|_| fmt::Error)
+        self.bytes += text.len();
+        self.to.blocking_send(text).map_err(|_| fmt::Error)
     }
 }
 
@@ -432,12 +435,14 @@ mod tests {
         let one = large.counters.services[0].clone();
         large.counters.services = vec![one; 1000];
         let (sender, mut receiver) = mpsc::channel(1000);
-        write(large, sender);
-        let mut pieces = 0;
+        let told = write(large, sender);
+        let (mut pieces, mut bytes) = (0, 0);
         while let Ok(piece) = receiver.try_recv() {
             assert!(piece.len() < 2 * PIECE, "{}", piece.len());
             pieces += 1;
+            bytes += piece.len();
         }
+        assert_eq!(told, bytes);
         assert!(pieces > 20, "{pieces}");
     }
 

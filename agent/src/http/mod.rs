@@ -111,8 +111,8 @@ async fn scrape(State(app): State<App>) -> Response {
     // In pieces: the figures of ten thousand services are tens of megabytes of text.
     let (sender, receiver) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
-        metrics::write(snapshot, sender);
-        crate::memory::give_back();
+        let bytes = metrics::write(snapshot, sender);
+        crate::memory::give_back_after(bytes);
         drop(place);
     });
     let pieces = futures::stream::unfold(receiver, |mut receiver| async move {

@@ -91,8 +91,12 @@ pub(super) struct NewAddress {
     pub(super) valid: u32,
 }
 
-/// Index and name of an RTM_NEWLINK or RTM_DELLINK.
+/// Index and name of an RTM_NEWLINK or RTM_DELLINK. Those with a family are not about the link: with AF_BRIDGE, RTM_DELLINK says that
+/// it is no longer a port of a bridge (`br_ifinfo_notify` in net/bridge/br_netlink.c).
 pub(super) fn read_link(message: &Message) -> Option<(u32, String)> {
+    if i32::from(*message.payload.first()?) != libc::AF_UNSPEC {
+        return None;
+    }
     let index = number(message.payload.get(4..8)?)?;
     Some((index, text(find(message.payload.get(16..)?, IFLA_IFNAME)?)))
 }
@@ -212,6 +216,18 @@ mod tests {
             );
             assert_eq!(held.valid, FOREVER, "an address without IFA_CACHEINFO stays for ever");
         }
+    }
+
+    #[test]
+    fn a_port_that_leaves_its_bridge_is_not_gone() {
+        let link = |family: i32| {
+            let mut header = [0; 16];
+            header[0] = u8::try_from(family).unwrap();
+            header[4..8].copy_from_slice(&7_u32.to_ne_bytes());
+            message(Writer::after(&header).bytes(IFLA_IFNAME, b"eth0\0").finish())
+        };
+        assert_eq!(read_link(&link(libc::AF_UNSPEC)), Some((7, "eth0".to_owned())));
+        assert_eq!(read_link(&link(libc::AF_BRIDGE)), None);
     }
 
     #[test]

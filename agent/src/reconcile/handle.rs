@@ -4,9 +4,9 @@ use std::{
     collections::BTreeMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::{Builder, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bascule_ipvs::Client;
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::plane::{
     address::{self, AddressPlane},
-    ipvs::IpvsPlane,
+    ipvs::{IpvsPlane, Sampled, named},
     nat::{self, NatPlane},
     sysctl::{self, SysctlPlane},
 };
@@ -40,6 +40,8 @@ pub struct SpawnError(#[from] io::Error);
 pub struct Handle {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    /// What was read last of the kernel's counters.
+    figures: Mutex<Arc<Vec<Sampled>>>,
 }
 
 /// Where changes of the configuration go in. What waits for one binding is merged: the queue is never longer than the
@@ -75,7 +77,7 @@ pub fn spawn(options: Options) -> Result<Handle, SpawnError> {
         inboxes.insert(name, Arc::new(Inbox::new()?));
     }
     let shared = Arc::new(Shared::new(inboxes));
-    let mut handle = Handle { shared, threads: Vec::new() };
+    let mut handle = Handle { shared, threads: Vec::new(), figures: Mutex::default() };
 
     let proc_sys = options.proc_sys.clone();
     handle.start(move || {
@@ -125,14 +127,21 @@ impl Handle {
         self.shared.subscribe()
     }
 
-    /// The counters of services and real servers. Empty when the kernel does not answer in time.
+    /// The counters of services and real servers. Where the kernel's table takes the plane's thread too long, they are those of the
+    /// last time, with their age; empty before the first.
     pub async fn counters(&self) -> Counters {
         let (sender, receiver) = oneshot::channel();
         self.shared.inbox(PlaneName::Ipvs).read(sender);
-        match tokio::time::timeout(COUNTERS, receiver).await {
-            Ok(Ok(counters)) => counters,
-            Ok(Err(_)) | Err(_) => Counters::default(),
-        }
+        let newest = tokio::time::timeout(COUNTERS, receiver).await.ok().and_then(Result::ok);
+        let figures = {
+            let mut known = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(newest) = newest {
+                *known = Arc::new(newest);
+            }
+            Arc::clone(&known)
+        };
+        let counters = tokio::task::spawn_blocking(move || named(&figures, Instant::now())).await;
+        counters.unwrap_or_default()
     }
 
     /// Ends the threads and waits for them, within a bound. Rules, addresses and settings stay in the kernel.
@@ -158,5 +167,44 @@ impl Drop for Handle {
         for inbox in self.shared.inboxes() {
             inbox.stop();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plane::ipvs::sampled;
+
+    /// A handle without planes: whoever reads the inbox answers.
+    fn handle() -> Handle {
+        let inboxes = PlaneName::ALL.map(|name| (name, Arc::new(Inbox::new().unwrap())));
+        let shared = Arc::new(Shared::new(inboxes.into()));
+        Handle { shared, threads: Vec::new(), figures: Mutex::default() }
+    }
+
+    #[test]
+    fn a_busy_plane_leaves_the_counters_of_the_last_time() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+        let handle = handle();
+        assert_eq!(runtime.block_on(handle.counters()), Counters::default(), "nobody has answered yet");
+        let inbox = Arc::clone(handle.shared.inbox(PlaneName::Ipvs));
+        let read = Instant::now();
+        let answers = std::thread::spawn(move || {
+            loop {
+                // Including the one that is no longer waited for.
+                let readers = inbox.take().readers;
+                let sent = readers.into_iter().filter(|reader| !reader.is_closed());
+                if sent.map(|reader| reader.send(sampled(read)).unwrap()).count() > 0 {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let first = runtime.block_on(handle.counters());
+        answers.join().unwrap();
+        assert_eq!(first.services.len(), 1);
+        let second = runtime.block_on(handle.counters());
+        assert_eq!(second.services, first.services, "the plane did not answer");
+        assert!(second.age >= COUNTERS, "{:?}", second.age);
     }
 }

@@ -14,7 +14,8 @@ use bascule_compile::BindingKey;
 use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
 use tokio::sync::oneshot;
 
-use super::{ConfigChange, ConfigUpdate, Counters};
+use super::{ConfigChange, ConfigUpdate};
+use crate::plane::ipvs::Sampled;
 
 /// Requests for counters that wait; whoever asks when there are more gets none.
 const MAX_READERS: usize = 16;
@@ -61,7 +62,7 @@ impl Merged {
 #[derive(Default)]
 struct State {
     merged: Option<Merged>,
-    readers: Vec<oneshot::Sender<Counters>>,
+    readers: Vec<oneshot::Sender<Vec<Sampled>>>,
     stop: bool,
 }
 
@@ -71,7 +72,7 @@ pub(crate) struct Taken {
     /// The changes since the last time.
     pub(crate) merged: Option<Merged>,
     /// Who wants counters.
-    pub(crate) readers: Vec<oneshot::Sender<Counters>>,
+    pub(crate) readers: Vec<oneshot::Sender<Vec<Sampled>>>,
     /// The thread shall end.
     pub(crate) stop: bool,
 }
@@ -101,7 +102,7 @@ impl Inbox {
         self.wake();
     }
 
-    pub(crate) fn read(&self, reader: oneshot::Sender<Counters>) {
+    pub(crate) fn read(&self, reader: oneshot::Sender<Vec<Sampled>>) {
         let mut state = self.state();
         if state.readers.len() < MAX_READERS {
             state.readers.push(reader);

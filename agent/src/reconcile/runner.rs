@@ -11,11 +11,11 @@ use tokio::sync::watch;
 use tracing::{debug, error};
 
 use super::{
-    Counters, Lag, PlaneName, PlaneReport, Report,
+    Lag, PlaneName, PlaneReport, Report,
     inbox::{Inbox, Merged},
     priority,
 };
-use crate::plane::netlink::wait;
+use crate::plane::{ipvs::Sampled, netlink::wait};
 
 /// A thread looks around at least this often, whatever its plane says.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -61,9 +61,9 @@ pub(crate) trait Plane {
     /// What it says about itself.
     fn report(&mut self) -> &mut PlaneReport;
 
-    /// Counters, where it has any.
-    fn counters(&mut self, _now: Instant) -> Counters {
-        Counters::default()
+    /// What the kernel counted, where it counts: as read, for somebody else to put names to.
+    fn figures(&mut self, _now: Instant) -> Vec<Sampled> {
+        Vec::new()
     }
 }
 
@@ -202,7 +202,7 @@ pub(crate) fn run<P: Plane>(mut plane: P, shared: &Shared) {
         shared.publish(P::NAME, report.clone());
         for reader in taken.readers {
             // An error means that whoever asked no longer waits.
-            let _ = reader.send(plane.counters(Instant::now()));
+            let _ = reader.send(plane.figures(Instant::now()));
         }
     }
 }

@@ -160,19 +160,19 @@ fn object_status(
             .filter(|service| service.destinations.iter().any(|server| server.weight > 0))
             .count();
         let can_serve = programmed.status == "True" && serving == services.len() && serving > 0;
-        ready = Some(can_serve);
-        let (reason, message) = match (programmed.status.as_str(), can_serve) {
-            ("True", true) => ("Ready", String::new()),
+        let (status, reason, message) = match (programmed.status.as_str(), can_serve) {
+            ("True", true) => ("True", "Ready", String::new()),
             ("True", false) if services.is_empty() => {
-                ("Unknown", "the kernel's counters were not read yet".into())
+                ("Unknown", "Unknown", "the kernel's counters were not read yet".into())
             }
-            ("True", false) => ("NoRealServer", "no real server with a weight above 0".into()),
-            (_, _) => ("NotProgrammed", "see Programmed".into()),
+            ("True", false) => ("False", "NoRealServer", "no real server with a weight above 0".into()),
+            (_, _) => ("False", "NotProgrammed", "see Programmed".into()),
         };
+        ready = (status != "Unknown").then_some(can_serve);
         conditions.push(programmed);
         conditions.push(Condition {
             type_: "Ready".into(),
-            status: if can_serve { "True" } else { "False" }.into(),
+            status: status.into(),
             reason: reason.into(),
             message,
         });
@@ -372,6 +372,10 @@ mod tests {
             assert_eq!((words("Programmed"), words("Ready")), (programmed.into(), ready.into()), "{what}");
             assert_eq!(object.ready, Some(ready.starts_with("True")), "{what}");
         }
+        let status = assemble(web(1), &report(plane(1)), &Counters::default(), SystemTime::now());
+        let object = &status.objects[0];
+        let ready = object.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+        assert_eq!((ready.status.as_str(), object.ready), ("Unknown", None), "nothing is known of it");
     }
 
     #[test]

@@ -188,7 +188,7 @@ pub struct ObjectStatus {
     pub last_good: bool,
     /// It is this director's to carry out.
     pub ours: bool,
-    /// It is carried out and can serve. Absent where there is nothing to carry out here.
+    /// It is carried out and can serve. Absent where there is nothing to carry out here, and while the kernel has not been asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
     /// `Accepted`, `ResolvedRefs`, `Programmed`, `Ready`.

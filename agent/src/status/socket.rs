@@ -84,8 +84,10 @@ impl Server {
                     let gatherer = gatherer.clone();
                     tokio::spawn(async move {
                         // A client that goes away or is too slow is its own affair.
-                        let _ = timeout(3 * PATIENCE, answer(stream, &gatherer)).await;
-                        crate::memory::give_back();
+                        let answered = timeout(3 * PATIENCE, answer(stream, &gatherer)).await;
+                        // One that was broken off may have been large.
+                        let bytes = answered.ok().and_then(Result::ok).unwrap_or(usize::MAX);
+                        crate::memory::give_back_after(bytes);
                         drop(place);
                     });
                 }
@@ -104,7 +106,8 @@ impl Drop for Server {
     }
 }
 
-async fn answer(mut stream: UnixStream, gatherer: &Gatherer) -> io::Result<()> {
+/// Answers one client; returns the size of the answer in bytes.
+async fn answer(mut stream: UnixStream, gatherer: &Gatherer) -> io::Result<usize> {
     // The mode of the socket says so already; between its making and its mode there is a moment.
     let user = stream.peer_cred()?.uid();
     let answer = if user != 0 && user != nix::unistd::geteuid().as_raw() {
@@ -122,7 +125,8 @@ async fn answer(mut stream: UnixStream, gatherer: &Gatherer) -> io::Result<()> {
     let mut bytes = serde_json::to_vec(&answer)?;
     bytes.push(b'\n');
     timeout(PATIENCE, stream.write_all(&bytes)).await??;
-    stream.shutdown().await
+    stream.shutdown().await?;
+    Ok(bytes.len())
 }
 
 async fn request(stream: &mut UnixStream) -> Result<Request, String> {

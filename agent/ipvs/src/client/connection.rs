@@ -27,6 +27,8 @@ pub(super) struct Connection<L> {
     sequence: u32,
     /// The last conversation was broken off, messages of it may still come in.
     stale: bool,
+    /// The sequence number of a list of services that is being read a piece at a time. Nothing else is asked over such a connection.
+    pub(super) paging: Option<u32>,
     pub(super) request: Vec<u8>,
     datagram: Vec<u8>,
 }
@@ -61,6 +63,7 @@ impl<L: Link> Connection<L> {
             family: 0,
             sequence: 0,
             stale: false,
+            paging: None,
             request: Vec::new(),
             datagram: Vec::new(),
         }
@@ -399,7 +402,7 @@ pub(super) fn is_enobufs(error: &Error) -> bool {
     matches!(error, Error::Socket { source, .. } if source.raw_os_error() == Some(Errno::ENOBUFS as i32))
 }
 
-fn refused(what: &'static str, errno: Errno) -> Error {
+pub(super) fn refused(what: &'static str, errno: Errno) -> Error {
     if errno == Errno::EPERM { Error::Permission } else { Error::Query { what, errno } }
 }
 

@@ -6,12 +6,14 @@ mod connection;
 mod fake;
 mod link;
 mod missing;
+mod page;
 mod settle;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
+pub use self::page::Page;
 use self::{connection::Connection, link::NetlinkLink};
 use crate::{
     Command, CommandError, Daemon, DestinationEntry, Error, Info, ServiceEntry, ServiceId, Timeouts,
@@ -44,6 +46,8 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Client {
     connection: Connection<NetlinkLink>,
+    /// For the list that is read a piece at a time.
+    pages: Option<Connection<NetlinkLink>>,
 }
 
 impl Client {
@@ -59,7 +63,7 @@ impl Client {
     pub fn connect_with(options: Options) -> Result<Self, Error> {
         let mut connection = Connection::new(NetlinkLink::open(&options)?, options);
         connection.resolve()?;
-        Ok(Self { connection })
+        Ok(Self { connection, pages: None })
     }
 
     /// The id that the kernel gave to the family `IPVS`.
@@ -105,6 +109,28 @@ impl Client {
         expected: impl IntoIterator<Item = ServiceId>,
     ) -> Result<Vec<ServiceEntry>, Error> {
         self.connection.services_with(expected)
+    }
+
+    /// Some services, and the next ones with the next call: for whoever has other things to do between. It has a socket of its own,
+    /// so that any other calls may come between; the network namespace is that of the calling thread.
+    ///
+    /// Over all pages the same holds as for [`Client::services`], all the more as they are apart in time: some services may be
+    /// missing that are there, or come twice. After an error the next call begins a new list.
+    ///
+    /// # Errors
+    /// As any other question.
+    pub fn services_page(&mut self) -> Result<Page, Error> {
+        let mut pages = match self.pages.take() {
+            Some(pages) => pages,
+            None => Connection::new(NetlinkLink::open(&self.connection.options)?, self.connection.options),
+        };
+        if pages.paging.is_none() {
+            // It may have become another one.
+            pages.family = self.connection.family;
+        }
+        let page = pages.services_page()?;
+        self.pages = Some(pages);
+        Ok(page)
     }
 
     /// One service with its counters, if it is there.

@@ -213,6 +213,49 @@ fn entries_listed_twice_are_given_once_and_answers_to_others_are_skipped() {
 }
 
 #[test]
+fn a_list_is_read_a_piece_at_a_time_and_then_anew() {
+    let mut connection = connected(Options::default());
+    assert!(connection.services_page().unwrap().last, "there are none");
+    let sequence = 3;
+    connection.link.instead.push_back(datagrams([
+        [told_service(0x21, 2, sequence, &service(1)), told_service(0x21, 2, sequence, &service(2))].concat(),
+        told_service(0x21, 2, sequence - 1, &service(7)),
+        told_service(0x21, 2, sequence, &service(3)),
+        done(sequence),
+    ]));
+    let mut pages = Vec::new();
+    for left in [3, 1, 0] {
+        let page = connection.services_page().unwrap();
+        assert_eq!(connection.link.queue.len(), left, "no more is read than is given");
+        pages.push((page.services.iter().map(|entry| entry.service.id).collect::<Vec<_>>(), page.last));
+    }
+    assert_eq!(pages, [(vec![id(1), id(2)], false), (vec![id(3)], false), (vec![], true)]);
+    connection.execute_single(&Command::NewService(service(5))).unwrap().unwrap();
+    assert_eq!(connection.services_page().unwrap().services[0].service.id, id(5));
+}
+
+#[test]
+fn a_list_that_breaks_off_is_an_error_and_begins_anew() {
+    let sequence = 3;
+    for (what, end) in [
+        ("refused", Incoming::Datagram(answer(sequence, Errno::EPERM as i32))),
+        ("silent", Incoming::Fails(Errno::EAGAIN)),
+        ("rubbish", Incoming::Datagram(vec![1, 2, 3])),
+        ("overrun", Incoming::Datagram(message(4, 2, sequence, &[]))),
+    ] {
+        let mut connection = connected(Options::default());
+        connection.execute_single(&Command::NewService(service(1))).unwrap().unwrap();
+        let first = Incoming::Datagram(told_service(0x21, 2, sequence, &service(2)));
+        connection.link.instead.push_back(vec![first, end]);
+        assert!(!connection.services_page().unwrap().last, "{what}");
+        assert!(connection.services_page().is_err(), "{what}");
+        let page = connection.services_page().unwrap();
+        assert_eq!(page.services[0].service.id, id(1), "{what}: begins anew");
+        assert_eq!(connection.link.reopened, 1, "{what}");
+    }
+}
+
+#[test]
 fn silence_ends_with_a_timeout_and_the_next_call_starts_afresh() {
     let mut connection = connected(Options::default());
     connection.link.instead.push_back(vec![]);
@@ -244,10 +287,7 @@ fn rubbish_is_an_error_and_the_next_call_starts_afresh() {
 fn no_rights_is_one_error() {
     let mut connection = connected(Options::default());
     connection.link.refuses = Some(Errno::EPERM);
-    assert!(matches!(
-        connection.execute_all(&[Command::Flush, Command::Flush]),
-        Ok(_) | Err(Error::Permission)
-    ));
+    assert!(matches!(connection.execute_all(&[Command::Flush, Command::Flush]), Err(Error::Permission)));
     assert!(matches!(connection.execute_single(&Command::Flush), Err(Error::Permission)));
     assert!(matches!(connection.services(), Err(Error::Permission)));
     assert!(matches!(connection.service(&id(1)), Err(Error::Permission)));

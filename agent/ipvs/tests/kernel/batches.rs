@@ -122,6 +122,33 @@ fn ten_thousand_destinations_are_dumped_whole() {
     });
 }
 
+/// A list that is read a piece at a time, with other questions and changes in between.
+#[test]
+fn pages_of_a_list_stand_what_comes_between() {
+    in_namespace(|client| {
+        let commands: Vec<_> = (1..=1_000).map(|number| Command::NewService(service(number))).collect();
+        client.execute_all(&commands).unwrap();
+        for _ in 0..2 {
+            let (mut ids, mut pages) = (BTreeSet::new(), 0);
+            loop {
+                let page = client.services_page().unwrap();
+                ids.extend(page.services.iter().map(|entry| entry.service.id));
+                pages += 1;
+                if page.last {
+                    break;
+                }
+                assert!(page.services.len() < 500, "a piece, not all: {}", page.services.len());
+                // In place, so that none moves in the kernel's table.
+                let changed = Command::SetService(Service::new(id(7), "lc"));
+                assert_eq!(client.execute_all(&[changed]).unwrap(), [Ok(())]);
+                assert!(client.service(&id(1_000)).unwrap().is_some());
+            }
+            assert!(pages > 2, "{pages}");
+            assert_eq!(ids, (1..=1_000).map(id).collect());
+        }
+    });
+}
+
 /// With the smallest receive buffer that the kernel gives, most answers are lost: ENOBUFS.
 #[test]
 fn lost_answers_are_found_out() {

@@ -161,6 +161,8 @@ struct Model {
     events: Vec<Event>,
     lost: bool,
     refuse: Option<i32>,
+    /// The next attempts to hear notifications fail.
+    deaf: usize,
     log: Vec<String>,
 }
 
@@ -181,6 +183,10 @@ impl Io for Shared {
 
     fn events(&mut self) -> io::Result<(Vec<Event>, bool)> {
         let mut model = self.0.borrow_mut();
+        if model.deaf > 0 {
+            model.deaf -= 1;
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         let lost = std::mem::take(&mut model.lost);
         Ok((std::mem::take(&mut model.events), lost))
     }
@@ -277,6 +283,22 @@ fn a_new_address_waits_for_its_service_but_not_for_ever() {
     assert!(turn.done);
     assert_eq!(bench.log(), ["add 192.16.193.31/32 on enp0s3"]);
     assert_eq!(bench.repaired(), 1);
+}
+
+#[test]
+fn a_change_is_not_done_while_the_kernel_is_lost() {
+    let mut bench = Bench::new();
+    bench.start(on("enp0s3", &["192.16.193.30"]));
+    bench.log();
+    bench.model.0.borrow_mut().deaf = 2;
+    bench.plane.configure(&one("web", None));
+    assert!(!bench.after(1, true).done);
+    assert!(!bench.after(1, true).done);
+    bench.after(1_000, true);
+    assert!(bench.plane.report().missing.is_some(), "for the second time");
+    assert!(bench.after(2_000, true).done);
+    assert_eq!(bench.plane.report().missing, None);
+    assert_eq!(bench.log(), ["remove 192.16.193.30/32 from enp0s3"]);
 }
 
 #[test]

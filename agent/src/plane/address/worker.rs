@@ -386,7 +386,6 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for AddressPlane<I, C> {
                 Ok(io) => {
                     self.io = Some(io);
                     self.full = true;
-                    self.report.missing = None;
                 }
                 Err(error) => {
                     let message = format!("cannot open an rtnetlink socket: {error}");
@@ -399,10 +398,18 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for AddressPlane<I, C> {
         }
         if self.io.is_some() {
             match self.work(context) {
-                Ok(()) => self.connection.reset(),
+                Ok(()) => {
+                    self.connection.reset();
+                    self.report.missing = None;
+                }
                 Err(error) => {
-                    warn!(plane = "address", "rtnetlink: {error}; starting over");
-                    self.report.last_error = Some(format!("rtnetlink: {error}"));
+                    let message = format!("rtnetlink: {error}");
+                    warn!(plane = "address", "{message}; starting over");
+                    self.report.last_error = Some(message.clone());
+                    if self.connection.deadline().is_some() {
+                        // Not for the first time: nothing gets through.
+                        self.report.missing = Some(message);
+                    }
                     self.io = None;
                     self.connection.failed(now);
                 }
@@ -425,7 +432,8 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for AddressPlane<I, C> {
             self.io.as_ref().map(|_| self.look),
             self.waiting_since.map(|since| since + PATIENCE),
         ];
-        Turn { next: deadlines.into_iter().flatten().min(), done: self.waiting.is_empty() }
+        let possible = self.io.is_some() || self.report.missing.is_some();
+        Turn { next: deadlines.into_iter().flatten().min(), done: possible && self.waiting.is_empty() }
     }
 
     fn report(&mut self) -> &mut PlaneReport {

@@ -70,6 +70,22 @@ impl Desired {
         self.bindings.get(key).map(|binding| &binding.spec)
     }
 
+    /// The services that a binding wants.
+    pub(super) fn wanted_by(&self, key: &BindingKey) -> &[ServiceId] {
+        self.bindings.get(key).map_or(&[], |binding| &binding.services)
+    }
+
+    /// Each binding with its specification and the services that it has.
+    pub(super) fn programmed(
+        &self,
+    ) -> impl Iterator<Item = (&BindingKey, &Arc<VirtualServiceBindingSpec>, impl Iterator<Item = &ServiceId>)>
+    {
+        self.bindings.iter().map(move |(key, binding)| {
+            let lost = |id| self.contested.get(id).is_some_and(|losers| losers.contains(key));
+            (key, &binding.spec, binding.services.iter().filter(move |id| !lost(*id)))
+        })
+    }
+
     /// Bindings that cannot be expanded, with the reason.
     pub fn invalid(&self) -> &BTreeMap<BindingKey, String> {
         &self.invalid

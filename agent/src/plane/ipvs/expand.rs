@@ -1,6 +1,6 @@
 //! A binding, expanded into kernel services: addresses × ports, or a mark in each family, with the real servers that fit.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use bascule_crds::{
     DirectorConfigSpec, ForwardingMethod, VirtualServiceBindingSpec,
@@ -10,8 +10,8 @@ use bascule_crds::{
     virtual_service::PersistenceEngine,
 };
 use bascule_ipvs::{
-    Destination, DestinationId, Family, Forwarding, Protocol, Service, ServiceFlags, ServiceId, Timeouts,
-    Tunnel, TunnelFlags,
+    Destination, Family, Forwarding, Protocol, Service, ServiceFlags, ServiceId, Timeouts, Tunnel,
+    TunnelFlags,
 };
 
 use super::plan::Wanted;
@@ -65,7 +65,7 @@ pub fn expand(spec: &VirtualServiceBindingSpec) -> Result<Vec<Wanted>, String> {
         .collect()
 }
 
-fn protocol(of: common::Protocol) -> Protocol {
+pub(super) fn protocol(of: common::Protocol) -> Protocol {
     match of {
         common::Protocol::Tcp => Protocol::Tcp,
         common::Protocol::Udp => Protocol::Udp,
@@ -167,23 +167,4 @@ pub(super) fn timeouts(director: &DirectorConfigSpec) -> Option<Timeouts> {
         duration.map_or(0, |duration| u32::try_from(duration.as_std().as_secs()).unwrap_or(u32::MAX))
     };
     Some(Timeouts { tcp: seconds(wanted.tcp), tcp_fin: seconds(wanted.tcp_fin), udp: seconds(wanted.udp) })
-}
-
-/// The name of the real server behind a destination of a service.
-pub(super) fn name<'a>(
-    spec: &'a VirtualServiceBindingSpec,
-    service: &ServiceId,
-    id: DestinationId,
-) -> Option<&'a str> {
-    let index = match service {
-        ServiceId::Fwmark { .. } => None,
-        ServiceId::Address { protocol: of, port, .. } => {
-            Some(spec.ports.iter().position(|entry| entry.port == *port && protocol(entry.protocol) == *of)?)
-        }
-    };
-    let fits = |server: &&BindingRealServer| {
-        let address: IpAddr = server.address;
-        address == id.address && index.is_none_or(|index| server.target_ports.get(index) == Some(&id.port))
-    };
-    spec.real_servers.iter().find(fits).map(|server| server.name.as_str())
 }

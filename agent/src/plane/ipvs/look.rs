@@ -2,7 +2,7 @@
 //!
 //! A look has a budget of [`SHARE`] of a core, counted in CPU time of the thread (which is where the kernel's side of netlink is
 //! counted, too). Every [`TICK`] a few services are asked for, so that a flush is noticed at once; with what is left of the
-//! budget a round over all services goes on: first their own settings, which one dump shows, then the real servers, a dump a
+//! budget a round over all services goes on: first their own settings, page by page of a list, then the real servers, a dump a
 //! service. A small table is looked at as a whole every tick.
 
 use std::{
@@ -19,13 +19,20 @@ pub(crate) const SHARE: f64 = 0.01;
 pub(crate) const TICK: Duration = Duration::from_millis(500);
 /// Services asked for every tick, others each time: a flush takes them all, so that few are enough to notice it.
 pub(crate) const SAMPLES: usize = 4;
+/// From how many missing ones among them on the table is taken for flushed and gone through as a whole. One alone is somebody's
+/// deed that concerns it alone.
+pub(crate) const FLUSHED: usize = 2;
+/// Services passed over to find those: of one that is in conflict or refused, being there or not says nothing.
+pub(crate) const PASSED_OVER: usize = 64;
 /// Budget that a quiet time can save up, in seconds of CPU.
 const SAVED: f64 = 0.02;
+/// Debt that one costly pass can make, in seconds of CPU: for twenty seconds there are samples only.
+const DEBT: f64 = 0.2;
 
 /// What to read next of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// All services without their real servers.
+    /// The services without their real servers, a page of their list.
     Services,
     /// The real servers of the services after this one.
     Destinations(Option<ServiceId>),
@@ -86,7 +93,7 @@ impl Look {
         self.step
     }
 
-    /// The next step after the services or after some real servers; `last` is the last service of those read, none when the
+    /// The next step after all services or after some real servers; `last` is the last service of those read, none when the
     /// end is reached. True when a round is complete.
     pub(crate) fn advance(&mut self, now: Instant, last: Option<ServiceId>) -> bool {
         match (self.step, last) {
@@ -104,10 +111,20 @@ impl Look {
 
     /// Books what a step cost, over `services` services.
     pub(crate) fn spend(&mut self, seconds: f64, services: usize) {
-        self.budget -= seconds;
+        // The first list comes right after everything was gone through, and costs little beside that.
+        if self.period.is_none() && self.step == Step::Services {
+            return;
+        }
+        self.budget = (self.budget - seconds).max(-DEBT);
         if let (Step::Destinations(_), Ok(services @ 1..)) = (self.step, u32::try_from(services)) {
             self.cost += (seconds / f64::from(services) - self.cost) * 0.1;
         }
+    }
+
+    /// No budget any more.
+    #[cfg(test)]
+    pub(crate) fn exhaust(&mut self) {
+        self.budget = f64::NEG_INFINITY;
     }
 
     /// How long a round takes; none before the first is complete.

@@ -2,10 +2,12 @@
 
 mod desired;
 mod expand;
+mod figures;
 mod look;
 #[cfg(test)]
 mod model;
 mod observe;
+mod order;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -13,6 +15,9 @@ mod worker;
 
 pub use desired::{Desired, Entry, desired};
 pub use expand::{MAX_PAIRS, MAX_SERVICES, expand};
+#[cfg(test)]
+pub(crate) use figures::sampled;
+pub(crate) use figures::{Sampled, named};
 pub use observe::{Io, Scope, observe};
 pub use plan::{Held, Observed, Plan, Wanted, kind, plan, subject};
 pub(crate) use worker::{IpvsPlane, conflict};

@@ -7,11 +7,14 @@ use std::{
 };
 
 use bascule_ipvs::{
-    Command, CommandError, Destination, DestinationEntry, DestinationId, Errno, Error, Service, ServiceEntry,
-    ServiceId, Stats64, Timeouts,
+    Command, CommandError, Destination, DestinationEntry, DestinationId, Errno, Error, Page, Service,
+    ServiceEntry, ServiceId, Stats64, Timeouts,
 };
 
-use super::observe::Io;
+use super::{look::after, observe::Io};
+
+/// Services in a page of a list.
+const PAGE: usize = 50;
 
 pub(super) type Table = BTreeMap<ServiceId, (Service, BTreeMap<DestinationId, Destination>)>;
 
@@ -23,14 +26,23 @@ pub(super) struct Model {
     pub(super) log: Vec<Command>,
     /// Questions asked so far.
     pub(super) reads: usize,
+    /// Removed real servers, the newest last, and how many of them were walked over by those that were added.
+    pub(super) trash: Vec<(ServiceId, DestinationId)>,
+    pub(super) walked: usize,
+    /// Where the list that is read page by page stands.
+    pub(super) listed: Option<ServiceId>,
     /// Schedulers that this kernel does not have.
     pub(super) unknown_scheduler: Option<String>,
     /// The kernel takes no real server of this address.
     pub(super) refused_address: Option<std::net::IpAddr>,
     /// The next calls of `execute_all` fail as a whole.
     pub(super) lost: usize,
-    /// Somebody else's commands, one carried out right before each of our next batches.
-    pub(super) meanwhile: VecDeque<Command>,
+    /// The call of `execute_all` of this number, from 1, fails as a whole.
+    pub(super) lost_at: Option<usize>,
+    /// Calls of `execute_all` so far.
+    pub(super) batches: usize,
+    /// Somebody else's commands, some carried out right before each of our next batches.
+    pub(super) meanwhile: VecDeque<Vec<Command>>,
 }
 
 fn refuse(errno: Errno) -> Result<(), CommandError> {
@@ -59,9 +71,8 @@ impl Model {
                 held.clone_from(service);
             }
             Command::DelService(id) => {
-                if self.table.remove(id).is_none() {
-                    return refuse(Errno::ESRCH);
-                }
+                let Some((_, held)) = self.table.remove(id) else { return refuse(Errno::ESRCH) };
+                self.trash.extend(held.into_keys().map(|gone| (*id, gone)));
             }
             Command::NewDestination(id, new) => {
                 let Some((_, held)) = self.table.get_mut(id) else { return refuse(Errno::ESRCH) };
@@ -72,6 +83,11 @@ impl Model {
                     return refuse(Errno::EINVAL);
                 }
                 held.insert(new.id, *new);
+                let walk = self.trash.iter().rev().position(|gone| *gone == (*id, new.id));
+                self.walked += walk.map_or(self.trash.len(), |steps| steps + 1);
+                if let Some(steps) = walk {
+                    self.trash.remove(self.trash.len() - 1 - steps);
+                }
             }
             Command::SetDestination(id, new) => {
                 let Some((_, held)) = self.table.get_mut(id) else { return refuse(Errno::ESRCH) };
@@ -83,6 +99,7 @@ impl Model {
                 if held.remove(gone).is_none() {
                     return refuse(Errno::ENOENT);
                 }
+                self.trash.push((*id, *gone));
             }
             Command::SetConfig(new) => {
                 let set = |old: &mut u32, new: u32| *old = if new == 0 { *old } else { new };
@@ -90,7 +107,11 @@ impl Model {
                 set(&mut self.timeouts.tcp_fin, new.tcp_fin);
                 set(&mut self.timeouts.udp, new.udp);
             }
-            Command::Flush => self.table.clear(),
+            Command::Flush => {
+                for (id, (_, held)) in std::mem::take(&mut self.table) {
+                    self.trash.extend(held.into_keys().map(|gone| (id, gone)));
+                }
+            }
             Command::NewDaemon(_) | Command::DelDaemon(_) | Command::Zero(_) => {
                 return refuse(Errno::EOPNOTSUPP);
             }
@@ -111,8 +132,18 @@ pub(super) struct Shared(pub(super) Rc<RefCell<Model>>);
 impl Io for Shared {
     fn services(&mut self, _expected: &[ServiceId]) -> Result<Vec<ServiceEntry>, Error> {
         let mut model = self.0.borrow_mut();
-        model.reads += 1;
+        // It comes in as many pieces.
+        model.reads += model.table.len() / PAGE + 1;
         Ok(model.table.keys().filter_map(|id| model.entry(id)).collect())
+    }
+
+    fn services_page(&mut self) -> Result<Page, Error> {
+        let mut model = self.0.borrow_mut();
+        model.reads += 1;
+        let ids: Vec<_> = model.table.range(after(model.listed)).map(|(id, _)| *id).take(PAGE).collect();
+        let last = ids.len() < PAGE;
+        model.listed = ids.last().copied().filter(|_| !last);
+        Ok(Page { services: ids.iter().filter_map(|id| model.entry(id)).collect(), last })
     }
 
     fn service(&mut self, id: &ServiceId) -> Result<Option<ServiceEntry>, Error> {
@@ -143,11 +174,12 @@ impl Io for Shared {
 
     fn execute_all(&mut self, commands: &[Command]) -> Result<Vec<Result<(), CommandError>>, Error> {
         let mut model = self.0.borrow_mut();
-        if let Some(foreign) = model.meanwhile.pop_front() {
+        model.batches += 1;
+        for foreign in model.meanwhile.pop_front().into_iter().flatten() {
             let _ = model.execute(&foreign);
         }
-        if model.lost > 0 {
-            model.lost -= 1;
+        if model.lost > 0 || model.lost_at == Some(model.batches) {
+            model.lost = model.lost.saturating_sub(1);
             return Err(Error::Timeout { seconds: 10.0 });
         }
         model.log.extend_from_slice(commands);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bascule_ipvs::{
-    Client, Command, CommandError, DestinationEntry, Errno, Error, ServiceEntry, ServiceId, Timeouts,
+    Client, Command, CommandError, DestinationEntry, Errno, Error, Page, ServiceEntry, ServiceId, Timeouts,
 };
 
 use super::plan::{Held, Observed};
@@ -12,6 +12,8 @@ use super::plan::{Held, Observed};
 pub trait Io {
     /// All services of the network namespace; of those `expected` none that is there is left out.
     fn services(&mut self, expected: &[ServiceId]) -> Result<Vec<ServiceEntry>, Error>;
+    /// Some services and then, call by call, the others. Over so much time some that are there may be left out, or come twice.
+    fn services_page(&mut self) -> Result<Page, Error>;
     /// One service.
     fn service(&mut self, id: &ServiceId) -> Result<Option<ServiceEntry>, Error>;
     /// The real servers of a service; none when the service is not there.
@@ -25,6 +27,10 @@ pub trait Io {
 impl Io for Client {
     fn services(&mut self, expected: &[ServiceId]) -> Result<Vec<ServiceEntry>, Error> {
         Client::services_with(self, expected.iter().copied())
+    }
+
+    fn services_page(&mut self) -> Result<Page, Error> {
+        Client::services_page(self)
     }
 
     fn service(&mut self, id: &ServiceId) -> Result<Option<ServiceEntry>, Error> {

@@ -19,7 +19,7 @@ use crate::{
     plane::fixture::{all, config, key, one, server, web},
     reconcile::{
         FailureReason,
-        runner::{Context, Plane as _},
+        runner::{Context, Plane as _, Turn},
     },
 };
 
@@ -103,6 +103,10 @@ struct Model {
     values: BTreeMap<String, String>,
     notified: bool,
     read_only: bool,
+    /// The next readings fail.
+    unreadable: usize,
+    /// Readings so far.
+    reads: usize,
     writes: Vec<String>,
 }
 
@@ -119,7 +123,12 @@ impl Io for Shared {
     }
 
     fn observe(&mut self, desired: &Desired) -> io::Result<Observed> {
-        let model = self.0.borrow();
+        let mut model = self.0.borrow_mut();
+        model.reads += 1;
+        if model.unreadable > 0 {
+            model.unreadable -= 1;
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         let values =
             desired.values().map(|(path, _)| (path.to_owned(), model.values.get(path).cloned())).collect();
         Ok(Observed { values, advertised: BTreeSet::new() })
@@ -155,9 +164,9 @@ impl Bench {
         Self { plane: SysctlPlane::new(connect), model, now: Instant::now() }
     }
 
-    fn after(&mut self, milliseconds: u64) {
+    fn after(&mut self, milliseconds: u64) -> Turn {
         self.now += Duration::from_millis(milliseconds);
-        self.plane.turn(&Context { now: self.now, others_done: true, waited_for: &|| false });
+        self.plane.turn(&Context { now: self.now, others_done: true, waited_for: &|| false })
     }
 
     fn writes(&self) -> usize {
@@ -205,6 +214,41 @@ fn what_cannot_be_set_is_said_with_who_needs_it() {
     bench.after(1_100);
     assert!(bench.plane.report().failures.is_empty(), "{:?}", bench.plane.report().failures);
     assert!(bench.plane.report().repaired.is_empty());
+}
+
+#[test]
+fn a_setting_that_never_comes_is_looked_for_ever_less_often() {
+    let mut bench = Bench::new();
+    bench.model.0.borrow_mut().values.remove(CONNTRACK);
+    bench.plane.configure(&all(&config([("web", web(json!({"sourceNat": "Always"})))])));
+    let mut turn = bench.after(0);
+    let start = bench.now;
+    let mut looks = Vec::new();
+    while bench.now < start + Duration::from_secs(10) {
+        let next = turn.next.unwrap();
+        looks.push((next - bench.now).as_millis());
+        bench.now = next;
+        turn = bench.after(0);
+    }
+    assert_eq!(looks[..5], [200, 400, 800, 1000, 1000]);
+    bench.model.0.borrow_mut().values.insert(CONNTRACK.into(), "0".into());
+    bench.after(1_000);
+    assert!(bench.plane.report().failures.is_empty());
+    let next = bench.after(0).next.unwrap();
+    assert!(next > bench.now + Duration::from_millis(200), "and then not at all");
+}
+
+#[test]
+fn what_cannot_be_read_is_not_done() {
+    let mut bench = Bench::new();
+    bench.model.0.borrow_mut().unreadable = 2;
+    bench.plane.configure(&all(&config([("web", web(json!({})))])));
+    assert!(!bench.after(0).done);
+    assert!(!bench.after(1).done);
+    bench.after(1_000);
+    assert!(bench.plane.report().missing.is_some(), "for the second time");
+    assert!(bench.after(2_000).done);
+    assert_eq!((bench.plane.report().missing.clone(), bench.writes()), (None, 3));
 }
 
 #[test]

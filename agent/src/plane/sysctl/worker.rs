@@ -21,7 +21,7 @@ use crate::reconcile::{
 /// How often values are read that the kernel does not notify of: a handful of small files.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How often while one of them is not there.
+/// How soon at first when one of them is not there, and then ever later, up to [`LOOK`].
 const SOON: Duration = Duration::from_millis(200);
 
 /// The sysctl plane.
@@ -36,6 +36,8 @@ pub(crate) struct SysctlPlane<I, C> {
     failures_changed: bool,
     retry: Backoff,
     look: Instant,
+    /// When to look for settings that are not there.
+    absent: Backoff,
     report: PlaneReport,
 }
 
@@ -52,6 +54,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> SysctlPlane<I, C> {
             failures_changed: true,
             retry: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             look: Instant::now(),
+            absent: Backoff::new(SOON, LOOK),
             report: PlaneReport::default(),
         }
     }
@@ -59,7 +62,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> SysctlPlane<I, C> {
     fn work(&mut self, now: Instant) -> io::Result<()> {
         let Some(io) = self.io.as_mut() else { return Ok(()) };
         let notified = io.notified()?;
-        let looks = now >= self.look;
+        let looks = now >= self.look || self.absent.deadline().is_some_and(|absent| absent <= now);
         if looks {
             self.look = now + LOOK;
             self.report.last_look = Some(SystemTime::now());
@@ -111,6 +114,17 @@ impl<I: Io, C: FnMut() -> io::Result<I>> SysctlPlane<I, C> {
             self.retry.reset();
         } else if self.retry.due(now) {
             self.retry.failed(now);
+        }
+        // It comes with a module or an interface, any moment, or never. Another one that is not there begins anew.
+        let missing = |failing: &BTreeMap<String, (FailureReason, String)>| -> Vec<String> {
+            let missing = failing.iter().filter(|(_, (reason, _))| *reason == FailureReason::Missing);
+            missing.map(|(path, _)| path.clone()).collect()
+        };
+        if missing(&failing) != missing(&self.failing) {
+            self.absent.reset();
+        }
+        if !missing(&failing).is_empty() && self.absent.due(now) {
+            self.absent.failed(now);
         }
         self.note(failing);
         Ok(())
@@ -207,7 +221,6 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for SysctlPlane<I, C> {
                 Ok(io) => {
                     self.io = Some(io);
                     self.dirty = true;
-                    self.report.missing = None;
                 }
                 Err(error) => {
                     let message = format!("cannot open an rtnetlink socket: {error}");
@@ -220,21 +233,29 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for SysctlPlane<I, C> {
         }
         if self.io.is_some() {
             match self.work(now) {
-                Ok(()) => self.connection.reset(),
+                Ok(()) => {
+                    self.connection.reset();
+                    self.report.missing = None;
+                }
                 Err(error) => {
-                    warn!(plane = "sysctl", "cannot read /proc/sys: {error}; starting over");
-                    self.report.last_error = Some(format!("cannot read /proc/sys: {error}"));
+                    let message = format!("cannot read /proc/sys: {error}");
+                    warn!(plane = "sysctl", "{message}; starting over");
+                    self.report.last_error = Some(message.clone());
+                    if self.connection.deadline().is_some() {
+                        // Not for the first time: nothing gets through.
+                        self.report.missing = Some(message);
+                    }
                     self.io = None;
                     self.connection.failed(now);
                 }
             }
         }
-        if self.failing.values().any(|(reason, _)| *reason == FailureReason::Missing) {
-            // It comes with a module or an interface, any moment.
-            self.look = self.look.min(now + SOON);
-        }
-        let next = if self.io.is_some() { Some(self.look) } else { self.connection.deadline() };
-        Turn { next, done: true }
+        let next = if self.io.is_some() {
+            Some(self.absent.deadline().map_or(self.look, |absent| absent.min(self.look)))
+        } else {
+            self.connection.deadline()
+        };
+        Turn { next, done: self.io.is_some() || self.report.missing.is_some() }
     }
 
     fn report(&mut self) -> &mut PlaneReport {

@@ -9,13 +9,14 @@ use serde_json::json;
 
 use crate::{
     plane::{
-        fixture::{all, config, one, server, web},
-        ipvs::{IpvsPlane, model::Shared, worker::IpvsPlane as Worker},
+        fixture::{all, config, key, one, server, web},
+        ipvs::{IpvsPlane, look::SAMPLES, model::Shared, named, worker::IpvsPlane as Worker},
     },
     reconcile::{
         FailureReason,
+        inbox::Merged,
         ledger::{Identity, Ledger},
-        runner::{Context, Plane as _},
+        runner::{Context, Plane as _, Turn},
     },
 };
 
@@ -41,9 +42,9 @@ impl Bench {
     }
 
     /// One turn after so many milliseconds.
-    fn after(&mut self, milliseconds: u64) {
+    fn after(&mut self, milliseconds: u64) -> Turn {
         self.now += Duration::from_millis(milliseconds);
-        self.plane.turn(&Context { now: self.now, others_done: true, waited_for: &|| false });
+        self.plane.turn(&Context { now: self.now, others_done: true, waited_for: &|| false })
     }
 
     fn start(&mut self, bindings: &[(&str, Arc<VirtualServiceBindingSpec>)]) {
@@ -123,6 +124,113 @@ fn a_flush_is_noticed_at_the_next_tick_and_a_quiet_kernel_is_left_alone() {
 }
 
 #[test]
+fn what_was_flushed_is_put_back_in_the_order_in_which_the_kernel_finds_it_soonest() {
+    let mut bench = Bench::new();
+    let bindings = many(300);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    bench.start(&bindings);
+    for _ in 0..3 {
+        bench.after(500);
+        bench.by_hand(&Command::Flush);
+        bench.model.0.borrow_mut().walked = 0;
+        bench.after(500);
+        let model = bench.model.0.borrow();
+        assert_eq!((model.table.len(), model.trash.len()), (300, 0));
+        assert_eq!(model.walked, 600, "each of them was the first there");
+        drop(model);
+        for _ in 0..20 {
+            bench.after(500);
+        }
+    }
+}
+
+#[test]
+fn a_flush_is_noticed_at_once_behind_services_that_fail() {
+    let mut bench = Bench::new();
+    // Somebody else holds the first fifty.
+    for number in 0..50 {
+        let id = ServiceId::Address {
+            protocol: bascule_ipvs::Protocol::Tcp,
+            address: std::net::Ipv4Addr::new(10, 0, 0, number).into(),
+            port: 80,
+        };
+        bench.by_hand(&Command::NewService(Service::new(id, "lc")));
+    }
+    let bindings = many(300);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    bench.start(&bindings);
+    assert_eq!(bench.failures().len(), 50);
+    bench.commands();
+    bench.plane.look_at_nothing_but_samples();
+    // All but theirs.
+    bench.model.0.borrow_mut().table.retain(|_, (service, _)| service.scheduler == "lc");
+    bench.after(500);
+    assert_eq!(bench.model.0.borrow().table.len(), 300);
+}
+
+#[test]
+fn one_service_that_somebody_removes_is_put_back_alone() {
+    let mut bench = Bench::new();
+    let bindings = many(300);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    bench.start(&bindings);
+    bench.commands();
+    bench.plane.look_at_nothing_but_samples();
+    let gone = *bench.model.0.borrow().table.keys().next().unwrap();
+    bench.by_hand(&Command::DelService(gone));
+    let reads = bench.model.0.borrow().reads;
+    bench.after(500);
+    assert_eq!(bench.commands().len(), 3, "a service and two real servers");
+    assert!(bench.model.0.borrow().reads - reads < 10, "not everything was read");
+}
+
+#[test]
+fn a_change_waits_for_one_page_of_a_look_only() {
+    let mut bench = Bench::new();
+    let bindings = many(2_000);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    bench.start(&bindings);
+    let mut longest = 0;
+    for _ in 0..100 {
+        bench.now += Duration::from_millis(500);
+        let before = bench.model.0.borrow().reads;
+        // Something comes with the first page, or the first real servers, that are read.
+        let model = bench.model.clone();
+        let waited_for = move || model.0.borrow().reads - before > SAMPLES + 1;
+        bench.plane.turn(&Context { now: bench.now, others_done: true, waited_for: &waited_for });
+        longest = longest.max(bench.model.0.borrow().reads - before);
+    }
+    assert!(longest <= SAMPLES + 1 + 16, "{longest} questions in one turn that something waited for");
+    assert!(longest > SAMPLES, "it looked at all");
+    // And yet it comes around: what somebody changed in the last service of the list is found.
+    let last = *bench.model.0.borrow().table.keys().next_back().unwrap();
+    bench.commands();
+    bench.by_hand(&Command::SetService(Service::new(last, "lc")));
+    let found = (0..600).any(|_| {
+        bench.after(500);
+        !bench.commands().is_empty()
+    });
+    assert!(found);
+}
+
+#[test]
+fn pages_that_somebody_makes_overlap_or_lack_services_cost_questions_and_change_nothing() {
+    let mut bench = Bench::new();
+    let bindings = many(300);
+    let bindings: Vec<_> = bindings.iter().map(|(name, spec)| (name.as_str(), Arc::clone(spec))).collect();
+    bench.start(&bindings);
+    bench.commands();
+    for round in 0..60_u32 {
+        // The list jumps, back or on.
+        let position = bench.model.0.borrow().table.keys().nth((round * 37 % 300) as usize).copied();
+        bench.model.0.borrow_mut().listed = position;
+        bench.after(500);
+    }
+    assert_eq!(bench.commands(), Vec::<String>::new());
+    assert_eq!(bench.repaired(), 0);
+}
+
+#[test]
 fn any_single_change_is_found_within_the_period_of_a_look() {
     let mut bench = Bench::new();
     bench.start(&[("web", web(json!({})))]);
@@ -181,15 +289,93 @@ fn a_service_that_fails_is_tried_again_ever_less_often_and_at_once_when_it_chang
 #[test]
 fn a_service_that_somebody_adds_right_before_us_is_seen_as_theirs() {
     let mut bench = Bench::new();
-    bench.model.0.borrow_mut().meanwhile.push_back(Command::NewService(Service::new(id(), "lc")));
+    bench.model.0.borrow_mut().meanwhile.push_back(vec![Command::NewService(Service::new(id(), "lc"))]);
     bench.start(&[("web", web(json!({})))]);
     let failures = bench.failures();
     assert_eq!(failures.len(), 1);
     assert_eq!(failures[0].0, FailureReason::Conflict);
     assert_eq!(bench.model.0.borrow().table[&id()].0.scheduler, "lc");
+    assert!(bench.model.0.borrow().table[&id()].1.is_empty(), "our real servers are not left in it");
     // It stays theirs also when we no longer want the address.
     bench.put("web", None);
     assert!(bench.model.0.borrow().table.contains_key(&id()));
+}
+
+#[test]
+fn only_what_we_put_into_somebody_elses_service_is_taken_out_of_it_and_if_need_be_later() {
+    let mut bench = Bench::new();
+    {
+        // Their real server stands where one of ours would: the kernel says that it is there.
+        let mut model = bench.model.0.borrow_mut();
+        let theirs = bascule_ipvs::Destination::new(
+            "172.16.193.10".parse().unwrap(),
+            80,
+            bascule_ipvs::Forwarding::Masquerade,
+        );
+        model.meanwhile.push_back(vec![
+            Command::NewService(Service::new(id(), "lc")),
+            Command::NewDestination(id(), theirs.weight(7)),
+        ]);
+        // The kernel does not answer the command that takes ours out.
+        model.lost_at = Some(2);
+    }
+    bench.start(&[("web", web(json!({})))]);
+    assert_eq!(bench.model.0.borrow().table[&id()].1.len(), 2);
+    bench.after(1100);
+    let model = bench.model.0.borrow();
+    let (service, held) = &model.table[&id()];
+    let weights: Vec<_> = held.values().map(|held| held.weight).collect();
+    assert_eq!((service.scheduler.as_str(), weights), ("lc", vec![7]));
+    drop(model);
+    assert_eq!(bench.failures()[0].0, FailureReason::Conflict);
+}
+
+#[test]
+fn whoever_adopts_takes_a_service_over_that_somebody_adds_right_before_us() {
+    let mut bench = Bench::with(tempfile::tempdir().unwrap(), Shared::default(), true);
+    bench.model.0.borrow_mut().meanwhile.push_back(vec![Command::NewService(Service::new(id(), "lc"))]);
+    bench.start(&[("web", web(json!({})))]);
+    assert_eq!(bench.failures(), []);
+    let model = bench.model.0.borrow();
+    assert_eq!((model.table[&id()].0.scheduler.as_str(), model.table[&id()].1.len()), ("rr", 2));
+}
+
+#[test]
+fn what_is_said_of_failures_is_made_anew_only_for_changes_that_may_concern_them() {
+    let mut bench = Bench::new();
+    bench.by_hand(&Command::NewService(Service::new(id(), "lc")));
+    let mail = || web(json!({"addresses": ["10.0.0.25"]}));
+    bench.start(&[("web", web(json!({}))), ("mail", mail())]);
+    let said = Arc::clone(&bench.plane.report().failures);
+    let bindings = |bench: &mut Bench| {
+        let failures = Arc::clone(&bench.plane.report().failures);
+        let all: std::collections::BTreeSet<_> =
+            failures.values().flat_map(|failure| failure.bindings.clone()).collect();
+        all.iter().map(|key| key.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(bindings(&mut bench), ["web"]);
+    bench.put("mail", Some(web(json!({"addresses": ["10.0.0.26"]}))));
+    assert!(Arc::ptr_eq(&said, &bench.plane.report().failures), "nobody asked for it");
+    // Another binding takes the address: the same failure, of somebody else.
+    bench.plane.configure(&Merged {
+        serial: 3,
+        bindings: [(key("web"), None), (key("other"), Some(web(json!({}))))].into(),
+        ..Merged::default()
+    });
+    bench.after(1);
+    assert_eq!(bindings(&mut bench), ["other"]);
+    // One that cannot be carried out, and then can.
+    let unsound = json!({"addresses": ["10.0.0.25"], "realServers": [server("srv1", "10.1.0.1", json!({"targetPorts": []}))]});
+    bench.put("mail", Some(web(unsound)));
+    assert_eq!(bindings(&mut bench), ["mail", "other"]);
+    bench.put("mail", Some(mail()));
+    assert_eq!(bindings(&mut bench), ["other"]);
+    // Two for one address.
+    bench.put("news", Some(mail()));
+    assert_eq!(bindings(&mut bench), ["news", "other"]);
+    bench.put("news", None);
+    bench.put("other", None);
+    assert_eq!(bench.failures(), []);
 }
 
 #[test]
@@ -197,7 +383,7 @@ fn what_goes_under_our_hands_is_put_right_at_once() {
     let mut bench = Bench::new();
     bench.start(&[("web", web(json!({})))]);
     bench.commands();
-    bench.model.0.borrow_mut().meanwhile.push_back(Command::Flush);
+    bench.model.0.borrow_mut().meanwhile.push_back(vec![Command::Flush]);
     bench.put("web", Some(web(json!({"scheduler": {"name": "wlc"}}))));
     assert_eq!(bench.failures(), []);
     let model = bench.model.0.borrow();
@@ -215,6 +401,23 @@ fn losing_the_kernel_is_said_and_survived() {
     bench.after(1100);
     assert!(bench.plane.report().settled);
     assert_eq!(bench.model.0.borrow().table.len(), 1);
+}
+
+#[test]
+fn a_change_is_not_done_while_the_kernel_is_lost() {
+    let mut bench = Bench::new();
+    bench.start(&[("web", web(json!({})))]);
+    bench.model.0.borrow_mut().lost = 2;
+    bench.plane.configure(&one("web", Some(web(json!({"scheduler": {"name": "lc"}})))));
+    assert!(!bench.after(1).done, "nothing was written");
+    assert_eq!(bench.plane.report().missing, None, "it may be for once");
+    assert!(!bench.after(100).done, "nor is it before the next attempt");
+    bench.after(1000);
+    assert!(bench.plane.report().missing.as_ref().is_some_and(|missing| missing.contains("no answer")));
+    let turn = bench.after(2000);
+    assert!(turn.done);
+    assert_eq!(bench.plane.report().missing, None);
+    assert_eq!(bench.model.0.borrow().table[&id()].0.scheduler, "lc");
 }
 
 #[test]
@@ -312,7 +515,7 @@ fn counters_of_a_big_table_come_from_the_looks() {
         bench.after(1000);
     }
     assert!(bench.model.0.borrow().reads > reads);
-    let counters = bench.plane.counters(bench.now);
+    let counters = named(&bench.plane.figures(bench.now), bench.now);
     assert_eq!(counters.services.len(), 400);
     assert_eq!(counters.services[7].binding, crate::plane::fixture::key("web00007"));
     assert_eq!(counters.services[7].destinations[0].name, "srv1");

@@ -1,28 +1,37 @@
-//! Looking for drift, and what is seen on the way: counters.
+//! Looking for drift, and what is seen on the way: figures.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant, SystemTime},
+    sync::Arc,
+    time::{Instant, SystemTime},
 };
 
-use bascule_crds::VirtualServiceBindingSpec;
 use bascule_ipvs::{DestinationEntry, Error, ServiceId};
 
 use super::{
     super::{
-        expand,
-        look::{SAMPLES, Step, after, cpu_time},
+        figures::{Figures, Sampled},
+        look::{FLUSHED, PASSED_OVER, SAMPLES, Step, after, cpu_time},
         observe::{Io, Scope, observe},
         plan::{Observed, Wanted, plan},
     },
-    Cause, IpvsPlane, Sample,
+    Cause, IpvsPlane,
 };
-use crate::reconcile::{Counters, DestinationCounters, FailureReason, ServiceCounters, runner::Context};
+use crate::reconcile::{FailureReason, runner::Context};
 
 /// Services whose real servers are read in one step of a look.
 const STEP: usize = 16;
-/// Counters are read anew when somebody asks for them if that costs at most so many CPU seconds.
-const FRESH: f64 = 0.02;
+/// Figures are read anew when somebody asks for them if that costs at most so many CPU seconds: a change may come meanwhile, and
+/// a table that costs little more is looked at as a whole every few ticks anyway.
+const FRESH: f64 = 0.005;
+
+/// A list of the services that is being read.
+pub(super) struct Listing {
+    /// Services of ours that were not in it so far.
+    unseen: BTreeSet<ServiceId>,
+    /// Where in the kernel's order those that were in it stand.
+    ranks: BTreeMap<ServiceId, u32>,
+}
 
 impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
     /// Looks at some of the table, within the budget, and puts back what differs. A change that comes meanwhile waits for one
@@ -30,73 +39,35 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
     pub(super) fn look(&mut self, context: &Context<'_>) -> Result<(), Error> {
         let now = context.now;
         self.report.last_look = Some(SystemTime::now());
-        let Some(io) = self.io.as_mut() else { return Ok(()) };
-        let services = self.desired.services();
         let mut suspects = BTreeSet::new();
-        let mut flushed = false;
 
         let started = cpu_time();
-        let ours = |id: &ServiceId| !self.failing.contains_key(id);
-        let round =
-            services.range(after(self.sampled)).chain(services.iter()).take(SAMPLES.min(services.len()));
-        for (id, entry) in round.filter(|(id, _)| ours(id)) {
-            self.sampled = Some(*id);
-            match io.service(id)? {
-                None => flushed = true,
-                Some(held) if held.service != entry.wanted.service => {
-                    suspects.insert(*id);
-                }
-                Some(_) => {}
-            }
-        }
+        let flushed = self.sample(&mut suspects)?;
         self.look.spend(cpu_time() - started, 0);
         if flushed {
-            return self.pass(None, true, Cause::Drift, now);
+            let started = cpu_time();
+            self.pass(None, true, Cause::Drift, now)?;
+            self.look.spend(cpu_time() - started, 0);
+            return Ok(());
         }
 
         let mut timeouts = None;
         while self.look.affords() && !(context.waited_for)() {
             let started = cpu_time();
-            let (count, last) = match self.look.step() {
+            let (ended, count) = match self.look.step() {
                 Step::Services => {
-                    timeouts = Some(io.timeouts()?);
-                    // One that is left out is suspected, and asked for then.
-                    let held: BTreeMap<_, _> =
-                        io.services(&[])?.into_iter().map(|entry| (entry.service.id, entry)).collect();
-                    for (id, entry) in services {
-                        if held.get(id).is_none_or(|held| held.service != entry.wanted.service) {
-                            suspects.insert(*id);
-                        }
+                    if self.listing.is_none() {
+                        timeouts = self.io.as_mut().map(Io::timeouts).transpose()?;
                     }
-                    for (id, entry) in held.into_iter().filter(|(id, _)| services.contains_key(id)) {
-                        if let Some(sample) = self.samples.get_mut(&id) {
-                            sample.entry = entry;
-                        } else {
-                            self.samples.insert(id, Sample { entry, destinations: Vec::new(), at: now });
-                        }
-                    }
-                    (0, None)
+                    (self.list(&mut suspects, now)?.then_some(None), 0)
                 }
                 Step::Destinations(position) => {
-                    let mut last = None;
-                    let mut count = 0;
-                    for (id, entry) in services.range(after(position)).take(STEP) {
-                        let held = io.destinations(id)?;
-                        if differs(&entry.wanted, &held) {
-                            suspects.insert(*id);
-                        }
-                        if let Some(sample) = self.samples.get_mut(id) {
-                            sample.destinations = held;
-                            sample.at = now;
-                        }
-                        last = Some(*id);
-                        count += 1;
-                    }
-                    (count, last)
+                    let (last, count) = self.compare(position, &mut suspects, now)?;
+                    (Some(last), count)
                 }
             };
             self.look.spend(cpu_time() - started, count);
-            if self.look.advance(now, last) {
+            if ended.is_some_and(|last| self.look.advance(now, last)) {
                 self.report.look_period = self.look.period();
                 break;
             }
@@ -115,8 +86,103 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
         Ok(())
     }
 
+    /// Asks for a few services, others each time; true when so many are missing that the table was flushed.
+    fn sample(&mut self, suspects: &mut BTreeSet<ServiceId>) -> Result<bool, Error> {
+        let Some(io) = self.io.as_mut() else { return Ok(false) };
+        let services = self.desired.services();
+        let (mut asked, mut missing) = (0, 0);
+        let round = services.range(after(self.sampled)).chain(services.iter());
+        for (id, entry) in round.take(PASSED_OVER.min(services.len())) {
+            self.sampled = Some(*id);
+            if self.failing.contains_key(id) {
+                continue;
+            }
+            match io.service(id)? {
+                None => {
+                    missing += 1;
+                    suspects.insert(*id);
+                }
+                Some(held) if held.service != entry.wanted.service => {
+                    suspects.insert(*id);
+                }
+                Some(_) => {}
+            }
+            asked += 1;
+            if asked == SAMPLES {
+                break;
+            }
+        }
+        Ok(missing >= FLUSHED)
+    }
+
+    /// Reads a page of the list of all services; true when it was the last.
+    fn list(&mut self, suspects: &mut BTreeSet<ServiceId>, now: Instant) -> Result<bool, Error> {
+        let Some(io) = self.io.as_mut() else { return Ok(true) };
+        let services = self.desired.services();
+        let mut listing = self.listing.take().unwrap_or_else(|| Listing {
+            unseen: services.keys().copied().collect(),
+            ranks: BTreeMap::new(),
+        });
+        let page = io.services_page()?;
+        for entry in page.services {
+            let id = entry.service.id;
+            let Some(wanted) = services.get(&id) else { continue };
+            listing.unseen.remove(&id);
+            let rank = u32::try_from(listing.ranks.len()).unwrap_or(u32::MAX);
+            listing.ranks.entry(id).or_insert(rank);
+            if wanted.wanted.service != entry.service {
+                suspects.insert(id);
+            }
+            if let Some(figures) = self.samples.get_mut(&id) {
+                Arc::make_mut(figures).entry = entry;
+            } else {
+                let figures = Figures { entry, destinations: Vec::new(), at: now };
+                self.samples.insert(id, Arc::new(figures));
+            }
+        }
+        if page.last {
+            // One that was left out is suspected, and asked for then. What came to be wanted meanwhile was looked at then.
+            suspects.extend(listing.unseen.into_iter().filter(|id| services.contains_key(id)));
+            self.ranks = listing.ranks;
+        } else {
+            self.listing = Some(listing);
+        }
+        Ok(page.last)
+    }
+
+    /// Reads the real servers of some services; returns the last one, none when there are no more, and how many.
+    fn compare(
+        &mut self,
+        position: Option<ServiceId>,
+        suspects: &mut BTreeSet<ServiceId>,
+        now: Instant,
+    ) -> Result<(Option<ServiceId>, usize), Error> {
+        let Some(io) = self.io.as_mut() else { return Ok((None, 0)) };
+        let (mut last, mut count) = (None, 0);
+        for (id, entry) in self.desired.services().range(after(position)).take(STEP) {
+            let held = io.destinations(id)?;
+            if differs(&entry.wanted, &held) {
+                suspects.insert(*id);
+            }
+            if let Some(figures) = self.samples.get_mut(id) {
+                let figures = Arc::make_mut(figures);
+                figures.destinations = held;
+                figures.at = now;
+            }
+            last = Some(*id);
+            count += 1;
+        }
+        Ok((last, count))
+    }
+
+    /// From now on only the samples are looked at.
+    #[cfg(test)]
+    pub(crate) fn look_at_nothing_but_samples(&mut self) {
+        self.look.exhaust();
+    }
+
     /// The figures of all services: read anew where that is cheap, else those of the last look.
-    pub(super) fn read_counters(&mut self, now: Instant) -> Counters {
+    pub(super) fn read_figures(&mut self, now: Instant) -> Vec<Sampled> {
         let services = self.desired.services();
         if let Some(io) = self.io.as_mut().filter(|_| self.look.estimate(services.len()) <= FRESH) {
             let interesting: BTreeSet<_> = services.keys().copied().collect();
@@ -129,29 +195,20 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
                 |_| true,
                 |entry, destinations| {
                     if services.contains_key(&entry.service.id) {
-                        samples.insert(entry.service.id, Sample { entry, destinations, at: now });
+                        let figures = Figures { entry, destinations, at: now };
+                        samples.insert(figures.entry.service.id, Arc::new(figures));
                     }
                 },
             );
         }
-        let mut age = Duration::ZERO;
-        let read = self.samples.iter().filter_map(|(id, sample)| {
-            let owner = &services.get(id)?.owner;
-            let spec = self.desired.spec(owner)?;
-            age = age.max(now.saturating_duration_since(sample.at));
-            let mut destinations: Vec<_> =
-                sample.destinations.iter().map(|entry| destination(spec, id, entry)).collect();
-            destinations.sort_unstable_by_key(|destination| destination.id);
-            Some(ServiceCounters {
-                binding: owner.clone(),
-                id: *id,
-                scheduler: sample.entry.service.scheduler.clone(),
-                stats: sample.entry.stats,
-                destinations,
-            })
-        });
-        let services = read.collect();
-        Counters { services, age }
+        let mut sampled = Vec::with_capacity(self.samples.len());
+        for (binding, spec, ids) in self.desired.programmed() {
+            for figures in ids.filter_map(|id| self.samples.get(id)) {
+                let (spec, figures) = (Arc::clone(spec), Arc::clone(figures));
+                sampled.push(Sampled { binding: binding.clone(), spec, figures });
+            }
+        }
+        sampled
     }
 }
 
@@ -164,21 +221,4 @@ fn differs(wanted: &Wanted, held: &[DestinationEntry]) -> bool {
                 .binary_search_by_key(&entry.destination.id, |destination| destination.id)
                 .map_or(true, |index| wanted.destinations[index] != entry.destination)
         })
-}
-
-fn destination(
-    spec: &VirtualServiceBindingSpec,
-    service: &ServiceId,
-    entry: &DestinationEntry,
-) -> DestinationCounters {
-    let id = entry.destination.id;
-    DestinationCounters {
-        name: expand::name(spec, service, id).map_or_else(|| id.to_string(), ToOwned::to_owned),
-        id,
-        weight: entry.destination.weight,
-        active_connections: entry.active_connections,
-        inactive_connections: entry.inactive_connections,
-        persistent_connections: entry.persistent_connections,
-        stats: entry.stats,
-    }
 }

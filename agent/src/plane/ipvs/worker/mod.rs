@@ -1,31 +1,38 @@
 //! The IPVS plane at work: a connection to the kernel, what is wanted, what is ours, and when to look.
 
+mod accounting;
 mod looking;
 mod telling;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::BorrowedFd,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use bascule_ipvs::{Command, CommandError, DestinationEntry, Errno, Error, ServiceEntry, ServiceId};
+use bascule_compile::BindingKey;
+use bascule_crds::VirtualServiceBindingSpec;
+use bascule_ipvs::{Command, DestinationId, Error, ServiceId};
 use tracing::{info, warn};
 
+use looking::Listing;
 pub(crate) use telling::conflict;
 
 use super::{
     desired::Desired,
+    figures::{Figures, Sampled},
     look::Look,
     observe::{Io, Scope, observe},
-    plan::{Observed, kind, plan, subject},
+    order::reverse_of_removal,
+    plan::plan,
 };
 use crate::reconcile::{
-    Counters, FailureReason, PlaneName, PlaneReport,
+    FailureReason, PlaneName, PlaneReport,
     backoff::Backoff,
     inbox::Merged,
     ledger::Ledger,
-    report::{DRIFT_LINES, note_failures},
+    report::note_failures,
     runner::{Context, Plane, Turn},
 };
 
@@ -45,13 +52,6 @@ enum Cause {
     Drift,
 }
 
-/// The last figures of a service.
-struct Sample {
-    entry: ServiceEntry,
-    destinations: Vec<DestinationEntry>,
-    at: Instant,
-}
-
 /// The IPVS plane.
 pub(crate) struct IpvsPlane<I, C> {
     connect: C,
@@ -65,13 +65,18 @@ pub(crate) struct IpvsPlane<I, C> {
     dirty: BTreeSet<ServiceId>,
     timeouts_dirty: bool,
     failing: BTreeMap<ServiceId, (FailureReason, String)>,
+    /// Real servers of ours that went into a service of somebody else's, yet to be taken out.
+    strays: BTreeSet<(ServiceId, DestinationId)>,
     timeouts_failure: Option<String>,
     failures_changed: bool,
     ledger_failed: bool,
     retry: Backoff,
     look: Look,
     sampled: Option<ServiceId>,
-    samples: BTreeMap<ServiceId, Sample>,
+    listing: Option<Listing>,
+    /// The kernel's order of our services at the end of the last listing.
+    ranks: BTreeMap<ServiceId, u32>,
+    samples: BTreeMap<ServiceId, Arc<Figures>>,
     report: PlaneReport,
 }
 
@@ -89,19 +94,37 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             dirty: BTreeSet::new(),
             timeouts_dirty: false,
             failing: BTreeMap::new(),
+            strays: BTreeSet::new(),
             timeouts_failure: None,
             failures_changed: true,
             ledger_failed: false,
             retry: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             look: Look::new(Instant::now()),
             sampled: None,
+            listing: None,
+            ranks: BTreeMap::new(),
             samples: BTreeMap::new(),
             report: PlaneReport::default(),
         }
     }
 
+    /// Takes a changed binding. What is said of failures is made anew only if one may concern it: there may be thousands.
+    fn set(&mut self, key: &BindingKey, spec: Option<&Arc<VirtualServiceBindingSpec>>) {
+        let concerned = |plane: &Self| {
+            let mut services = plane.desired.wanted_by(key).iter();
+            plane.desired.invalid().contains_key(key)
+                || !plane.desired.contested().is_empty()
+                || services.any(|id| plane.failing.contains_key(id))
+        };
+        self.failures_changed |= concerned(self);
+        let affected = self.desired.set(key, spec);
+        self.failures_changed |= concerned(self);
+        self.dirty.extend(affected);
+    }
+
     fn work(&mut self, context: &Context<'_>) -> Result<(), Error> {
         let now = context.now;
+        self.withdraw()?;
         if self.full {
             self.pass(None, true, Cause::Start, now)?;
             self.full = false;
@@ -184,12 +207,19 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             |id| ledger.contains(id),
             |entry, destinations| {
                 if services.contains_key(&entry.service.id) {
-                    samples.insert(entry.service.id, Sample { entry, destinations, at: now });
+                    samples.insert(entry.service.id, Arc::new(Figures { entry, destinations, at: now }));
                 }
             },
         )?;
         let wanted = ids.iter().map(|id| (*id, services.get(id).map(|entry| &entry.wanted)));
-        let plan = plan(wanted, self.desired.timeouts(), &observed, self.adopt);
+        let mut plan = plan(wanted, self.desired.timeouts(), &observed, self.adopt);
+        if cause == Cause::Drift && plan.commands.len() >= MANY {
+            plan.commands = reverse_of_removal(
+                plan.commands,
+                |id| self.ranks.get(id).copied(),
+                |id| self.samples.get(id).map(|figures| figures.destinations.as_slice()),
+            );
+        }
 
         let new: Vec<ServiceId> = plan
             .commands
@@ -214,138 +244,12 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
         }
         let outcome = self.account(&plan.commands, &results, cause);
         self.settle(ids, timeouts, &observed, &plan.conflicts, &outcome, &new);
+        // Whoever adopts takes the service over with them.
+        if !self.adopt {
+            self.strays.extend(outcome.strays.iter().copied());
+        }
+        self.withdraw()?;
         Ok(outcome.raced)
-    }
-
-    /// Counts and says what was done.
-    fn account(
-        &mut self,
-        commands: &[Command],
-        results: &[Result<(), CommandError>],
-        cause: Cause,
-    ) -> Outcome {
-        let mut outcome = Outcome::default();
-        let mut said = 0;
-        for (command, result) in commands.iter().zip(results) {
-            let id = subject(command);
-            match result {
-                Ok(()) => {
-                    *self.report.operations.entry(kind(command)).or_default() += 1;
-                    if let Command::DelService(id) = command {
-                        outcome.gone.insert(*id);
-                    }
-                    let known = id.is_some_and(|id| self.failing.contains_key(&id));
-                    if cause == Cause::Drift && !known {
-                        *self.report.repaired.entry(kind(command)).or_default() += 1;
-                        said += 1;
-                        if said <= DRIFT_LINES {
-                            warn!(plane = "ipvs", "put back what somebody changed: {command}");
-                        }
-                    }
-                }
-                Err(error) => {
-                    let message = format!("cannot {command}: {error}");
-                    let Some(id) = id else {
-                        self.report.refused += 1;
-                        outcome.timeouts = Some(message);
-                        continue;
-                    };
-                    if let Command::NewService(_) = command {
-                        outcome.unborn.insert(id);
-                    }
-                    // The first failure explains those that follow from it.
-                    if outcome.failed.contains_key(&id) {
-                        continue;
-                    }
-                    if raced(command, error) {
-                        outcome.raced.insert(id);
-                    } else {
-                        self.report.refused += 1;
-                    }
-                    outcome.failed.insert(id, message);
-                }
-            }
-        }
-        if said > DRIFT_LINES {
-            warn!(plane = "ipvs", "put back {said} entries that somebody changed");
-        }
-        outcome
-    }
-
-    /// Notes what became of each service that was looked at.
-    fn settle(
-        &mut self,
-        ids: &BTreeSet<ServiceId>,
-        timeouts: bool,
-        observed: &Observed,
-        conflicts: &BTreeSet<ServiceId>,
-        outcome: &Outcome,
-        new: &[ServiceId],
-    ) {
-        // Struck out: what is gone, what turned out not to be there, and what was noted but never came to be (it is somebody
-        // else's if it is there).
-        let mut gone = outcome.gone.clone();
-        gone.extend(new.iter().filter(|id| outcome.unborn.contains(id)));
-        for id in ids {
-            let wanted = self.desired.services().contains_key(id);
-            if !wanted {
-                self.samples.remove(id);
-                if !observed.services.contains_key(id) {
-                    gone.insert(*id);
-                }
-            }
-            if outcome.raced.contains(id) {
-                continue;
-            }
-            let failure = if let Some(message) = outcome.failed.get(id) {
-                Some((FailureReason::Refused, message.clone()))
-            } else if conflicts.contains(id) {
-                Some((FailureReason::Conflict, conflict(&observed.services[id])))
-            } else {
-                None
-            };
-            self.note(*id, failure);
-        }
-        self.ledger.remove(&gone);
-        if timeouts && self.timeouts_failure != outcome.timeouts {
-            self.timeouts_failure.clone_from(&outcome.timeouts);
-            self.failures_changed = true;
-        }
-    }
-
-    fn note(&mut self, id: ServiceId, failure: Option<(FailureReason, String)>) {
-        if self.failing.get(&id) == failure.as_ref() {
-            return;
-        }
-        self.failures_changed = true;
-        if let Some(failure) = failure {
-            warn!(plane = "ipvs", reason = %failure.0, "{id}: {}", failure.1);
-            self.report.last_error = Some(format!("{id}: {}", failure.1));
-            self.failing.insert(id, failure);
-        } else if self.failing.remove(&id).is_some() {
-            info!(plane = "ipvs", "{id}: as wanted again");
-        }
-    }
-}
-
-#[derive(Default)]
-struct Outcome {
-    gone: BTreeSet<ServiceId>,
-    failed: BTreeMap<ServiceId, String>,
-    /// Services that could not be added.
-    unborn: BTreeSet<ServiceId>,
-    /// Services that somebody else changed between our look and our command.
-    raced: BTreeSet<ServiceId>,
-    timeouts: Option<String>,
-}
-
-/// Whether a failure means that the table is not as it was when we looked.
-fn raced(command: &Command, error: &CommandError) -> bool {
-    match error.errno() {
-        Some(Errno::ESRCH | Errno::EEXIST) => true,
-        // Of a service, ENOENT speaks of the scheduler.
-        Some(Errno::ENOENT) => !matches!(command, Command::NewService(_) | Command::SetService(_)),
-        _ => false,
     }
 }
 
@@ -359,7 +263,6 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
 
     fn configure(&mut self, change: &Merged) {
         self.configured = true;
-        self.failures_changed = true;
         if let Some(director) = &change.director {
             self.timeouts_dirty |= self.desired.set_director(director);
         }
@@ -367,13 +270,13 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
             let gone: Vec<_> =
                 self.desired.keys().filter(|key| !change.bindings.contains_key(key)).cloned().collect();
             for key in gone {
-                self.dirty.extend(self.desired.set(&key, None));
+                self.set(&key, None);
             }
         }
         for (key, spec) in &change.bindings {
             let known = spec.as_ref().is_some_and(|spec| self.desired.spec(key) == Some(spec));
             if !known {
-                self.dirty.extend(self.desired.set(key, spec.as_ref()));
+                self.set(key, spec.as_ref());
             }
         }
     }
@@ -388,9 +291,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
                 Ok(io) => {
                     self.io = Some(io);
                     self.full = true;
-                    if self.report.missing.take().is_some() {
-                        info!(plane = "ipvs", "IPVS is there now");
-                    }
+                    self.listing = None;
                 }
                 Err(error) => {
                     let message = error.to_string();
@@ -405,10 +306,20 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
         }
         if self.io.is_some() {
             match self.work(context) {
-                Ok(()) => self.connection.reset(),
+                Ok(()) => {
+                    self.connection.reset();
+                    if self.report.missing.take().is_some() {
+                        info!(plane = "ipvs", "IPVS is there now");
+                    }
+                }
                 Err(error) => {
                     warn!(plane = "ipvs", "{error}; starting over");
-                    self.report.last_error = Some(error.to_string());
+                    let message = error.to_string();
+                    self.report.last_error = Some(message.clone());
+                    if self.connection.deadline().is_some() {
+                        // Not for the first time: nothing gets through.
+                        self.report.missing = Some(message);
+                    }
                     self.io = None;
                     self.connection.failed(now);
                 }
@@ -427,14 +338,15 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
         } else {
             self.connection.deadline()
         };
-        Turn { next, done: true }
+        // Without the kernel nothing was carried out; that is all that is possible only where something is missing, as is said then.
+        Turn { next, done: self.io.is_some() || self.report.missing.is_some() }
     }
 
     fn report(&mut self) -> &mut PlaneReport {
         &mut self.report
     }
 
-    fn counters(&mut self, now: Instant) -> Counters {
-        self.read_counters(now)
+    fn figures(&mut self, now: Instant) -> Vec<Sampled> {
+        self.read_figures(now)
     }
 }
