@@ -15,13 +15,13 @@ use crate::manifests::{Manifests, Options, View};
 use crate::reconcile::{ConfigChange, ConfigUpdate};
 use crate::state::{Keeper, Saved, load};
 
-/// How long anything may take that has to happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything may take that has to happen; longer than any machine needs.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 struct Live {
     directory: tempfile::TempDir,
     manifests: Manifests,
-    updates: mpsc::Receiver<ConfigUpdate>,
+    updates: mpsc::UnboundedReceiver<ConfigUpdate>,
     runtime: tokio::runtime::Runtime,
     bindings: BTreeMap<String, u32>,
 }
@@ -32,10 +32,11 @@ impl Live {
         keeper: Option<Arc<Keeper>>,
         remembered: BTreeMap<String, Saved>,
     ) -> Self {
-        let (sender, updates) = mpsc::channel(4);
+        // Without a bound: a worker that waits for a test that has failed would never end.
+        let (sender, updates) = mpsc::unbounded_channel();
         let options =
             Options { directory: directory.path().join("m"), director: "dir1".into(), remembered, keeper };
-        let manifests = Manifests::spawn(options, move |update| drop(sender.blocking_send(update))).unwrap();
+        let manifests = Manifests::spawn(options, move |update| drop(sender.send(update))).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         Self { directory, manifests, updates, runtime, bindings: BTreeMap::new() }
     }
