@@ -178,6 +178,11 @@ impl Io for Shared {
         Ok(model.timeouts)
     }
 
+    fn load_scheduler(&mut self, name: &str) -> Result<(), Error> {
+        self.0.borrow_mut().story.push(format!("load {name}"));
+        Ok(())
+    }
+
     fn execute_all(&mut self, commands: &[Command]) -> Result<Vec<Result<(), CommandError>>, Error> {
         let mut model = self.0.borrow_mut();
         model.batches += 1;

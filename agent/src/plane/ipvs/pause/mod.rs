@@ -13,6 +13,7 @@ mod queue;
 mod rules;
 
 use std::{
+    collections::BTreeSet,
     ops::Range,
     slice,
     time::{Duration, Instant},
@@ -73,6 +74,17 @@ fn steps(commands: &[Command], observed: &Observed) -> Vec<Step> {
     steps
 }
 
+/// The schedulers that services change to.
+fn schedulers<'a>(commands: &'a [Command], observed: &Observed) -> BTreeSet<&'a str> {
+    let changed = commands.iter().filter(|command| interrupted(command, observed).is_some());
+    changed
+        .filter_map(|command| match command {
+            Command::SetService(service) => Some(service.scheduler.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
 /// Carries out commands in their order, and makes a pause where new connections would be refused otherwise.
 pub(super) fn carry_out(
     io: &mut impl Io,
@@ -80,6 +92,10 @@ pub(super) fn carry_out(
     commands: &[Command],
     observed: &Observed,
 ) -> Result<Vec<Result<(), CommandError>>, Error> {
+    // Else the kernel loads the module while packets wait.
+    for name in schedulers(commands, observed) {
+        io.load_scheduler(name)?;
+    }
     let mut results = Vec::with_capacity(commands.len());
     let outcome = steps(commands, observed).into_iter().try_for_each(|step| {
         match step {

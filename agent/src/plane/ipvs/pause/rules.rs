@@ -129,3 +129,111 @@ fn opens(protocol: Protocol) -> Option<fn(Writer) -> Writer> {
         Protocol::Other(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::plane::attribute::{Attributes, find, number, text};
+
+    fn address(protocol: Protocol, address: &str, port: u16) -> ServiceId {
+        ServiceId::Address { protocol, address: address.parse::<IpAddr>().unwrap(), port }
+    }
+
+    /// The rules of a service in words: what is loaded, and the bytes that it is compared with.
+    fn read(id: ServiceId) -> Vec<String> {
+        let big_endian = |value: &[u8]| number(value).unwrap().to_be();
+        let rule = |list: Writer| {
+            let bytes = list.finish();
+            let words = Attributes(&bytes).map(|(kind, one)| {
+                assert_eq!(kind, 1, "NFTA_LIST_ELEM");
+                let data = find(one, 2).unwrap();
+                let field = |kind| big_endian(find(data, kind).unwrap());
+                let value = |kind| find(find(data, kind).unwrap(), 1).unwrap();
+                match text(find(one, 1).unwrap()).as_str() {
+                    "meta" => format!("meta {}", field(2)),
+                    "payload" => format!("payload {}+{}:{}", field(2), field(3), field(4)),
+                    "bitwise" => format!("& {:?} ^ {:?}", value(4), value(5)),
+                    "cmp" => format!("{} {:?}", if field(2) == 0 { "==" } else { "!=" }, value(3)),
+                    other => panic!("{other}"),
+                }
+            });
+            words.collect::<Vec<_>>().join(" ")
+        };
+        matches(id).into_iter().map(rule).collect()
+    }
+
+    #[test]
+    fn only_what_is_scheduled_is_matched() {
+        const HTTP: &str = "meta 15 == [2] meta 16 == [6] payload 1+16:4 == [192, 16, 193, 30] payload 2+2:2 == [0, 80] \
+             payload 2+13:1 & [2] ^ [0] != [0]";
+        assert_eq!(read(address(Protocol::Tcp, "192.16.193.30", 80)), [HTTP]);
+        assert_eq!(
+            read(address(Protocol::Udp, "2001:db8::1", 0)),
+            [
+                "meta 15 == [10] meta 16 == [17] payload 1+24:16 == [32, 1, 13, 184, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]"
+            ],
+            "port 0 is every port"
+        );
+        assert_eq!(
+            read(address(Protocol::Sctp, "10.0.0.1", 258)),
+            [
+                "meta 15 == [2] meta 16 == [132] payload 1+16:4 == [10, 0, 0, 1] payload 2+2:2 == [1, 2] payload 2+12:1 == [1]"
+            ]
+        );
+        assert_eq!(read(address(Protocol::Other(50), "10.0.0.1", 0)), Vec::<String>::new());
+        let mark = 7u32.to_ne_bytes();
+        assert_eq!(
+            read(ServiceId::Fwmark { mark: 7, family: Family::Ipv6 }),
+            [
+                format!(
+                    "meta 15 == [10] meta 16 == [6] meta 3 == {mark:?} payload 2+13:1 & [2] ^ [0] != [0]"
+                ),
+                format!("meta 15 == [10] meta 16 == [17] meta 3 == {mark:?}"),
+                format!("meta 15 == [10] meta 16 == [132] meta 3 == {mark:?} payload 2+12:1 == [1]"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_rule_ends_in_the_queue() {
+        let messages = rules(&[address(Protocol::Udp, "10.0.0.1", 53)], 0xba54);
+        assert_eq!(messages.len(), 2, "one a chain");
+        let half = |value: u16| value.to_ne_bytes().to_vec();
+        let attribute =
+            |kind: u16, length: u16, value: &[u8]| [half(length), half(kind), value.to_vec()].concat();
+        // NFTA_EXPR_NAME "queue" with its NUL and padding; NFTA_EXPR_DATA (nested): number, total, flags, each padded.
+        let queue = [
+            attribute(1, 10, b"queue\0\0\0"),
+            attribute(0x8002, 28, &[]),
+            attribute(1, 6, &[0xba, 0x54, 0, 0]),
+            attribute(2, 6, &[0, 1, 0, 0]),
+            attribute(3, 6, &[0, 1, 0, 0]),
+        ]
+        .concat();
+        for (kind, flags, message) in messages {
+            assert_eq!((kind, flags), (10 << 8 | 6, CREATE | APPEND));
+            assert!(message.ends_with(&queue), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn the_table_is_owned_and_before_ipvs() {
+        let messages = table();
+        let flags = |message: &[u8], kind| find(&message[4..], kind).map(<[u8]>::to_vec);
+        assert_eq!(flags(&messages[0].2, 2), Some(vec![0, 0, 0, 2]));
+        assert_eq!(messages[0].1 & EXCLUSIVE, EXCLUSIVE, "never somebody else's table");
+        let places: Vec<_> = messages[1..]
+            .iter()
+            .map(|(_, _, message)| {
+                let place = flags(message, 4).unwrap();
+                (find(&place, 1).unwrap().to_vec(), find(&place, 2).unwrap().to_vec())
+            })
+            .collect();
+        assert_eq!(
+            places,
+            [(vec![0, 0, 0, 1], vec![0, 0, 0, 97]), (vec![0, 0, 0, 3], (-99i32).to_be_bytes().to_vec())]
+        );
+    }
+}

@@ -38,6 +38,7 @@ fn the_change_of_a_scheduler_is_between_hold_and_release_and_nothing_else_is() {
     assert_eq!(
         bench.story(),
         [
+            "load wlc",
             "add real server 172.16.193.50:80 to TCP 192.16.193.30:80",
             "hold TCP 192.16.193.30:80",
             "change service TCP 192.16.193.30:80",
@@ -62,7 +63,7 @@ fn what_somebody_else_changed_is_put_back_with_a_pause_too() {
     bench.after(1000);
     assert_eq!(
         bench.story(),
-        ["hold TCP 192.16.193.30:80", "change service TCP 192.16.193.30:80", "release"]
+        ["load rr", "hold TCP 192.16.193.30:80", "change service TCP 192.16.193.30:80", "release"]
     );
 }
 
@@ -73,7 +74,7 @@ fn what_is_held_goes_on_when_the_kernel_is_lost_or_refuses() {
     bench.story();
     bench.model.0.borrow_mut().lost = 1;
     bench.put("web", Some(scheduled("wlc", json!({}))));
-    assert_eq!(bench.story(), ["hold TCP 192.16.193.30:80", "release"]);
+    assert_eq!(bench.story(), ["load wlc", "hold TCP 192.16.193.30:80", "release"]);
     assert!(bench.model.0.borrow().held.is_empty());
     bench.after(1100);
     assert_eq!(bench.model.0.borrow().table[&id()].0.scheduler, "wlc");
@@ -84,7 +85,7 @@ fn what_is_held_goes_on_when_the_kernel_is_lost_or_refuses() {
     assert_eq!(bench.failures().len(), 1);
     assert_eq!(
         bench.story(),
-        ["hold TCP 192.16.193.30:80", "change service TCP 192.16.193.30:80", "release"]
+        ["load mh", "hold TCP 192.16.193.30:80", "change service TCP 192.16.193.30:80", "release"]
     );
     assert_eq!(bench.refused(), 0);
 }
@@ -114,6 +115,7 @@ fn many_changes_are_held_a_few_at_a_time_and_none_is_left_out() {
     assert!(holds.len() >= MANY / 8, "{} pauses", holds.len());
     assert!(holds.iter().all(|line| line.matches("TCP").count() <= 8));
     assert_eq!(story.iter().filter(|line| line.starts_with("change service")).count(), MANY);
+    assert_eq!(story.iter().filter(|line| *line == "load wlc").count(), 1, "once for all");
     assert_eq!(story.iter().filter(|line| *line == "release").count(), 1, "one after another");
     assert_eq!(story.last().map(String::as_str), Some("release"));
 }
