@@ -180,6 +180,9 @@ fn no_connection_is_refused_while_the_scheduler_changes() {
     });
 }
 
+/// Name, virtual address and real server, port, fields of the binding, how to open a connection, how many changes.
+type Case = (&'static str, (&'static str, &'static str), u16, Value, fn(SocketAddr) -> io::Result<()>, usize);
+
 #[test]
 fn every_kind_of_service_is_held() {
     in_namespace(|| {
@@ -190,10 +193,11 @@ fn every_kind_of_service_is_held() {
             json!({"addresses": [], "ports": [], "fwmark": {"mark": 7, "families": [family], "match": matched}})
         };
         let datagrams = json!({"ports": [{"protocol": "UDP", "port": 80}]});
-        let any_port = json!({"persistence": {"timeoutSeconds": 1, "ipv4Prefix": 32, "ipv6Prefix": 128}});
+        let any_port = json!({"persistence": {"timeoutSeconds": 1, "ipv4Prefix": 32, "ipv6Prefix": 128},
+            "realServers": [{"name": "srv1", "address": "172.16.193.10", "weight": 1,
+                "forwarding": {"method": "Masquerade"}, "targetPorts": [0]}]});
         let (v4, v6) = (("192.16.193.30", "172.16.193.10"), ("2001:db8::30", "2001:db8:1::10"));
-        type Open = fn(SocketAddr) -> io::Result<()>;
-        let cases: [(&str, (&str, &str), u16, Value, Open, usize); 5] = [
+        let cases: [Case; 5] = [
             ("TCP over IPv6", v6, 80, json!({}), tcp, 6),
             // A datagram that is dropped is not sent again: none may be.
             ("UDP", v4, 80, datagrams, udp, 20),
@@ -205,6 +209,8 @@ fn every_kind_of_service_is_held() {
             let spec = binding(&[address], port, &[real], more);
             let mut agent = Agent::start([("web", spec.clone())]);
             let target = SocketAddr::new(address.parse().unwrap(), 80);
+            let answer = client.on(move || open(target));
+            assert!(answer.is_ok(), "{what}: {answer:?} of {:?}, {:?}", rules(), agent.failures());
             let opener = client.on(move || Opener::start(move || open(target)));
             assert_none_lost(what, &flip(&mut agent, &spec, times, opener));
             nothing_is_left();
