@@ -11,6 +11,7 @@ mod attribute;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub(crate) mod netlink;
+mod nftables;
 mod rtnl;
 
 use std::{collections::BTreeMap, net::IpAddr};

@@ -43,6 +43,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPTS: u32 = 8;
 /// Receive buffer for notifications: some ten thousand of them.
 const NOTIFICATION_BUFFER: usize = 4 << 20;
+/// Datagrams that are thrown away at a time.
+const DISCARDED: usize = 32_768;
 
 /// A message from the kernel without its netlink header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +124,26 @@ impl Connection {
     /// The port by which notifications of one's own changes are told from those of others.
     pub(super) fn port(&self) -> u32 {
         self.port
+    }
+
+    /// Room for so many bytes that the kernel sends without being asked. What does not fit is lost without a word.
+    pub(super) fn make_room(&self, bytes: usize) -> io::Result<()> {
+        setsockopt(&Borrowed(&self.socket), sockopt::RcvBufForce, &bytes)?;
+        self.socket.set_no_enobufs(true)
+    }
+
+    /// Throws away what came without being asked for, and says how many messages that were.
+    pub(super) fn discard(&mut self) -> io::Result<usize> {
+        let mut messages = 0;
+        // Bounded by the room that there is: what comes meanwhile is for the next time.
+        for _ in 0..DISCARDED {
+            match self.socket.recv_from_full() {
+                Ok((datagram, _)) => messages += split(&datagram).len(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(messages)
     }
 
     fn next_sequence(&mut self) -> u32 {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::plane::{
     address::{self, AddressPlane},
-    ipvs::{IpvsPlane, Sampled, named},
+    ipvs::{IpvsPlane, KernelPause, Sampled, named},
     nat::{self, NatPlane},
     sysctl::{self, SysctlPlane},
 };
@@ -91,7 +91,9 @@ pub fn spawn(options: Options) -> Result<Handle, SpawnError> {
     handle.start(move || NatPlane::new(move || nat::Kernel::open(&seal, &of, true)))?;
     let (path, of) = (options.ledger(PlaneName::Ipvs), identity.clone());
     let adopt = options.adopt;
-    handle.start(move || IpvsPlane::new(Client::connect, Ledger::open(&path, &of), adopt))?;
+    handle.start(move || {
+        IpvsPlane::new(Client::connect, Box::new(KernelPause::default()), Ledger::open(&path, &of), adopt)
+    })?;
     let path = options.ledger(PlaneName::Address);
     handle.start(move || AddressPlane::new(address::Kernel::open, Ledger::open(&path, &identity)))?;
     Ok(handle)

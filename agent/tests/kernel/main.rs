@@ -8,6 +8,7 @@ mod agent;
 mod ipvs;
 mod nat;
 mod ownership;
+mod pause;
 mod scale;
 mod sysctl;
 mod traffic;

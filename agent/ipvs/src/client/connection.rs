@@ -217,6 +217,22 @@ impl<L: Link> Connection<L> {
         }
     }
 
+    /// See [`crate::Client::load_scheduler`].
+    pub(super) fn load_scheduler(&mut self, name: &str) -> Result<(), Error> {
+        self.begin()?;
+        let sequence = self.next_sequence();
+        if codec::encode_scheduler_query(&mut self.request, self.family, sequence, name).is_err() {
+            // The kernel has no scheduler of such a name.
+            return Ok(());
+        }
+        let result = self.acknowledged(sequence);
+        match self.broken(result)? {
+            Err(Errno::EPERM) => Err(Error::Permission),
+            // It is refused by design, and whether the scheduler is there is said to who needs it.
+            _ => Ok(()),
+        }
+    }
+
     /// Whether ip_vs was unloaded and loaded again, and got another id.
     pub(super) fn family_changed(&mut self) -> Result<bool, Error> {
         let before = self.family;

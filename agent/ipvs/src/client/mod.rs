@@ -93,6 +93,15 @@ impl Client {
         self.connection.execute_all(commands)
     }
 
+    /// Makes the kernel load the module of a scheduler, which takes time, so that a later change to that scheduler takes
+    /// none for it. Changes nothing; does nothing when there is no such scheduler, or in a kernel whose IPVS has no IPv6.
+    ///
+    /// # Errors
+    /// When the kernel could not be asked or did not answer.
+    pub fn load_scheduler(&mut self, name: &str) -> Result<(), Error> {
+        self.connection.load_scheduler(name)
+    }
+
     /// All services with their counters.
     ///
     /// The kernel goes through its table in steps of about a hundred services, by position, and says nothing when services come or go

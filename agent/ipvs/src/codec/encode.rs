@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use super::{
     CONTROLLER, FAMILY_NAME, cmd, daemon, dest,
-    framing::{NLM_F_DUMP, NLM_F_REQUEST},
+    framing::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST},
     svc, top,
     wire::{close, finish, open, put, put_be16, put_text, put_u8, put_u16, put_u32, start},
 };
 use crate::{
-    Command, Daemon, DaemonRole, Destination, DestinationId, Forwarding, InvalidCommand, Netmask, Protocol,
-    Service, ServiceId, TunnelKind,
+    Command, Daemon, DaemonRole, Destination, DestinationId, Family, Forwarding, InvalidCommand, Netmask,
+    Protocol, Service, ServiceId, TunnelKind,
 };
 
 /// IPVS_GENL_VERSION.
@@ -79,6 +79,27 @@ pub fn encode_query(
         put_id(buffer, &id);
         close(buffer, nest);
     }
+    finish(buffer, message);
+    Ok(())
+}
+
+/// Appends what makes the kernel load the module of a scheduler and has no other effect: a service that it refuses (EINVAL, for
+/// an IPv6 service has a prefix length of 1 to 128) after looking for the scheduler (`ip_vs_add_service`,
+/// net/netfilter/ipvs/ip_vs_ctl.c). The answer is asked for.
+///
+/// # Errors
+/// The name cannot be that of a scheduler; nothing is appended then.
+pub fn encode_scheduler_query(
+    buffer: &mut Vec<u8>,
+    family: u16,
+    sequence: u32,
+    scheduler: &str,
+) -> Result<(), InvalidCommand> {
+    check_name(scheduler, "scheduler's name")?;
+    let id = ServiceId::Fwmark { mark: u32::MAX, family: Family::Ipv6 };
+    let refused = Service { netmask: Netmask::V6(0), ..Service::new(id, scheduler) };
+    let message = start(buffer, family, NLM_F_REQUEST | NLM_F_ACK, sequence, cmd::NEW_SERVICE, VERSION);
+    put_service(buffer, &refused);
     finish(buffer, message);
     Ok(())
 }
@@ -302,4 +323,22 @@ fn put_daemon_role(buffer: &mut Vec<u8>, role: DaemonRole) {
     let nest = open(buffer, top::DAEMON);
     put_u32(buffer, daemon::STATE, role.number());
     close(buffer, nest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_question_for_a_scheduler_is_a_service_but_for_its_prefix_length() {
+        let (mut question, mut command) = (Vec::new(), Vec::new());
+        encode_scheduler_query(&mut question, 30, 7, "wlc").unwrap();
+        let id = ServiceId::Fwmark { mark: u32::MAX, family: Family::Ipv6 };
+        let service = Service { netmask: Netmask::V6(1), ..Service::new(id, "wlc") };
+        encode_command(&mut command, 30, 7, NLM_F_ACK, &Command::NewService(service)).unwrap();
+        assert_eq!(question.len(), command.len());
+        let different: Vec<_> = question.iter().zip(&command).filter(|(one, other)| one != other).collect();
+        assert_eq!(different, [(&0, &1)]);
+        assert!(encode_scheduler_query(&mut Vec::new(), 30, 7, "").is_err());
+    }
 }

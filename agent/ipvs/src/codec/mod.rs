@@ -12,7 +12,7 @@ mod framing;
 mod wire;
 
 pub use decode::{Reply, decode_command, decode_family, decode_reply};
-pub use encode::{Query, encode_command, encode_family_query, encode_query};
+pub use encode::{Query, encode_command, encode_family_query, encode_query, encode_scheduler_query};
 pub use framing::{
     Message, Messages, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, Payload, messages,
 };

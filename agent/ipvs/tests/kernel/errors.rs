@@ -10,6 +10,24 @@ use bascule_ipvs::{
 use super::namespace::{in_namespace, ip};
 
 #[test]
+fn a_scheduler_is_loaded_without_any_other_effect() {
+    in_namespace(|client| {
+        let web = ServiceId::Address { protocol: Protocol::Tcp, address: ip("192.0.2.1"), port: 80 };
+        client.execute(&Command::NewService(Service::new(web, "rr"))).unwrap();
+        let before = client.dump().unwrap();
+        for name in ["fo", "nothing", "", "a name that is far too long"] {
+            client.load_scheduler(name).unwrap();
+        }
+        // A scheduler that is part of the kernel itself has no module, and neither has IPVS then.
+        if std::path::Path::new("/sys/module/ip_vs_rr").exists() {
+            assert!(std::path::Path::new("/sys/module/ip_vs_fo").exists());
+        }
+        assert_eq!(client.dump().unwrap(), before);
+        client.execute(&Command::SetService(Service::new(web, "fo"))).unwrap();
+    });
+}
+
+#[test]
 fn each_refusal_says_what_it_means() {
     in_namespace(|client| {
         let web = ServiceId::Address { protocol: Protocol::Tcp, address: ip("192.0.2.1"), port: 80 };

@@ -8,6 +8,7 @@ mod look;
 mod model;
 mod observe;
 mod order;
+mod pause;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ pub use expand::{MAX_PAIRS, MAX_SERVICES, expand};
 pub(crate) use figures::sampled;
 pub(crate) use figures::{Sampled, named};
 pub use observe::{Io, Scope, observe};
+pub(crate) use pause::Kernel as KernelPause;
 pub use plan::{Held, Observed, Plan, Wanted, kind, plan, subject};
 pub(crate) use worker::{IpvsPlane, conflict};
 

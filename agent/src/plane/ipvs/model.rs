@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
 };
 
@@ -11,7 +11,7 @@ use bascule_ipvs::{
     ServiceEntry, ServiceId, Stats64, Timeouts,
 };
 
-use super::{look::after, observe::Io};
+use super::{look::after, observe::Io, pause::Pause};
 
 /// Services in a page of a list.
 const PAGE: usize = 50;
@@ -41,6 +41,12 @@ pub(super) struct Model {
     pub(super) lost_at: Option<usize>,
     /// Calls of `execute_all` so far.
     pub(super) batches: usize,
+    /// Services whose new connections are held back.
+    pub(super) held: BTreeSet<ServiceId>,
+    /// What was held, done and released, in words.
+    pub(super) story: Vec<String>,
+    /// Services that were without a scheduler while their new connections were not held back.
+    pub(super) refusing: BTreeSet<ServiceId>,
     /// Somebody else's commands, some carried out right before each of our next batches.
     pub(super) meanwhile: VecDeque<Vec<Command>>,
 }
@@ -172,6 +178,11 @@ impl Io for Shared {
         Ok(model.timeouts)
     }
 
+    fn load_scheduler(&mut self, name: &str) -> Result<(), Error> {
+        self.0.borrow_mut().story.push(format!("load {name}"));
+        Ok(())
+    }
+
     fn execute_all(&mut self, commands: &[Command]) -> Result<Vec<Result<(), CommandError>>, Error> {
         let mut model = self.0.borrow_mut();
         model.batches += 1;
@@ -182,7 +193,33 @@ impl Io for Shared {
             model.lost = model.lost.saturating_sub(1);
             return Err(Error::Timeout { seconds: 10.0 });
         }
+        for command in commands {
+            model.story.push(command.to_string());
+            if let Command::SetService(new) = command {
+                let held = model.table.get(&new.id).is_some_and(|(old, _)| old.scheduler == new.scheduler)
+                    || model.held.contains(&new.id);
+                if !held {
+                    model.refusing.insert(new.id);
+                }
+            }
+        }
         model.log.extend_from_slice(commands);
         Ok(commands.iter().map(|command| model.execute(command)).collect())
+    }
+}
+
+impl Pause for Shared {
+    fn hold(&mut self, services: &[ServiceId]) {
+        let mut model = self.0.borrow_mut();
+        let names: Vec<_> = services.iter().map(ToString::to_string).collect();
+        model.story.push(format!("hold {}", names.join(", ")));
+        model.held = services.iter().copied().collect();
+    }
+
+    fn release(&mut self) {
+        let mut model = self.0.borrow_mut();
+        if !std::mem::take(&mut model.held).is_empty() {
+            model.story.push("release".into());
+        }
     }
 }

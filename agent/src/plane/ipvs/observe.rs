@@ -20,6 +20,8 @@ pub trait Io {
     fn destinations(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>, Error>;
     /// The timeouts.
     fn timeouts(&mut self) -> Result<Timeouts, Error>;
+    /// Has the module of a scheduler loaded, where that is one; changes nothing.
+    fn load_scheduler(&mut self, name: &str) -> Result<(), Error>;
     /// Carries out commands in their order, each on its own.
     fn execute_all(&mut self, commands: &[Command]) -> Result<Vec<Result<(), CommandError>>, Error>;
 }
@@ -46,6 +48,10 @@ impl Io for Client {
 
     fn timeouts(&mut self) -> Result<Timeouts, Error> {
         Client::timeouts(self)
+    }
+
+    fn load_scheduler(&mut self, name: &str) -> Result<(), Error> {
+        Client::load_scheduler(self, name)
     }
 
     fn execute_all(&mut self, commands: &[Command]) -> Result<Vec<Result<(), CommandError>>, Error> {

@@ -1,6 +1,7 @@
 //! What is wanted, planned, done and reported, against a model of the kernel.
 
 mod expansion;
+mod pausing;
 mod planning;
 mod properties;
 mod working;

@@ -10,21 +10,19 @@ use sha2::{Digest, Sha256};
 use super::table::{By, Field, Key, Set, TABLE, Version};
 use crate::plane::{
     attribute::{Attributes, Writer, find, text},
-    netlink::{ACK, APPEND, CREATE, Message, REQUEST, append},
+    netlink::{APPEND, CREATE, Message},
+    nftables::{
+        self, DATA_VALUE, DELETE_TABLE, FIRST, HEADER, INET, LIST_ELEMENT, LOCAL_OUT, META_MARK,
+        META_PROTOCOL, NETWORK, NEW_CHAIN, NEW_RULE, NEW_TABLE, SUBSYSTEM, Unsent, about,
+        destination_address, destination_port, expression, length, meta, payload,
+    },
 };
 
-/// NETLINK_NETFILTER.
-pub(super) const PROTOCOL: isize = 12;
 /// NFNLGRP_NFTABLES.
 pub(super) const GROUP: u32 = 7;
 
-const SUBSYSTEM: u16 = 10 << 8;
-pub(super) const NEW_TABLE: u16 = SUBSYSTEM;
 pub(super) const GET_TABLE: u16 = SUBSYSTEM | 1;
-const DELETE_TABLE: u16 = SUBSYSTEM | 2;
-const NEW_CHAIN: u16 = SUBSYSTEM | 3;
 pub(super) const GET_CHAIN: u16 = SUBSYSTEM | 4;
-const NEW_RULE: u16 = SUBSYSTEM | 6;
 pub(super) const GET_RULE: u16 = SUBSYSTEM | 7;
 const NEW_SET: u16 = SUBSYSTEM | 9;
 pub(super) const GET_SET: u16 = SUBSYSTEM | 10;
@@ -32,16 +30,7 @@ const NEW_ELEMENTS: u16 = SUBSYSTEM | 12;
 pub(super) const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
 const DELETE_ELEMENTS: u16 = SUBSYSTEM | 14;
 const NEW_GENERATION: u16 = SUBSYSTEM | 15;
-const BATCH_BEGIN: u16 = 0x10;
-const BATCH_END: u16 = 0x11;
 
-/// NFPROTO_INET.
-const INET: u8 = 1;
-/// struct nfgenmsg: family, version, resource id.
-const HEADER: usize = 4;
-
-const LIST_ELEMENT: u16 = 1;
-const DATA_VALUE: u16 = 1;
 /// Elements in one message: its list is one attribute, which has at most 65,535 bytes.
 const ELEMENTS: usize = 400;
 
@@ -57,13 +46,8 @@ const MARKS_IN_HOST_ORDER: [u8; 6] = {
 /// nft's number of the type of marks.
 const TYPE_MARK: u32 = 19;
 
-fn header(family: u8, resource: u16) -> [u8; HEADER] {
-    let resource = resource.to_be_bytes();
-    [family, 0, resource[0], resource[1]]
-}
-
 fn start() -> Writer {
-    Writer::after(&header(INET, 0))
+    about(TABLE)
 }
 
 /// Whether an attribute list that begins with a table's name names ours.
@@ -82,12 +66,12 @@ pub(super) fn concerns_us(message: &Message) -> bool {
 
 /// A request for what is in our table.
 pub(super) fn question() -> Vec<u8> {
-    start().string(1, TABLE).finish()
+    start().finish()
 }
 
 /// A request for the elements of a set.
 pub(super) fn elements_of(set: Set) -> Vec<u8> {
-    start().string(1, TABLE).string(2, set.name()).finish()
+    start().string(2, set.name()).finish()
 }
 
 /// Elements to add or to remove.
@@ -95,7 +79,7 @@ pub(super) type Elements = BTreeMap<Set, BTreeMap<Key, u32>>;
 
 /// One transaction under construction.
 pub(super) struct Batch {
-    messages: Vec<(u16, u16, Vec<u8>)>,
+    messages: Vec<Unsent>,
 }
 
 impl Batch {
@@ -109,13 +93,13 @@ impl Batch {
 
     /// Removes the table, whether it is there or not.
     pub(super) fn delete_table(&mut self) {
-        self.push(NEW_TABLE, CREATE, start().string(1, TABLE));
-        self.push(DELETE_TABLE, 0, start().string(1, TABLE));
+        self.push(NEW_TABLE, CREATE, start());
+        self.push(DELETE_TABLE, 0, start());
     }
 
     /// Makes the table with these sets, their elements, and a rule for each set.
     pub(super) fn create_table(&mut self, elements: &Elements) {
-        self.push(NEW_TABLE, CREATE, start().string(1, TABLE));
+        self.push(NEW_TABLE, CREATE, start());
         for (id, set) in (1..).zip(elements.keys()) {
             self.push(NEW_SET, CREATE, declaration(*set, id));
         }
@@ -125,7 +109,7 @@ impl Batch {
         if marks {
             // -150: mangle, before routing and before IPVS look at the mark. `route` looks for the way anew after a change.
             self.push(NEW_CHAIN, CREATE, chain("prerouting", "filter", 0, -150));
-            self.push(NEW_CHAIN, CREATE, chain("output", "route", 3, -150));
+            self.push(NEW_CHAIN, CREATE, chain("output", "route", LOCAL_OUT, -150));
         }
         if sources {
             self.push(NEW_CHAIN, CREATE, chain("postrouting", "nat", 4, 100));
@@ -159,7 +143,7 @@ impl Batch {
         for (set, entries) in elements {
             let mut entries = entries.iter().peekable();
             while entries.peek().is_some() {
-                let message = start().string(1, TABLE).string(2, set.name()).nest(3, |list| {
+                let message = start().string(2, set.name()).nest(3, |list| {
                     entries.by_ref().take(ELEMENTS).fold(list, |list, (key, data)| {
                         list.nest(LIST_ELEMENT, |one| element(*set, key, *data, one))
                     })
@@ -171,20 +155,7 @@ impl Batch {
 
     /// The datagram; see [`crate::plane::netlink::Connection::transact`].
     pub(super) fn finish(self, sequence: u32) -> Vec<u8> {
-        let mut buffer = Vec::with_capacity(self.messages.iter().map(|(_, _, bytes)| bytes.len() + 20).sum());
-        let envelope = header(0, SUBSYSTEM >> 8);
-        append(&mut buffer, BATCH_BEGIN, REQUEST, sequence, &envelope);
-        let last = self.messages.len().saturating_sub(1);
-        for (index, (kind, flags, message)) in self.messages.into_iter().enumerate() {
-            let (flags, sequence) = if index == last {
-                (flags | ACK, sequence.wrapping_add(1).max(1))
-            } else {
-                (flags, sequence)
-            };
-            append(&mut buffer, kind, REQUEST | flags, sequence, &message);
-        }
-        append(&mut buffer, BATCH_END, REQUEST, sequence, &envelope);
-        buffer
+        nftables::transaction(self.messages, sequence)
     }
 }
 
@@ -200,10 +171,6 @@ fn element(set: Set, key: &[u8], data: u32, one: Writer) -> Writer {
     one
 }
 
-fn length(bytes: usize) -> u32 {
-    u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
 fn declaration(set: Set, id: u32) -> Writer {
     let key_type =
         set.fields().iter().fold(0, |number, field| number << 6 | field.type_number(set.version()));
@@ -215,7 +182,6 @@ fn declaration(set: Set, id: u32) -> Writer {
         flags |= SET_INTERVAL | SET_CONCATENATION;
     }
     let mut message = start()
-        .string(1, TABLE)
         .string(2, set.name())
         .network(3, flags)
         .network(4, key_type)
@@ -240,40 +206,18 @@ fn declaration(set: Set, id: u32) -> Writer {
 }
 
 fn chain(name: &str, kind: &str, hook: u32, priority: i32) -> Writer {
-    let accept = 1;
-    start()
-        .string(1, TABLE)
-        .string(3, name)
-        .nest(4, |place| place.network(1, hook).network(2, priority.cast_unsigned()))
-        .network(5, accept)
-        .string(7, kind)
+    nftables::chain(TABLE, name, kind, hook, priority)
 }
 
 fn rule(chain: &str, expressions: Writer) -> Writer {
-    start().string(1, TABLE).string(2, chain).nest(4, |_| expressions)
+    nftables::rule(TABLE, chain, expressions)
 }
-
-/// The first register of 16 bytes; the registers of 4 bytes of the same space start at 8.
-const FIRST: u32 = 1;
 
 /// The register at an offset in the space that a key takes.
 fn register(offset: usize) -> u32 {
     // Registers of 16 bytes where aligned so, as nft does.
     if offset.is_multiple_of(16) { FIRST + length(offset / 16) } else { 8 + length(offset / 4) }
 }
-
-fn expression(list: Writer, name: &str, write: impl FnOnce(Writer) -> Writer) -> Writer {
-    list.nest(LIST_ELEMENT, |one| one.string(1, name).nest(2, write))
-}
-
-/// NFT_META_*.
-fn meta(list: Writer, key: u32, into: u32) -> Writer {
-    expression(list, "meta", |data| data.network(2, key).network(1, into))
-}
-
-const META_MARK: u32 = 3;
-const META_FAMILY: u32 = 15;
-const META_PROTOCOL: u32 = 16;
 
 /// NFT_CT_* of the original direction.
 fn original(list: Writer, key: u32, into: u32) -> Writer {
@@ -289,30 +233,12 @@ fn ct_address(version: Version) -> u32 {
     }
 }
 
-/// NFT_PAYLOAD_*_HEADER.
-fn payload(list: Writer, base: u32, offset: u32, bytes: usize, into: u32) -> Writer {
-    expression(list, "payload", |data| {
-        data.network(1, into).network(2, base).network(3, offset).network(4, length(bytes))
-    })
-}
-
-const NETWORK: u32 = 1;
-const TRANSPORT: u32 = 2;
-
 fn source_address(list: Writer, version: Version, into: u32) -> Writer {
     payload(list, NETWORK, if version == Version::V4 { 12 } else { 8 }, version.length(), into)
 }
 
-fn destination_address(list: Writer, version: Version, into: u32) -> Writer {
-    payload(list, NETWORK, if version == Version::V4 { 16 } else { 24 }, version.length(), into)
-}
-
 fn of_family(list: Writer, version: Version) -> Writer {
-    let family: u8 = if version == Version::V4 { 2 } else { 10 };
-    let list = meta(list, META_FAMILY, FIRST);
-    expression(list, "cmp", |data| {
-        data.network(1, FIRST).network(2, 0).nest(3, |value| value.bytes(DATA_VALUE, &[family]))
-    })
+    nftables::of_family(list, version == Version::V4)
 }
 
 fn lookup(list: Writer, set: Set, into: Option<u32>) -> Writer {
@@ -339,10 +265,9 @@ fn load(list: Writer, set: Set, mut one: impl FnMut(Writer, usize, Field, u32) -
 fn mark_rule(version: Version) -> Writer {
     let set = Set::Marks(version);
     let list = load(of_family(Writer::default(), version), set, |list, _, field, into| match field {
-        Field::Address => destination_address(list, version, into),
+        Field::Address => destination_address(list, version == Version::V4, into),
         Field::Protocol => meta(list, META_PROTOCOL, into),
-        // The ports stand at the same place in TCP, UDP and SCTP.
-        Field::Port | Field::Mark => payload(list, TRANSPORT, 2, 2, into),
+        Field::Port | Field::Mark => destination_port(list, into),
     });
     let list = lookup(list, set, Some(FIRST));
     expression(list, "meta", |data| data.network(2, META_MARK).network(3, FIRST))
@@ -354,7 +279,7 @@ fn source_rule(version: Version, by: By, auto: bool) -> Writer {
     let set = Set::Source { version, by, auto };
     let last = set.fields().len() - 1;
     let list = load(of_family(Writer::default(), version), set, |list, index, field, into| match field {
-        Field::Address if index == last => destination_address(list, version, into),
+        Field::Address if index == last => destination_address(list, version == Version::V4, into),
         Field::Address => original(list, ct_address(version), into),
         Field::Protocol => meta(list, META_PROTOCOL, into),
         Field::Port => original(list, CT_PORT, into),
@@ -367,7 +292,7 @@ fn source_rule(version: Version, by: By, auto: bool) -> Writer {
             if index == 0 {
                 source_address(list, version, into)
             } else {
-                destination_address(list, version, into)
+                destination_address(list, version == Version::V4, into)
             }
         });
         list = lookup(list, connected, None);
@@ -417,6 +342,7 @@ pub(super) fn fingerprint(chains: &[Message], rules: &[Message], sets: &[Message
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plane::{netlink::ACK, nftables::header};
 
     #[test]
     fn registers_are_nfts() {

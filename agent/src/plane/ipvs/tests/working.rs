@@ -22,15 +22,15 @@ use crate::{
 
 type Connect = Box<dyn FnMut() -> Result<Shared, Error>>;
 
-struct Bench {
+pub(super) struct Bench {
     plane: Worker<Shared, Connect>,
-    model: Shared,
+    pub(super) model: Shared,
     now: Instant,
     directory: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(tempfile::tempdir().unwrap(), Shared::default(), false)
     }
 
@@ -38,22 +38,23 @@ impl Bench {
         let ledger = Ledger::open(&directory.path().join("ledger"), &Identity::here().unwrap());
         let connected = model.clone();
         let connect: Connect = Box::new(move || Ok(connected.clone()));
-        Self { plane: IpvsPlane::new(connect, ledger, adopt), model, now: Instant::now(), directory }
+        let pause = Box::new(model.clone());
+        Self { plane: IpvsPlane::new(connect, pause, ledger, adopt), model, now: Instant::now(), directory }
     }
 
     /// One turn after so many milliseconds.
-    fn after(&mut self, milliseconds: u64) -> Turn {
+    pub(super) fn after(&mut self, milliseconds: u64) -> Turn {
         self.now += Duration::from_millis(milliseconds);
         self.plane.turn(&Context { now: self.now, others_done: true, waited_for: &|| false })
     }
 
-    fn start(&mut self, bindings: &[(&str, Arc<VirtualServiceBindingSpec>)]) {
+    pub(super) fn start(&mut self, bindings: &[(&str, Arc<VirtualServiceBindingSpec>)]) {
         let config = config(bindings.iter().map(|(name, spec)| (*name, Arc::clone(spec))));
         self.plane.configure(&all(&config));
         self.after(0);
     }
 
-    fn put(&mut self, name: &str, spec: Option<Arc<VirtualServiceBindingSpec>>) {
+    pub(super) fn put(&mut self, name: &str, spec: Option<Arc<VirtualServiceBindingSpec>>) {
         self.plane.configure(&one(name, spec));
         self.after(1);
     }
@@ -62,12 +63,12 @@ impl Bench {
         self.model.0.borrow_mut().log.drain(..).map(|command| command.to_string()).collect()
     }
 
-    fn failures(&mut self) -> Vec<(FailureReason, String)> {
+    pub(super) fn failures(&mut self) -> Vec<(FailureReason, String)> {
         let failures = &self.plane.report().failures;
         failures.values().map(|failure| (failure.reason, failure.to_string())).collect()
     }
 
-    fn by_hand(&mut self, command: &Command) {
+    pub(super) fn by_hand(&mut self, command: &Command) {
         self.model.0.borrow_mut().execute(command).unwrap();
     }
 
@@ -83,7 +84,7 @@ fn many(count: usize) -> Vec<(String, Arc<VirtualServiceBindingSpec>)> {
     (0..count).map(|number| (format!("web{number:05}"), spec(number))).collect()
 }
 
-fn id() -> ServiceId {
+pub(super) fn id() -> ServiceId {
     ServiceId::Address {
         protocol: bascule_ipvs::Protocol::Tcp,
         address: "192.16.193.30".parse().unwrap(),
@@ -434,7 +435,7 @@ fn without_ipvs_it_says_what_is_missing_stays_up_and_works_once_it_is_there() {
             Ok(connected.clone())
         }
     };
-    let mut plane = IpvsPlane::new(connect, ledger, false);
+    let mut plane = IpvsPlane::new(connect, Box::new(model.clone()), ledger, false);
     plane.configure(&all(&config([("web", web(json!({})))])));
     let mut now = Instant::now();
     let mut waits = Vec::new();

@@ -25,6 +25,7 @@ use super::{
     look::Look,
     observe::{Io, Scope, observe},
     order::reverse_of_removal,
+    pause::{Pause, carry_out},
     plan::plan,
 };
 use crate::reconcile::{
@@ -56,6 +57,7 @@ enum Cause {
 pub(crate) struct IpvsPlane<I, C> {
     connect: C,
     io: Option<I>,
+    pause: Box<dyn Pause>,
     connection: Backoff,
     configured: bool,
     desired: Desired,
@@ -81,10 +83,11 @@ pub(crate) struct IpvsPlane<I, C> {
 }
 
 impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
-    pub(crate) fn new(connect: C, ledger: Ledger<ServiceId>, adopt: bool) -> Self {
+    pub(crate) fn new(connect: C, pause: Box<dyn Pause>, ledger: Ledger<ServiceId>, adopt: bool) -> Self {
         Self {
             connect,
             io: None,
+            pause,
             connection: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             configured: false,
             desired: Desired::default(),
@@ -231,7 +234,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             .collect();
         self.ledger.add(new.iter().copied().chain(plan.claims.iter().copied()));
         let planned = Instant::now();
-        let results = if plan.commands.is_empty() { Vec::new() } else { io.execute_all(&plan.commands)? };
+        let results = carry_out(io, &mut *self.pause, &plan.commands, &observed)?;
         let applying = planned.elapsed();
         self.report.applying += applying;
         if plan.commands.len() >= MANY {
