@@ -16,7 +16,7 @@ use super::play::Player;
 use super::programs::Programs;
 use super::result::{LoadResult, ScenarioResult, Verdict};
 use super::timeline::Timeline;
-use super::{Cancel, RunOptions, table};
+use super::{Cancel, RunOptions, folder, table};
 use crate::doctor::kernel::{self, Ability};
 use crate::expect::holders::History;
 use crate::expect::{self, Span};
@@ -132,7 +132,13 @@ fn build(scenario: &Scenario, options: &RunOptions, logs: PathBuf) -> Result<Wor
     if scenario.topology.nodes.iter().any(|node| node.agent.is_some()) {
         programs.insert("bascule-agent".to_owned(), agent(options)?);
     }
-    let dir = WorldDir { label: scenario.name.clone(), logs, program: options.program.clone(), programs };
+    let dir = WorldDir {
+        label: scenario.name.clone(),
+        logs,
+        program: options.program.clone(),
+        programs,
+        cancel: options.cancel.clone(),
+    };
     let progress = |line: &str| (options.progress)(&format!("{}: {line}", scenario.name));
     Ok(World::build(&scenario.topology, &dir, &progress)?)
 }
@@ -164,26 +170,16 @@ pub(super) fn run(
     seed: u64,
 ) -> std::io::Result<ScenarioResult> {
     // What an earlier run left there would be taken for this one's.
-    if folder.exists() {
-        std::fs::remove_dir_all(folder)?;
-    }
+    folder::clear(folder)?;
     std::fs::create_dir_all(folder.join("logs"))?;
-    let mut result = ScenarioResult {
-        name: scenario.name.clone(),
-        summary: scenario.summary.clone(),
-        verdict: Verdict::Passed,
-        reason: String::new(),
-        kernel: release(),
-        seed,
-        run: 1,
-        attempts: 1,
-        duration_seconds: 0.0,
-        setup_seconds: 0.0,
-        lateness_ms: 0.0,
-        steps: Vec::new(),
-        loads: BTreeMap::new(),
-        nearest_log_lines: Vec::new(),
+    let mut result = ScenarioResult::new(scenario, seed);
+    // What is left if the lab is killed, and by which the next run knows the folder as one that it may clear.
+    let unended = ScenarioResult {
+        verdict: Verdict::Error,
+        reason: "it was not played to its end".into(),
+        ..result.clone()
     };
+    write_result(folder, &unended)?;
     let missing = missing(&scenario.requires);
     if !missing.is_empty() {
         result.verdict = Verdict::Unsupported;
@@ -411,10 +407,7 @@ fn collect(player: &mut Player<'_>, folder: &Path, result: &mut ScenarioResult) 
     }
     player.programs.stop_managers();
     for (name, load) in &player.loads {
-        let (file, bytes) = load.record(world)?;
-        let path = folder.join("logs").join(&load.node).join(file);
-        std::fs::write(&path, bytes)
-            .map_err(|error| Error::harness(format!("{}: {error}", path.display())))?;
+        load.copy_record(world, &folder.join("logs").join(&load.node))?;
         if load.requests.is_none() {
             for event in load.events(world)? {
                 let fields = serde_json::to_value(&event).unwrap_or_default();
@@ -492,10 +485,5 @@ pub(super) fn write_result(folder: &Path, result: &ScenarioResult) -> std::io::R
     std::fs::create_dir_all(folder)?;
     let mut text = serde_json::to_string_pretty(result)?;
     text.push('\n');
-    std::fs::write(folder.join("result.json"), text)
-}
-
-/// The kernel's release.
-fn release() -> String {
-    nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
+    std::fs::write(folder.join(folder::RESULT), text)
 }

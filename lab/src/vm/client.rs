@@ -135,6 +135,19 @@ impl Vm {
     pub async fn end(mut self) -> Result<()> {
         let supervisor = self.dir.state().map(|state| state.process);
         self.send(&Frame::new(0, Kind::Stop, Vec::new())).await?;
+        Self::ended(supervisor).await;
+        Ok(())
+    }
+
+    /// Ends the machine if nobody else is connected to it.
+    pub async fn end_if_unused(mut self) -> Result<()> {
+        self.send(&Frame::new(0, Kind::Stop, vec![1])).await?;
+        // The end of the connection is the answer, whichever it is.
+        while let Ok(Some(_)) = self.receive().await {}
+        Ok(())
+    }
+
+    async fn ended(supervisor: Option<super::dir::ProcessId>) {
         let start = Instant::now();
         while let Some(process) = supervisor {
             if !process.is_alive() {
@@ -145,7 +158,6 @@ impl Vm {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(())
     }
 
     async fn send(&mut self, frame: &Frame) -> Result<()> {
