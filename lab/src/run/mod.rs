@@ -2,6 +2,7 @@
 
 mod canary;
 mod captures;
+mod collect;
 mod error;
 pub(crate) mod folder;
 mod loads;

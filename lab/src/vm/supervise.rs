@@ -443,7 +443,6 @@ async fn from_client(id: u32, mut reader: impl AsyncRead + Unpin, hub: &Hub) {
                     hub.stop.notify_one();
                     return;
                 }
-                Kind::Stop => return,
                 Kind::Request | Kind::Input | Kind::InputEnd | Kind::Credit | Kind::Signal | Kind::Resize => {
                 }
                 _ => return,
