@@ -1,7 +1,7 @@
 //! `bascule-lab list`, `show`, `validate` and `run`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -14,7 +14,7 @@ use crate::run::{Cancel, JUNIT, RunOptions, folder, run_scenarios};
 use crate::scenario::{Feature, Problem, Scenario, resolve, shipped};
 use crate::vm::executor::MACHINE;
 use crate::vm::message::Command;
-use crate::vm::{Interaction, Settings};
+use crate::vm::{Interaction, Settings, Vm};
 use crate::world::janitor;
 
 #[derive(Debug, clap::Args)]
@@ -267,24 +267,33 @@ fn in_machine(args: &RunArgs, names: &[String], folders: &[PathBuf]) -> Result<E
             ..Command::default()
         };
         let code = vm.run(command, Interaction::Watch).await?;
-        if vm.has(&results).await? {
-            for folder in folders {
-                folder::clear(folder).with_context(|| format!("clearing {}", folder.display()))?;
-            }
-            std::fs::create_dir_all(&args.out).with_context(|| format!("making {}", args.out.display()))?;
-            vm.get(&results, &args.out).await?;
-            eprintln!("bascule-lab: the results are in {}", args.out.display());
-        }
+        let fetched = fetch(&mut vm, &results, &args.out, folders).await;
+        // Also when they could not be fetched: the machine's memory is not a store.
         vm.remove(&folder).await?;
+        fetched?;
         Ok(ExitCode::from(code))
     })
+}
+
+/// Brings results from the machine, in place of those of an earlier run.
+async fn fetch(vm: &mut Vm, results: &str, out: &Path, folders: &[PathBuf]) -> Result<()> {
+    if !vm.has(results).await? {
+        return Ok(());
+    }
+    for folder in folders {
+        folder::clear(folder).with_context(|| format!("clearing {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
+    vm.get(results, out).await?;
+    eprintln!("bascule-lab: the results are in {}", out.display());
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn args(out: &std::path::Path, repeat: u32) -> RunArgs {
+    fn args(out: &Path, repeat: u32) -> RunArgs {
         let (scenarios, all, filter, kernel, seed) = (Vec::new(), false, None, Kernel::Host, None);
         RunArgs { scenarios, all, filter, kernel, out: out.to_owned(), seed, repeat }
     }
