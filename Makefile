@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export CARGO_TERM_PROGRESS_WHEN ?= never
+# Where cargo puts the programs.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 # What is shipped names no path of the machine that built it.
 CARGO_HOME_DIR := $(or $(CARGO_HOME),$(HOME)/.cargo)
@@ -23,7 +25,8 @@ build: ## Build the programs, optimised and stripped, into target/release.
 .PHONY: lab
 lab: ## Play the teaching lab (SCENARIO=tp-ipvs) on this machine's kernel, or in a virtual machine where that lacks IPVS.
 	@venv=$$(scripts/setup lab) && $(MAKE) --no-print-directory build && \
-	PATH="$$venv/bin:$$PATH" target/release/bascule-lab run $(SCENARIO) --out $(OUT)
+	PATH="$$venv/bin:$$PATH" $(TARGET)/release/bascule-lab run $(SCENARIO) --out $(OUT) && \
+	echo "bascule-lab is $(TARGET)/release/bascule-lab; to look around: $(TARGET)/release/bascule-lab up $(SCENARIO)" >&2
 
 .PHONY: test
 test: ## Run every test; prints how long each stage took.
@@ -33,7 +36,7 @@ test: ## Run every test; prints how long each stage took.
 bench: ## Measure beside ipvsadm and keepalived; writes $(OUT)/bench.
 	@venv=$$(scripts/setup lab) && $(MAKE) --no-print-directory build && cargo build --release --locked -p bascule-ipvs --example ipvs && \
 	for name in ipvs-program ipvs-change drift; do \
-	  PATH="$$venv/bin:$$PATH" target/release/bascule-lab bench $$name --out $(OUT)/bench || exit; \
+	  PATH="$$venv/bin:$$PATH" $(TARGET)/release/bascule-lab bench $$name --out $(OUT)/bench || exit; \
 	done
 
 .PHONY: generate

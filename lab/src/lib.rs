@@ -1,6 +1,11 @@
 //! Networks of namespaces, played failures, and what happened.
+//!
+//! [`scenario`] is the language; [`world`] builds its network; [`programs`] run in the nodes; [`fault`] breaks things and proves it;
+//! [`run`] plays the steps and writes the results; [`expect`] judges records without touching the system; [`vm`] is the machine for
+//! kernels that lack something; [`doctor`] says what is there; [`bench`] measures; [`cli`] is the program.
 
 pub mod bench;
+mod cancel;
 pub mod cli;
 pub mod doctor;
 pub mod expect;

@@ -117,6 +117,21 @@ fn load(folder: &Path, args: &[&str]) -> (Vec<Request>, Summary) {
     panic!("no summary in {text}");
 }
 
+/// A client that keeps its socket is one client, also after it has given a request up.
+#[test]
+fn a_kept_udp_socket_outlives_a_request_without_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    deaf.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let target = deaf.local_addr().unwrap().to_string();
+    let args = ["--protocol", "udp", "--target", &target, "--rate", "5", "--count", "3", "--reuse"];
+    let (requests, summary) = load(folder.path(), &[&args[..], &["--timeout", "150ms"]].concat());
+    assert_eq!((summary.sent, summary.ok), (3, 0), "{requests:?}");
+    let mut buffer = [0; 100];
+    let clients: Vec<_> = (0..3).map(|_| deaf.recv_from(&mut buffer).unwrap().1).collect();
+    assert!(clients.iter().all(|client| *client == clients[0]), "{clients:?}");
+}
+
 #[test]
 fn every_protocol_is_answered_and_counted() {
     let folder = tempfile::tempdir().unwrap();

@@ -205,6 +205,8 @@ impl Bench {
             }
             _ => {}
         }
+        let cancel = Cancel::default();
+        cancel.on_signals().context("listening to signals")?;
         Ok(Self {
             name: args.name.as_str(),
             services: args.services,
@@ -218,7 +220,7 @@ impl Bench {
             agent,
             version: last_word(&version),
             began: Instant::now(),
-            cancel: cancelled_by_signals()?,
+            cancel,
         })
     }
 
@@ -269,45 +271,6 @@ impl Bench {
             }
         }
     }
-}
-
-/// SIGINT, SIGTERM and SIGHUP end the run in order; the second time at once: then the kernel ends what was started with this process, and
-/// the next start removes the rest.
-fn cancelled_by_signals() -> Result<Cancel> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let cancel = Cancel::default();
-    let told = cancel.clone();
-    let (ready, wait) = std::sync::mpsc::channel();
-    let listen = move || -> Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut terminate = signal(SignalKind::terminate())?;
-            let mut hangup = signal(SignalKind::hangup())?;
-            // Nobody waits any more only if the caller has ended.
-            let _ = ready.send(());
-            loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                    _ = hangup.recv() => {}
-                }
-                if told.is_cancelled() {
-                    std::process::exit(130);
-                }
-                eprintln!("bascule-lab: interrupted; removing what was made");
-                told.cancel();
-            }
-        })
-    };
-    let thread = std::thread::Builder::new().name("signals".into()).spawn(listen)?;
-    if wait.recv().is_err() {
-        return match thread.join() {
-            Ok(result) => result.map(|()| cancel).context("listening to signals"),
-            Err(_) => bail!("the thread that listens to signals has failed"),
-        };
-    }
-    Ok(cancel)
 }
 
 /// A program in PATH, or where administrators' programs are.

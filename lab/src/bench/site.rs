@@ -75,6 +75,7 @@ impl<'a> Site<'a> {
             logs: logs.clone(),
             program: bench.program.clone(),
             programs: [("bascule-agent".to_owned(), bench.agent.clone())].into(),
+            cancel: bench.cancel.clone(),
         };
         let world = World::build(topology, &dir, &|_| {})?;
         let node = world.node(DIRECTOR)?;

@@ -13,8 +13,8 @@ use super::keeper::{self, Answer, Request};
 use super::kernel::{Kernel, Place};
 use super::machine::{GRACE, block_on, connect, machine_environment};
 use super::play::{needed, tell};
-use crate::scenario::{Fault, Scenario, resolve, shipped};
-use crate::vm::message::{Boot, Command};
+use crate::scenario::{Fault, Scenario, read_fault, resolve, shipped};
+use crate::vm::message::Command;
 use crate::vm::{Interaction, Settings, Vm};
 use crate::world::{janitor, terminal};
 
@@ -247,9 +247,11 @@ fn play(args: &FaultArgs, verb: &str, request: impl FnOnce(Fault) -> Request) ->
 /// `adminDown node=SRV1 interface=enp0s3`, or `adminDown: {node: SRV1, interface: enp0s3}`.
 fn parse_fault(words: &[String]) -> Result<Fault> {
     let wrong = |message: String| bad_input(format!("{}: {message}", words.join(" ")));
+    let mut in_words = false;
     let value = if let [kind, fields @ ..] = words
         && kind.chars().all(|c| c.is_ascii_alphanumeric())
     {
+        in_words = true;
         let mut object = serde_json::Map::new();
         for field in fields {
             let (name, value) =
@@ -267,7 +269,14 @@ fn parse_fault(words: &[String]) -> Result<Fault> {
         };
         document.value.clone()
     };
-    serde_json::from_value(value).map_err(|error| wrong(error.to_string()))
+    read_fault(value).map_err(|mut message| {
+        if in_words && message.contains("has to be a list") {
+            message.push_str(
+                "; write lists as in a scenario: 'partition: {network: inside, groups: [[SRV1], [SRV2]]}'",
+            );
+        }
+        wrong(message)
+    })
 }
 
 /// Takes everything down that is up.
@@ -278,8 +287,8 @@ pub(super) fn down(args: &DownArgs) -> Result<ExitCode> {
                 let programs = vm.install_programs().await?;
                 let code = vm.run(inside(&programs, vec!["down".to_owned()]), Interaction::Watch).await?;
                 // The machine was started for it, unless others use it by now.
-                if matches!(vm.ready(), Boot::Ready { clients: 1, .. }) {
-                    vm.end().await?;
+                if !vm.has(keeper::SOCKET).await? {
+                    vm.end_if_unused().await?;
                 }
                 Ok(ExitCode::from(code))
             }
@@ -339,6 +348,9 @@ mod tests {
             (&["noSuchFault", "node=a"], "noSuchFault"),
             (&["adminDown: {node: SRV1}"], "interface"),
             (&["adminDown: {node: a, node: b}"], "node"),
+            (&["adminDown: node=SRV1"], "has to be an object"),
+            (&["adminDwn", "node=SRV1", "interface=enp0s3"], "did you mean `adminDown`?"),
+            (&["partition", "network=inside", "groups=SRV1"], "write lists as in a scenario"),
             (&["[1, 2"], ""),
         ] {
             let error = parse_fault(&words(bad)).expect_err("must be refused");

@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
-use super::play::end_with_signals;
 use crate::run::{Cancel, RunOptions, Up, up};
 use crate::scenario::{Fault, load_file};
 use crate::vm::dir::ProcessId;
@@ -94,7 +93,7 @@ pub(super) const SOCKET: &str = "/run/bascule-up/keeper.sock";
 pub(super) fn keep(args: &KeepArgs) -> Result<ExitCode> {
     let folder = folder()?;
     let cancel = Cancel::default();
-    end_with_signals(&cancel)?;
+    cancel.on_signals().context("listening to signals")?;
     match start(args, folder, &cancel) {
         Err(error) => {
             say(&Answer::Failed(format!("{error:#}")));

@@ -1,6 +1,7 @@
 //! `bascule-lab list`, `show`, `validate` and `run`.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -9,11 +10,11 @@ use super::kernel::{Kernel, Place};
 use super::machine::{GRACE, block_on, connect, machine_environment};
 use super::{BAD_INPUT, bad_input};
 use crate::doctor::kernel::Ability;
-use crate::run::{Cancel, RunOptions, run_scenarios};
+use crate::run::{Cancel, JUNIT, RunOptions, folder, run_scenarios};
 use crate::scenario::{Feature, Problem, Scenario, resolve, shipped};
 use crate::vm::executor::MACHINE;
 use crate::vm::message::Command;
-use crate::vm::{Interaction, Settings};
+use crate::vm::{Interaction, Settings, Vm};
 use crate::world::janitor;
 
 #[derive(Debug, clap::Args)]
@@ -74,14 +75,12 @@ pub(super) struct FilesArgs {
     files: Vec<String>,
 }
 
-/// Names and first sentences of what ships.
+/// Names and titles of what ships.
 pub(super) fn list() -> ExitCode {
     let width = shipped::SHIPPED.iter().map(|shipped| shipped.name.len()).max().unwrap_or(0);
     for shipped in shipped::SHIPPED {
-        let summary = resolve(shipped.name).map(|scenario| scenario.summary).unwrap_or_default();
-        let summary = summary.split_whitespace().collect::<Vec<_>>().join(" ");
-        let first = summary.split_inclusive(['.', ':']).next().unwrap_or_default().trim_end_matches(':');
-        println!("{:width$}  {first}", shipped.name);
+        let title = resolve(shipped.name).ok().and_then(|scenario| scenario.title).unwrap_or_default();
+        println!("{:width$}  {title}", shipped.name);
     }
     ExitCode::SUCCESS
 }
@@ -161,10 +160,36 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
         Ok(scenarios) => scenarios,
         Err(problems) => return Ok(tell(&problems)),
     };
+    let folders = folders(&scenarios, args)?;
     match args.kernel.choose(&needed(&scenarios), &mut |text| eprintln!("bascule-lab: {text}")) {
         Place::Host => here(args, &scenarios),
-        Place::Vm => in_machine(args, &names),
+        Place::Vm => in_machine(args, &names, &folders),
     }
+}
+
+/// Where the results go. Bad input where two would go to one place, or over what is none.
+fn folders(scenarios: &[Scenario], args: &RunArgs) -> Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    let mut taken = BTreeMap::new();
+    for scenario in scenarios {
+        for run in 1..=args.repeat {
+            let folder = folder::folder(&args.out, &scenario.name, run);
+            if let Some(other) = taken.insert(folder.clone(), &scenario.name) {
+                return Err(bad_input(format!(
+                    "the results of {other} and {} would both go to {}; play them one by one, each with its own --out",
+                    scenario.name,
+                    folder.display()
+                )));
+            }
+            let refusal =
+                folder::refusal(&folder).with_context(|| format!("looking at {}", folder.display()))?;
+            if let Some(why) = refusal {
+                return Err(bad_input(why));
+            }
+            folders.push(folder);
+        }
+    }
+    Ok(folders)
 }
 
 pub(super) fn needed(scenarios: &[Scenario]) -> Vec<Ability> {
@@ -192,7 +217,7 @@ fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
         eprintln!("{line}");
     }
     let cancel = Cancel::default();
-    end_with_signals(&cancel)?;
+    cancel.on_signals().context("listening to signals")?;
     let mut options = RunOptions::new(args.out.clone())?;
     options.seed = args.seed;
     options.repeat = args.repeat;
@@ -206,31 +231,11 @@ fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
     Ok(ExitCode::from(summary.exit_code()))
 }
 
-/// The first SIGINT, SIGTERM or SIGHUP ends the run in order.
-pub(super) fn end_with_signals(cancel: &Cancel) -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    // Handled, not blocked: programs in nodes would inherit a blocked signal and could never be ended by it.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut streams = runtime.block_on(async {
-        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
-            .into_iter()
-            .map(signal)
-            .collect::<std::io::Result<Vec<_>>>()
-    })?;
-    let cancel = cancel.clone();
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            let waits = streams.iter_mut().map(|stream| Box::pin(stream.recv()));
-            futures::future::select_all(waits).await;
-        });
-        eprintln!("bascule-lab: a signal to end: taking everything down");
-        cancel.cancel();
-    })?;
-    Ok(())
-}
-
 /// The same program in the machine; its results come back.
-fn in_machine(args: &RunArgs, names: &[String]) -> Result<ExitCode> {
+fn in_machine(args: &RunArgs, names: &[String], folders: &[PathBuf]) -> Result<ExitCode> {
+    // Should they not come back, those of an earlier run are not taken for them.
+    let junit = args.out.join(JUNIT);
+    folder::remove_file(&junit).with_context(|| format!("removing {}", junit.display()))?;
     block_on(async {
         let mut vm = connect(&Settings::default()).await?;
         let programs = vm.install_programs().await?;
@@ -262,12 +267,61 @@ fn in_machine(args: &RunArgs, names: &[String]) -> Result<ExitCode> {
             ..Command::default()
         };
         let code = vm.run(command, Interaction::Watch).await?;
-        if vm.has(&results).await? {
-            std::fs::create_dir_all(&args.out).with_context(|| format!("making {}", args.out.display()))?;
-            vm.get(&results, &args.out).await?;
-            eprintln!("bascule-lab: the results are in {}", args.out.display());
-        }
+        let fetched = fetch(&mut vm, &results, &args.out, folders).await;
+        // Also when they could not be fetched: the machine's memory is not a store.
         vm.remove(&folder).await?;
+        fetched?;
         Ok(ExitCode::from(code))
     })
+}
+
+/// Brings results from the machine, in place of those of an earlier run.
+async fn fetch(vm: &mut Vm, results: &str, out: &Path, folders: &[PathBuf]) -> Result<()> {
+    if !vm.has(results).await? {
+        return Ok(());
+    }
+    for folder in folders {
+        folder::clear(folder).with_context(|| format!("clearing {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
+    vm.get(results, out).await?;
+    eprintln!("bascule-lab: the results are in {}", out.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(out: &Path, repeat: u32) -> RunArgs {
+        let (scenarios, all, filter, kernel, seed) = (Vec::new(), false, None, Kernel::Host, None);
+        RunArgs { scenarios, all, filter, kernel, out: out.to_owned(), seed, repeat }
+    }
+
+    #[test]
+    fn results_go_to_folders_of_their_own_and_over_nobody_elses_work() {
+        let out = tempfile::tempdir().expect("a folder");
+        let named = |name: &str| Scenario { name: name.into(), ..resolve("udp").expect("it ships") };
+        let refused = |scenarios: &[Scenario], repeat| {
+            let error = folders(scenarios, &args(out.path(), repeat)).expect_err("must be refused");
+            assert!(error.is::<super::super::BadInput>(), "{error}");
+            error.to_string()
+        };
+        assert_eq!(folders(&[named("a"), named("b")], &args(out.path(), 2)).expect("good").len(), 4);
+        assert!(refused(&[named("a"), named("a")], 1).contains("both go to"));
+        assert!(refused(&[named("a.2"), named("a")], 2).contains("both go to"));
+        std::fs::create_dir(out.path().join("a")).expect("made");
+        std::fs::write(out.path().join("a/main.rs"), "much work").expect("written");
+        assert!(refused(&[named("a")], 1).contains("is not a result folder"));
+        assert!(out.path().join("a/main.rs").is_file());
+    }
+
+    #[test]
+    fn a_scenario_is_not_named_after_any_file() {
+        for file in ["...yaml", "a b.yaml", "/tmp/.yaml"] {
+            let problems =
+                crate::scenario::load(file, shipped::SHIPPED[0].text).expect_err("must be refused");
+            assert!(problems[0].message.contains("named after its file"), "{file}: {problems:?}");
+        }
+    }
 }

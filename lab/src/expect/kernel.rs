@@ -201,6 +201,22 @@ struct Info {
     prefixlen: u8,
     #[serde(default)]
     label: Option<String>,
+    /// Nobody answers for it, and nothing is sent from it, until no duplicate was found;
+    #[serde(default)]
+    tentative: bool,
+    /// and never if one was.
+    #[serde(default)]
+    dadfailed: bool,
+}
+
+impl Info {
+    fn state(&self) -> &'static str {
+        match (self.dadfailed, self.tentative) {
+            (true, _) => " (a duplicate was found)",
+            (false, true) => " (tentative)",
+            (false, false) => "",
+        }
+    }
 }
 
 fn addresses(expected: &KernelExpectation, interfaces: &[Interface]) -> Vec<Finding> {
@@ -211,14 +227,15 @@ fn addresses(expected: &KernelExpectation, interfaces: &[Interface]) -> Vec<Find
         .map(|(interface, info)| {
             let label = info.label.as_deref().filter(|label| *label != interface.ifname);
             let label = label.map_or_else(String::new, |label| format!(" ({label})"));
-            format!("{} {}/{}{label}", interface.ifname, info.local, info.prefixlen)
+            format!("{} {}/{}{label}{}", interface.ifname, info.local, info.prefixlen, info.state())
         })
         .collect::<Vec<_>>()
         .join(", ");
     let mut findings = Vec::new();
     for AddressExpectation { address, interface, label } in &expected.addresses {
         let good = all().any(|(on, info)| {
-            info.local.parse() == Ok(address.address)
+            info.state().is_empty()
+                && info.local.parse() == Ok(address.address)
                 && info.prefixlen == address.length
                 && interface.as_ref().is_none_or(|interface| **interface == on.ifname)
                 && label.as_ref().is_none_or(|label| Some(label) == info.label.as_ref())
@@ -261,7 +278,9 @@ mod tests {
 
     fn verdict(expected: &KernelExpectation) -> Verdict {
         let addresses = r#"[{"ifname":"lo","addr_info":[{"local":"127.0.0.1","prefixlen":8,"label":"lo"}]},
-            {"ifname":"enp0s3","addr_info":[{"local":"192.16.193.30","prefixlen":32,"label":"enp0s3:30"}]}]"#;
+            {"ifname":"enp0s3","addr_info":[{"local":"192.16.193.30","prefixlen":32,"label":"enp0s3:30"},
+              {"local":"2001:db8::1","prefixlen":64},{"local":"2001:db8::2","prefixlen":64,"tentative":true},
+              {"local":"2001:db8::3","prefixlen":64,"dadfailed":true,"tentative":true}]}]"#;
         let tables = Tables {
             ipvsadm: Some(ipvsadm::TP.into()),
             addresses: Some(addresses.into()),
@@ -341,12 +360,17 @@ mod tests {
         assert_eq!(verdict(&address("192.16.193.30/32", "enp0s3", Some("enp0s3:31"))), Verdict::Failed);
         assert_eq!(verdict(&address("192.16.193.30/24", "enp0s3", None)), Verdict::Failed);
         assert_eq!(verdict(&address("192.16.193.30/32", "lo", None)), Verdict::Failed);
+        assert_eq!(verdict(&address("2001:db8::1/64", "enp0s3", None)), Verdict::Passed);
+        for unusable in ["2001:db8::2/64", "2001:db8::3/64"] {
+            assert_eq!(verdict(&address(unusable, "enp0s3", None)), Verdict::Failed, "{unusable}");
+        }
         let none = |address: &str| KernelExpectation {
             no_addresses: vec![address.parse().unwrap()],
             ..expectation()
         };
         assert_eq!(verdict(&none("192.16.193.31")), Verdict::Passed);
         assert_eq!(verdict(&none("192.16.193.30")), Verdict::Failed);
+        assert_eq!(verdict(&none("2001:db8::2")), Verdict::Failed, "it is there, though nobody can use it");
         let sysctl = |name: &str, value: &str| KernelExpectation {
             sysctls: [(name.to_owned(), value.to_owned())].into(),
             ..expectation()

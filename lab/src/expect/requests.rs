@@ -65,16 +65,42 @@ pub fn judge(
         findings.extend(proportion(weights, expected.tolerance.unwrap_or(1), &tally));
     }
     if expected.alternate {
-        findings.push(alternate(&requests, &tally, load, lateness));
+        findings.push(alternate(&tally, load, lateness));
     }
     if expected.one_answerer {
         let good = tally.answerers.len() == 1;
-        findings.push(Finding::of(good, "all answered by one server", tally.to_string()));
+        let mut finding = Finding::of(good, "all answered by one server", tally.to_string());
+        // After one that was given up the next may come from another port, which is another client.
+        if !good && tally.unclear > 0 {
+            finding.verdict = Verdict::Undecided;
+        }
+        findings.push(finding);
     }
     if let Some(longest) = expected.longest_gap {
-        findings.push(gap(&requests, load, longest.at_most.get(), window, lateness));
+        findings.push(gap(&requests, &tally, load, longest.at_most.get(), window, lateness));
     }
     findings
+}
+
+/// When a request was to begin, began, and ended.
+#[derive(Clone, Copy)]
+struct Times {
+    seq: u64,
+    scheduled: u64,
+    started: u64,
+    ended: u64,
+}
+
+impl Times {
+    fn of(request: &Request) -> Self {
+        let Request { seq, scheduled, started, ended, .. } = *request;
+        Self { seq, scheduled, started, ended }
+    }
+
+    /// How late the load itself was with it.
+    fn own(self) -> Duration {
+        Duration::from_nanos(self.started.saturating_sub(self.scheduled))
+    }
 }
 
 /// Requests in numbers.
@@ -84,6 +110,8 @@ struct Tally {
     /// Failed, but the machine itself was so late that this may be why.
     unclear: u64,
     answerers: BTreeMap<String, u64>,
+    /// Who answered, in the order of the requests; `None` for those that are unclear. Those that failed otherwise are not in it.
+    turns: Vec<(Option<String>, Times)>,
     first_failed: Option<u64>,
     first_error: Option<String>,
 }
@@ -95,6 +123,7 @@ impl Tally {
             ok: 0,
             unclear: 0,
             answerers: BTreeMap::new(),
+            turns: Vec::new(),
             first_failed: None,
             first_error: None,
         };
@@ -103,6 +132,7 @@ impl Tally {
             if request.ok {
                 tally.ok += 1;
                 let name = request.answerer.clone().unwrap_or_else(|| "?".into());
+                tally.turns.push((Some(name.clone()), Times::of(request)));
                 *tally.answerers.entry(name).or_default() += 1;
                 continue;
             }
@@ -111,12 +141,13 @@ impl Tally {
                 tally.first_error.clone_from(&request.error);
             }
             let span = Span { since: request.scheduled, until: request.ended.max(request.scheduled + 1) };
-            let own = Duration::from_nanos(request.started.saturating_sub(request.scheduled));
             // An error that came before the time was up was not caused by slowness.
             let timed_out = span.until - span.since
                 >= u64::try_from(load.timeout.as_nanos()).unwrap_or(u64::MAX) * 9 / 10;
+            let own = Times::of(request).own();
             if timed_out && lateness(span).sum.max(own) > load.timeout / 4 {
                 tally.unclear += 1;
+                tally.turns.push((None, Times::of(request)));
             }
         }
         tally
@@ -163,56 +194,85 @@ fn proportion(weights: &BTreeMap<String, u32>, tolerance: u64, tally: &Tally) ->
     let sum: u64 = weights.values().map(|weight| u64::from(*weight)).sum();
     let shares: Vec<String> = weights.iter().map(|(name, weight)| format!("{name} {weight}")).collect();
     let wanted = format!("answers in the proportion {}, each within {tolerance}", shares.join(" : "));
-    let mut good = tally.ok > 0;
-    for (name, weight) in weights {
-        // |seen - ok * weight / sum| <= tolerance, without fractions.
-        let (seen, share) = (tally.by(name) * sum, tally.ok * u64::from(*weight));
-        good &= seen.abs_diff(share) <= tolerance * sum;
+    let good = tally.ok > 0 && fits(weights, sum, tolerance, tally, 0);
+    let mut finding = Finding::of(good, wanted, tally.to_string());
+    if !good && (1..=tally.unclear).any(|unclear| fits(weights, sum, tolerance, tally, unclear)) {
+        finding.verdict = Verdict::Undecided;
     }
-    let mut findings = vec![Finding::of(good, wanted, tally.to_string())];
+    let mut findings = vec![finding];
     for name in tally.answerers.keys().filter(|name| !weights.contains_key(*name)) {
         findings.push(Finding::of(false, format!("none answered by {name}"), tally.to_string()));
     }
     findings
 }
 
-/// Each answer by another server than the ones before it, until all had their turn.
-fn alternate(
-    requests: &[&Request],
-    tally: &Tally,
-    load: Load,
-    lateness: &dyn Fn(Span) -> Lateness,
-) -> Finding {
-    let answers: Vec<&Request> = requests.iter().copied().filter(|request| request.ok).collect();
-    let turns = tally.answerers.len();
-    let wanted = "answers go round the servers".to_owned();
-    if turns < 2 {
-        return Finding::of(false, wanted, tally.to_string());
+/// Whether the answers would have the proportion, had `unclear` more been answered by whoever fits best.
+fn fits(weights: &BTreeMap<String, u32>, sum: u64, tolerance: u64, tally: &Tally, unclear: u64) -> bool {
+    // What each needs at least and may get at most so that |seen + more - all * weight / sum| <= tolerance, without fractions.
+    let (mut least, mut most) = (0, 0);
+    for (name, weight) in weights {
+        let share = (tally.ok + unclear) * u64::from(*weight);
+        let seen = tally.by(name) * sum;
+        let Some(room) = (share + tolerance * sum).checked_sub(seen) else { return false };
+        let (low, high) = (share.saturating_sub(tolerance * sum + seen).div_ceil(sum), room / sum);
+        if low > high {
+            return false;
+        }
+        least += low;
+        most += high;
     }
-    let broken = answers.windows(turns).position(|round| {
-        let mut names: Vec<_> = round.iter().map(|request| request.answerer.as_deref()).collect();
+    (least..=most).contains(&unclear)
+}
+
+/// Where a server comes a second time before the others among as many turns as there are servers had theirs.
+fn out_of_turn(turns: &[&(Option<String>, Times)], servers: usize) -> Option<usize> {
+    turns.windows(servers).position(|round| {
+        let mut names: Vec<_> = round.iter().filter_map(|(name, _)| name.as_deref()).collect();
         names.sort_unstable();
         names.windows(2).any(|pair| pair[0] == pair[1])
-    });
-    let Some(place) = broken else {
-        return Finding::of(true, wanted, format!("{} answers, in turn by {turns} servers", answers.len()));
+    })
+}
+
+/// Each answer by another server than the ones before it, until all had their turn. One whose failure may be the machine's own may
+/// have been any server's turn.
+fn alternate(tally: &Tally, load: Load, lateness: &dyn Fn(Span) -> Lateness) -> Finding {
+    let servers = tally.answerers.len();
+    let wanted = "answers go round the servers".to_owned();
+    if servers < 2 {
+        let mut finding = Finding::of(false, wanted, tally.to_string());
+        if tally.unclear > 0 {
+            finding.verdict = Verdict::Undecided;
+        }
+        return finding;
+    }
+    let all: Vec<_> = tally.turns.iter().collect();
+    let known: Vec<_> = tally.turns.iter().filter(|(name, _)| name.is_some()).collect();
+    let Some(place) = out_of_turn(&known, servers) else {
+        return Finding::of(true, wanted, format!("{} answers, in turn by {servers} servers", known.len()));
     };
-    let round = &answers[place..place + turns];
-    let names: Vec<&str> = round.iter().map(|request| request.answerer.as_deref().unwrap_or("?")).collect();
-    let first = round[0];
+    let certain = out_of_turn(&all, servers);
+    let round = match certain {
+        Some(place) => &all[place..place + servers],
+        None => &known[place..place + servers],
+    };
+    let names: Vec<&str> = round.iter().map(|(name, _)| name.as_deref().unwrap_or("(unclear)")).collect();
+    let (first, last) = (round[0].1, round[servers - 1].1);
     let seen = format!("from request {} on: {}; {tally}", first.seq, names.join(", "));
     let mut finding = Finding::of(false, wanted, seen).at(Some(first.scheduled));
     // Two requests that began closer to each other than they should may have overtaken each other.
-    let around = Span { since: first.scheduled, until: round[turns - 1].ended.max(first.scheduled + 1) };
-    if lateness(around).worst >= load.interval {
+    let around = Span { since: first.scheduled, until: last.ended.max(first.scheduled + 1) };
+    let own = round.iter().map(|(_, times)| times.own()).max().unwrap_or_default();
+    if certain.is_none() || lateness(around).worst.max(own) >= load.interval {
         finding.verdict = Verdict::Undecided;
     }
     finding
 }
 
-/// The longest time without a good answer: between two of them, or from the first request, or to the last.
+/// The longest time without a good answer: between two of them, from when the first request was to begin, or until the last was given
+/// up. Without any good answer there is no length to measure, and no bound that it keeps.
 fn gap(
     requests: &[&Request],
+    tally: &Tally,
     load: Load,
     bound: Duration,
     window: Span,
@@ -224,9 +284,21 @@ fn gap(
     let (Some(first), Some(last)) = (requests.first(), requests.last()) else {
         return Finding::of(false, "the longest gap between answers", "no request in that window");
     };
+    let Some(last_good) = times.last().copied() else {
+        let wanted = format!("the longest time without a good answer at most {}", bound::show(bound));
+        let seen = format!("none of {} requests was answered", requests.len());
+        let mut finding = Finding::of(false, wanted, seen).at(Some(first.scheduled));
+        if tally.unclear == tally.sent {
+            finding.verdict = Verdict::Undecided;
+        }
+        return finding;
+    };
     let mut edges = vec![first.scheduled];
     edges.extend(times);
-    edges.push(last.scheduled.min(window.until).max(edges[edges.len() - 1]));
+    // What failed after the last good answer had still not been answered when it ended.
+    let given_up = requests.iter().filter(|request| !request.ok && request.ended > last_good);
+    let end = given_up.map(|request| request.ended).fold(last.scheduled, u64::max);
+    edges.push(end.min(window.until).max(last_good));
     let (since, until) =
         edges.windows(2).map(|pair| (pair[0], pair[1])).max_by_key(|(a, b)| b - a).unwrap_or((0, 0));
     let seen = Duration::from_nanos(until - since);
@@ -331,6 +403,11 @@ mod tests {
         assert_eq!(verdict(&proportion(1, 2), "121212121212", NONE), Verdict::Failed);
         assert_eq!(verdict(&proportion(1, 2), "xxx", NONE), Verdict::Failed, "no answer is no proportion");
         assert_eq!(verdict(&proportion(1, 2), "1223", NONE), Verdict::Failed, "SRV3 is not named");
+        let late = Duration::from_millis(400);
+        assert_eq!(verdict(&proportion(1, 1), "11111ttt22", late), Verdict::Undecided, "5 : 5 as well");
+        assert_eq!(verdict(&proportion(1, 1), "11111ttt22", NONE), Verdict::Failed);
+        assert_eq!(verdict(&proportion(1, 1), "1111111tt2", late), Verdict::Failed, "7 : 3 at best");
+        assert_eq!(verdict(&proportion(1, 1), "ttt", late), Verdict::Undecided);
     }
 
     #[test]
@@ -342,10 +419,31 @@ mod tests {
         assert_eq!(verdict(&expected, "12112", Duration::from_millis(20)), Verdict::Undecided);
         assert_eq!(verdict(&expected, "1111", NONE), Verdict::Failed);
         assert_eq!(verdict(&expected, "", NONE), Verdict::Failed);
+        // `t` was given up while the machine was late: it may have been anybody's turn.
+        let late = Duration::from_millis(400);
+        // Often, but never by as much as two requests are apart.
+        let often = |pattern: &str| {
+            let lateness = Lateness { worst: Duration::from_millis(5), sum: late };
+            worst(&judge(&expected, LOAD, &load(pattern), ALL, &|_| lateness))
+        };
+        assert_eq!(often("12t21212"), Verdict::Undecided);
+        assert_eq!(often("123t231"), Verdict::Undecided);
+        assert_eq!(often("12t12"), Verdict::Passed);
+        assert_eq!(often("12t1221"), Verdict::Failed, "broken whatever became of `t`");
+        assert_eq!(often("1t1"), Verdict::Undecided);
+        assert_eq!(verdict(&expected, "12t21212", NONE), Verdict::Failed, "the machine was not late");
+        assert_eq!(verdict(&expected, "1t1", NONE), Verdict::Failed);
+        // The load itself was later than its interval, which a thread that only sleeps need not have seen.
+        let mut requests = load("12112");
+        requests[2].started += 15 * MS;
+        let judged = judge(&expected, LOAD, &requests, ALL, &|_| Lateness::default());
+        assert_eq!(worst(&judged), Verdict::Undecided);
         let one = RequestsExpectation { one_answerer: true, ..expectation() };
         assert_eq!(verdict(&one, "222", NONE), Verdict::Passed);
         assert_eq!(verdict(&one, "221", NONE), Verdict::Failed);
         assert_eq!(verdict(&one, "xx", NONE), Verdict::Failed);
+        assert_eq!(verdict(&one, "22t1", late), Verdict::Undecided, "the next request has another port");
+        assert_eq!(verdict(&one, "22t1", NONE), Verdict::Failed);
     }
 
     #[test]
@@ -361,6 +459,11 @@ mod tests {
         assert_eq!(verdict(&expected(25), "11xxx1", Duration::from_millis(20)), Verdict::Passed);
         assert_eq!(verdict(&expected(25), "xxxxxx", NONE), Verdict::Failed);
         assert_eq!(verdict(&expected(25), "", NONE), Verdict::Failed);
+        assert_eq!(verdict(&expected(5000), "xxxxxx", NONE), Verdict::Failed, "nothing was ever answered");
+        assert_eq!(verdict(&expected(5000), "tttttt", NONE), Verdict::Failed);
+        // The last good answer at 2 ms; the last request was given up at 520.
+        assert_eq!(verdict(&expected(400), "1tt", NONE), Verdict::Failed);
+        assert_eq!(verdict(&expected(520), "1tt", NONE), Verdict::Passed);
     }
 
     #[test]

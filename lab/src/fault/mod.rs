@@ -53,13 +53,8 @@ impl Played {
     }
 }
 
-/// A fault that took effect.
-pub type Injected = Played;
-/// A fault that is over.
-pub type Healed = Played;
-
 /// Makes a fault happen. Returns when it has, with the proof.
-pub fn inject(world: &World, fault: &Fault) -> Result<Injected> {
+pub fn inject(world: &World, fault: &Fault) -> Result<Played> {
     let result = match fault {
         Fault::AdminDown(fault) => network::admin_down(world, fault),
         Fault::CarrierLost(fault) => network::carrier_lost(world, fault),
@@ -72,11 +67,11 @@ pub fn inject(world: &World, fault: &Fault) -> Result<Injected> {
         Fault::Crash(fault) => process::crash(world, &fault.node),
         Fault::Reboot(fault) => process::reboot(world, &fault.node),
     };
-    result.map_err(|error| Error::wrong(format!("the fault `{fault}` did not take effect: {error}")))
+    result.map_err(|error| error.of(&format!("the fault `{fault}` did not take effect")))
 }
 
 /// Ends a fault that was injected before. Returns when it is over, with the proof.
-pub fn heal(world: &World, fault: &Fault) -> Result<Healed> {
+pub fn heal(world: &World, fault: &Fault) -> Result<Played> {
     let result = match fault {
         Fault::AdminDown(fault) => network::admin_up(world, fault),
         Fault::CarrierLost(fault) => network::carrier_back(world, fault),
@@ -96,5 +91,5 @@ pub fn heal(world: &World, fault: &Fault) -> Result<Healed> {
         Fault::Crash(fault) => process::boot(world, &fault.node),
         Fault::Reboot(_) => Err(Error::wrong("a reboot is over when it has been played; it needs no heal")),
     };
-    result.map_err(|error| Error::wrong(format!("the fault `{fault}` is not healed: {error}")))
+    result.map_err(|error| error.of(&format!("the fault `{fault}` is not healed")))
 }

@@ -292,6 +292,18 @@ impl Client {
     async fn exchange(&self, seq: u64) -> anyhow::Result<Answer> {
         let Some(kept) = &self.kept else { return self.exchange_on(&mut Kept::default(), seq, true).await };
         let mut kept = kept.lock().await;
+        if self.target.protocol == Protocol::Udp {
+            if kept.udp.is_none() {
+                kept.udp = Some(self.udp_socket().await?);
+            }
+            let Some(socket) = &kept.udp else { bail!("no socket") };
+            // No datagram is half-read: after a time-out the same socket goes on, and with it the port by which the client is known.
+            let answer = udp_exchange(socket, &format!("request {seq}")).await;
+            if answer.is_err() {
+                kept.udp = None;
+            }
+            return answer;
+        }
         // Taken out while in use: a request that times out in the middle must not leave a half-read connection.
         let mut mine = std::mem::take(&mut *kept);
         let answer = self.exchange_on(&mut mine, seq, false).await?;
@@ -320,13 +332,8 @@ impl Client {
                 Ok(answer)
             }
             Protocol::Udp => {
-                let socket = match kept.udp.take() {
-                    Some(socket) => socket,
-                    None => self.udp_socket().await?,
-                };
-                let answer = udp_exchange(&socket, &format!("request {seq}")).await?;
-                kept.udp = Some(socket);
-                Ok(answer)
+                let socket = self.udp_socket().await?;
+                udp_exchange(&socket, &format!("request {seq}")).await
             }
         }
     }

@@ -4,6 +4,7 @@
 //! They share one time base: `CLOCK_MONOTONIC` in nanoseconds, which all nodes of a run read from the same kernel.
 
 pub mod answer;
+pub mod behaviour;
 pub mod capture;
 pub mod clock;
 pub mod hold;

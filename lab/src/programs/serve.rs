@@ -1,7 +1,6 @@
 //! `serve`: small web, TCP and UDP servers that say who they are, count, and can be told to fail, slow down or hang.
 
 use std::{
-    collections::BTreeMap,
     convert::Infallible,
     fs::OpenOptions,
     io,
@@ -18,7 +17,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -29,6 +28,7 @@ use tokio::{
 
 use super::{
     answer::{SERVER_HEADER, page},
+    behaviour::{Behaviour, Counts, Mode, Order, Subject},
     clock::monotonic_ns,
     record::write_line,
 };
@@ -74,69 +74,6 @@ impl FromStr for Bind {
         }
         text.parse().map(Self).map_err(|_| format!("`{text}` is neither a port nor ADDRESS:PORT"))
     }
-}
-
-/// What a server does with a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Mode {
-    /// Answer.
-    #[default]
-    Ok,
-    /// Answer HTTP with an error status; close TCP; drop datagrams.
-    Error,
-    /// Answer after a delay.
-    Slow,
-    /// Accept and never answer.
-    Hang,
-    /// Close the listening sockets, as a stopped service does.
-    Refuse,
-}
-
-/// What a server was last told.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Behaviour {
-    /// What to do with a request.
-    #[serde(default)]
-    pub mode: Mode,
-    /// Delay of `slow`, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delay_ms: Option<u64>,
-    /// Status of `error`; 500 unless told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<u16>,
-    /// A page other than the server's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<String>,
-}
-
-/// An order on the control socket.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-enum Order {
-    Set(Behaviour),
-    Get(Subject),
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-enum Subject {
-    Counts,
-    Behaviour,
-}
-
-/// What a server has seen.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    /// Requests, lines and datagrams.
-    pub requests: u64,
-    /// Connections accepted.
-    pub connections: u64,
-    /// Connections open now.
-    pub open: u64,
-    /// Requests by the client's address as the server saw it.
-    pub clients: BTreeMap<String, u64>,
 }
 
 #[derive(Debug)]
@@ -461,12 +398,6 @@ impl Server {
             Ok(Order::Get(Subject::Behaviour)) => serde_json::to_value(self.behaviour()).unwrap_or_default(),
             Err(error) => serde_json::json!({"ok": false, "error": error.to_string()}),
         }
-    }
-}
-
-impl Behaviour {
-    fn delay(&self) -> Duration {
-        Duration::from_millis(self.delay_ms.unwrap_or(0))
     }
 }
 

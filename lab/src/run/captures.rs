@@ -33,8 +33,10 @@ pub(super) struct Recorded {
 const PROBE: [u8; 2] = world::PROBE_ETHERTYPE.to_be_bytes();
 /// How long a capture may take to begin, or to write down what it has.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The largest file of a link, in bytes; what comes later is counted as lost.
-const LIMIT: u64 = 64 << 20;
+/// From when on nothing is added to the file of a link, in bytes; what comes later is counted as lost.
+const LIMIT: u64 = 48 << 20;
+// The last frame, and the totals that every look at it adds, come on top.
+const _: () = assert!(LIMIT + (8 << 20) < world::MAX_FILE, "what was recorded can be read");
 
 impl Capture {
     /// Begins to record.

@@ -21,7 +21,10 @@ impl Error {
 
 impl From<world::Error> for Error {
     fn from(error: world::Error) -> Self {
-        Self::Harness(error.to_string())
+        match error {
+            world::Error::Interrupted => Self::Interrupted,
+            error => Self::Harness(error.to_string()),
+        }
     }
 }
 

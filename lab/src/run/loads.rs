@@ -1,8 +1,9 @@
 //! Loads and held connections: `bascule-lab load` in a node, and its record.
 
+use std::io::{BufRead as _, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use serde::de::DeserializeOwned;
 
 use super::Cancel;
 use super::error::{Error, Result};
@@ -25,6 +26,9 @@ pub(super) struct Load {
     pub(super) requests: Option<requests::Load>,
     expected: Option<Duration>,
     stopped: bool,
+    /// How often the node had booted by then: the load ends with the boot that it began in.
+    boots: u32,
+    lines: Mutex<Lines>,
 }
 
 /// A name as part of a file's; the number tells apart those that would look alike.
@@ -91,6 +95,8 @@ impl Load {
             requests: Some(requests::Load { interval, timeout: step.timeout.get() }),
             expected: expected.map(|expected| expected + step.timeout.get()),
             stopped: false,
+            boots: world.node(&step.from)?.boots(),
+            lines: Mutex::default(),
         })
     }
 
@@ -113,6 +119,8 @@ impl Load {
             requests: None,
             expected: None,
             stopped: false,
+            boots: world.node(&step.from)?.boots(),
+            lines: Mutex::default(),
         })
     }
 
@@ -153,45 +161,116 @@ impl Load {
 
     /// Why it ended by itself, if it did.
     pub(super) fn ended(&self, world: &World) -> Option<String> {
-        let up = world.node(&self.node).is_ok_and(|node| node.is_up());
+        let up = world.node(&self.node).is_ok_and(|node| node.is_up() && node.boots() == self.boots);
         let exit = self.process.exit().filter(|exit| up && !self.stopped && !exit.success())?;
         let said = self.process.output().unwrap_or_default();
         Some(format!("the load {} ended ({exit}): {}", self.name, said.lines().last().unwrap_or_default()))
     }
 
-    fn lines<T: DeserializeOwned>(&self, world: &World) -> Result<Vec<T>> {
-        let bytes = world.node(&self.node)?.read_file(&self.path)?;
-        let text = String::from_utf8_lossy(&bytes);
-        // A line that is just being written has no end yet.
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        whole
-            .lines()
-            .map(|line| {
-                serde_json::from_str(line).map_err(|error| {
-                    Error::harness(format!("{} of {}: {error}: {line}", self.path, self.node))
-                })
-            })
-            .collect()
+    /// Reads what has been written since the last time.
+    fn so_far(&self, world: &World) -> Result<MutexGuard<'_, Lines>> {
+        let node = world.node(&self.node)?;
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = node.open_file(&self.path)?;
+        lines
+            .read_on(file, self.requests.is_some())
+            .map_err(|error| Error::harness(format!("reading {} of {}: {error}", self.path, self.node)))?;
+        Ok(lines)
     }
 
     /// The requests that have ended up to now.
     pub(super) fn ended_requests(&self, world: &World) -> Result<Vec<Request>> {
-        let lines: Vec<Line> = self.lines(world)?;
-        let requests = lines.into_iter().filter_map(|line| match line {
-            Line::Request(request) => Some(request),
-            Line::Summary { .. } => None,
-        });
-        Ok(requests.collect())
+        Ok(self.so_far(world)?.requests.clone())
     }
 
     /// What has become of the held connections up to now.
     pub(super) fn events(&self, world: &World) -> Result<Vec<Event>> {
-        self.lines(world)
+        Ok(self.so_far(world)?.events.clone())
     }
 
-    /// The record as it is, and its file's name.
-    pub(super) fn record(&self, world: &World) -> Result<(String, Vec<u8>)> {
-        let file = self.path.rsplit('/').next().unwrap_or_default().to_owned();
-        Ok((file, world.node(&self.node)?.read_file(&self.path)?))
+    /// Copies the record as it is into a folder.
+    pub(super) fn copy_record(&self, world: &World, folder: &Path) -> Result<()> {
+        let mut file = world.node(&self.node)?.open_file(&self.path)?;
+        let path = folder.join(self.path.rsplit('/').next().unwrap_or_default());
+        std::fs::File::create(&path)
+            .and_then(|mut copy| std::io::copy(&mut file, &mut copy))
+            .map(drop)
+            .map_err(|error| Error::harness(format!("{}: {error}", path.display())))
+    }
+}
+
+/// What has been read of a record. It grows while the load runs, by up to a million lines: each is read once.
+#[derive(Default)]
+struct Lines {
+    /// How much has been read, in bytes.
+    offset: u64,
+    requests: Vec<Request>,
+    events: Vec<Event>,
+}
+
+impl Lines {
+    /// Reads on from where the last time ended.
+    fn read_on(&mut self, mut file: impl Read + Seek, of_requests: bool) -> std::io::Result<()> {
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut reader = BufReader::new(file);
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let length = reader.read_line(&mut line)?;
+            // A line that is just being written has no end yet.
+            if !line.ends_with('\n') {
+                return Ok(());
+            }
+            let wrong = |error| std::io::Error::other(format!("{error}: {}", line.trim_end()));
+            if of_requests {
+                if let Line::Request(request) = serde_json::from_str(&line).map_err(wrong)? {
+                    self.requests.push(request);
+                }
+            } else {
+                self.events.push(serde_json::from_str(&line).map_err(wrong)?);
+            }
+            self.offset += length as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::programs::record::Summary;
+
+    #[test]
+    fn a_record_is_read_line_by_line_while_it_grows() {
+        let line = |seq: u64| {
+            let request = Request {
+                seq,
+                scheduled: seq,
+                started: seq,
+                ended: seq,
+                ok: true,
+                answerer: Some("SRV1".into()),
+                status: Some(200),
+                error: None,
+            };
+            serde_json::to_string(&Line::Request(request)).unwrap() + "\n"
+        };
+        let mut text = line(0) + &line(1);
+        let third = line(2);
+        text.push_str(&third[..20]);
+        let mut lines = Lines::default();
+        lines.read_on(Cursor::new(&text), true).unwrap();
+        assert_eq!(lines.requests.len(), 2);
+        lines.read_on(Cursor::new(&text), true).unwrap();
+        assert_eq!(lines.requests.len(), 2, "nothing twice");
+        text.push_str(&third[20..]);
+        text.push_str(
+            &(serde_json::to_string(&Line::Summary { summary: Summary::default() }).unwrap() + "\n"),
+        );
+        lines.read_on(Cursor::new(&text), true).unwrap();
+        assert_eq!(lines.requests.iter().map(|request| request.seq).collect::<Vec<_>>(), [0, 1, 2]);
+        text.push_str("no JSON\n");
+        assert!(lines.read_on(Cursor::new(&text), true).unwrap_err().to_string().contains("no JSON"));
     }
 }

@@ -2,7 +2,9 @@
 
 mod canary;
 mod captures;
+mod collect;
 mod error;
+pub(crate) mod folder;
 mod loads;
 mod logs;
 mod look;
@@ -15,39 +17,21 @@ mod timeline;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use error::Error;
 pub use result::{Judged, LoadResult, ScenarioResult, StepResult, Summary, Verdict};
 pub use session::{Up, missing, up};
 
+pub use crate::cancel::Cancel;
 use crate::scenario::Scenario;
 
+/// The file of all verdicts, in the folder of results.
+pub const JUNIT: &str = "junit.xml";
 /// How often a scenario is played again because its verdict was `undecided`.
 const AGAIN: u32 = 2;
 
 /// Told a line, without its end.
 pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
-
-/// Ends a run in order from another thread or a signal handler. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// Asks the run to end: it takes everything down and says `interrupted`.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it was asked to.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        if self.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) }
-    }
-}
 
 /// How to run.
 #[derive(Clone)]
@@ -89,41 +73,115 @@ impl RunOptions {
     }
 }
 
-/// Plays scenarios one after another and writes `OUT/junit.xml`.
+/// Plays scenarios one after another and writes `OUT/junit.xml`. What is not played because the run was cancelled is an error of its
+/// own: a run that was cut short has not passed.
 ///
 /// # Errors
-/// When the results cannot be written. What goes wrong in a scenario is its verdict, never an error of all.
+/// When the results cannot be written, or would replace what is none. What goes wrong in a scenario is its verdict, never an error of all.
 pub fn run_scenarios(scenarios: &[Scenario], options: &RunOptions) -> std::io::Result<Summary> {
     std::fs::create_dir_all(&options.out)?;
+    let junit = options.out.join(JUNIT);
+    // That of an earlier run would be taken for this one's.
+    folder::remove_file(&junit)?;
     let mut summary = Summary::default();
     let seed = options.seed.unwrap_or_else(|| crate::world::now() % 1_000_000);
     for run in 1..=options.repeat.max(1) {
         for scenario in scenarios {
+            let seed = seed.wrapping_add(u64::from(run - 1));
             if options.cancel.is_cancelled() {
-                break;
+                let reason = "not played: the run was interrupted".to_owned();
+                let base = ScenarioResult::new(scenario, seed);
+                summary.results.push(ScenarioResult { verdict: Verdict::Error, reason, run, ..base });
+                continue;
             }
-            let folder = if run == 1 { scenario.name.clone() } else { format!("{}.{run}", scenario.name) };
-            let folder = options.out.join(folder);
-            let mut attempts = 0;
-            let result = loop {
-                attempts += 1;
-                let seed = seed.wrapping_add(u64::from(run - 1)).wrapping_add(u64::from(attempts - 1) << 32);
-                let mut result = session::run(scenario, options, &folder, seed)?;
-                result.run = run;
-                result.attempts = attempts;
-                session::write_result(&folder, &result)?;
-                if result.verdict != Verdict::Undecided || attempts > AGAIN || options.cancel.is_cancelled() {
-                    break result;
-                }
-                (options.progress)(&format!("{}: undecided; played again", scenario.name));
-            };
-            summary.results.push(result);
-            // After each, so that an interrupted run leaves what it has.
-            std::fs::write(options.out.join("junit.xml"), summary.junit())?;
+            summary.results.push(until_decided(scenario, options, run, seed)?);
+            // After each, so that a run that is killed leaves what it has.
+            std::fs::write(&junit, summary.junit())?;
         }
     }
+    std::fs::write(&junit, summary.junit())?;
     if summary.results.len() > 1 {
         (options.print)(&table::all(&summary));
     }
     Ok(summary)
+}
+
+/// Plays a scenario, and again while it is undecided, a bounded number of times.
+fn until_decided(
+    scenario: &Scenario,
+    options: &RunOptions,
+    run: u32,
+    seed: u64,
+) -> std::io::Result<ScenarioResult> {
+    let folder = folder::folder(&options.out, &scenario.name, run);
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let seed = seed.wrapping_add(u64::from(attempts - 1) << 32);
+        let mut result = session::run(scenario, options, &folder, seed)?;
+        result.run = run;
+        result.attempts = attempts;
+        session::write_result(&folder, &result)?;
+        if result.verdict != Verdict::Undecided || attempts > AGAIN || options.cancel.is_cancelled() {
+            return Ok(result);
+        }
+        (options.progress)(&format!("{}: undecided; played again", scenario.name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A scenario that no machine can play.
+    fn unsupported(name: &str) -> Scenario {
+        let text = "\
+summary: It needs what nobody has.
+requires: {programs: [a-program-that-nobody-has]}
+topology: {networks: [{name: inside}], nodes: [{name: SRV1}]}
+steps: [{name: a moment, wait: {for: 1s}}]
+";
+        crate::scenario::load(name, text).expect("a good scenario")
+    }
+
+    fn quiet(out: &std::path::Path) -> RunOptions {
+        let mut options = RunOptions::new(out.to_owned()).unwrap();
+        options.progress = Arc::new(|_| {});
+        options.print = Arc::new(|_| {});
+        options
+    }
+
+    #[test]
+    fn what_was_not_played_has_not_passed() {
+        let out = tempfile::tempdir().unwrap();
+        let junit = out.path().join(JUNIT);
+        let mut options = quiet(out.path());
+        let scenarios = ["one", "two", "three"].map(unsupported);
+        // Between the first and the second.
+        let cancel = options.cancel.clone();
+        options.progress = Arc::new(move |_| cancel.cancel());
+        let summary = run_scenarios(&scenarios, &options).unwrap();
+        let verdicts: Vec<_> = summary.results.iter().map(|result| result.verdict).collect();
+        assert_eq!(verdicts, [Verdict::Unsupported, Verdict::Error, Verdict::Error]);
+        assert_eq!(summary.exit_code(), 1);
+        let text = std::fs::read_to_string(&junit).unwrap();
+        assert!(text.contains("errors=\"2\"") && text.contains("interrupted"), "{text}");
+        assert!(out.path().join("one/result.json").is_file());
+
+        // Before the first; the file of an earlier run does not stay.
+        std::fs::write(&junit, "all passed").unwrap();
+        let summary = run_scenarios(&scenarios[..1], &options).unwrap();
+        assert_eq!(summary.exit_code(), 1);
+        assert!(std::fs::read_to_string(&junit).unwrap().contains("errors=\"1\""));
+    }
+
+    #[test]
+    fn somebody_elses_folder_stays() {
+        let out = tempfile::tempdir().unwrap();
+        std::fs::create_dir(out.path().join("one")).unwrap();
+        std::fs::write(out.path().join("one/thesis.tex"), "much work").unwrap();
+        let error = run_scenarios(&[unsupported("one")], &quiet(out.path())).unwrap_err();
+        assert!(error.to_string().contains("is not a result folder"), "{error}");
+        assert!(out.path().join("one/thesis.tex").is_file());
+    }
 }

@@ -25,8 +25,8 @@ use crate::scenario::step::{Action, Apply, Exec as ExecStep, RestartAgent, Resta
 use crate::scenario::{Fault, Scenario, Step};
 use crate::world::{Exec, World, now};
 
-/// Pause between two looks at something that is waited for.
-const LOOK: Duration = Duration::from_millis(10);
+/// Pause between two looks at something that is waited for, at least and at most.
+const LOOK: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 /// Patience of `wait` where the scenario says nothing.
 const WAIT: Duration = Duration::from_secs(30);
 /// How long an agent may take to end after SIGTERM.
@@ -270,8 +270,17 @@ impl Player<'_> {
         }
         let patience = wait.within.map_or(WAIT, crate::scenario::Span::get);
         let deadline = began + nanoseconds(patience);
+        // What did not hold when it was looked at last: as long as it does not, nothing else need be looked at.
+        let mut open: Option<&Expectation> = None;
         loop {
             let looked = now();
+            if let Some(expectation) = open
+                && looked <= deadline
+                && worst(&self.look(&expectation.kind, began)?) != Verdict::Passed
+            {
+                self.pause_after(looked)?;
+                continue;
+            }
             let mut judged = Vec::new();
             for expectation in &wait.until {
                 let findings = self.look(&expectation.kind, began)?;
@@ -292,9 +301,17 @@ impl Player<'_> {
                 }
                 return Ok(judged);
             }
-            self.options.cancel.check()?;
-            std::thread::sleep(LOOK);
+            let holds_not = judged.iter().position(|one| worst(&one.findings) != Verdict::Passed);
+            open = holds_not.and_then(|index| wait.until.get(index));
+            self.pause_after(looked)?;
         }
+    }
+
+    /// Waits a moment after looks that began at `looked`.
+    fn pause_after(&self, looked: u64) -> Result<()> {
+        self.options.cancel.check()?;
+        std::thread::sleep(pause(Duration::from_nanos(now().saturating_sub(looked))));
+        Ok(())
     }
 
     /// Judges all; those with a time are looked at again until they hold or their time is over.
@@ -303,6 +320,7 @@ impl Player<'_> {
         // When the last look at which it did not hold began.
         let mut held_not: Vec<Option<u64>> = vec![None; expectations.len()];
         loop {
+            let round = now();
             for (index, expectation) in expectations.iter().enumerate() {
                 if judged[index].is_some() {
                     continue;
@@ -325,8 +343,7 @@ impl Player<'_> {
             if judged.iter().all(Option::is_some) {
                 return Ok(judged.into_iter().flatten().collect());
             }
-            self.options.cancel.check()?;
-            std::thread::sleep(LOOK);
+            self.pause_after(round)?;
         }
     }
 
@@ -408,6 +425,12 @@ impl Player<'_> {
     }
 }
 
+/// How long to wait after looks that took so long. Looking is work for the machine, often that of starting a program, and must leave most
+/// of it to what is looked at.
+fn pause(took: Duration) -> Duration {
+    (took * 2).clamp(LOOK[0], LOOK[1])
+}
+
 /// When a look at something with a time was made.
 struct Times {
     began: u64,
@@ -418,4 +441,18 @@ struct Times {
 
 fn nanoseconds(length: Duration) -> u64 {
     u64::try_from(length.as_nanos()).unwrap_or(u64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_takes_a_third_of_the_time_at_most() {
+        let milliseconds = |took| pause(Duration::from_millis(took)).as_millis();
+        assert_eq!(milliseconds(0), 10);
+        assert_eq!(milliseconds(4), 10);
+        assert_eq!(milliseconds(200), 400);
+        assert_eq!(milliseconds(3000), 1000, "what comes true is still seen soon");
+    }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::error::{Error, Result};
 use crate::fault::AGENT;
-use crate::programs::serve;
+use crate::programs::behaviour;
 use crate::scenario::step::{Mode, ServerMode};
 use crate::scenario::topology::{Keepalived, Node as Spec, Peer, Server, Topology};
 use crate::world::{Exec, Node, Process, Spawn, World};
@@ -193,13 +193,13 @@ impl<'a> Programs<'a> {
 
     /// Tells a server how to behave.
     pub(super) fn tell(&self, mode: &ServerMode) -> Result<()> {
-        let behaviour = serve::Behaviour {
+        let behaviour = behaviour::Behaviour {
             mode: match mode.mode {
-                Mode::Ok => serve::Mode::Ok,
-                Mode::Error => serve::Mode::Error,
-                Mode::Slow => serve::Mode::Slow,
-                Mode::Hang => serve::Mode::Hang,
-                Mode::Refuse => serve::Mode::Refuse,
+                Mode::Ok => behaviour::Mode::Ok,
+                Mode::Error => behaviour::Mode::Error,
+                Mode::Slow => behaviour::Mode::Slow,
+                Mode::Hang => behaviour::Mode::Hang,
+                Mode::Refuse => behaviour::Mode::Refuse,
             },
             delay_ms: match (mode.mode, mode.delay) {
                 (Mode::Slow, delay) => Some(

@@ -6,6 +6,7 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use serde::Serialize;
 
 use crate::expect;
+use crate::scenario::Scenario;
 
 /// What came of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -132,6 +133,33 @@ pub struct ScenarioResult {
     /// Lines of logs around what went wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nearest_log_lines: Vec<String>,
+}
+
+impl ScenarioResult {
+    /// Of a scenario of which nothing has been played yet: passed, as long as nothing speaks against it.
+    pub(super) fn new(scenario: &Scenario, seed: u64) -> Self {
+        Self {
+            name: scenario.name.clone(),
+            summary: scenario.summary.clone(),
+            verdict: Verdict::Passed,
+            reason: String::new(),
+            kernel: release(),
+            seed,
+            run: 1,
+            attempts: 1,
+            duration_seconds: 0.0,
+            setup_seconds: 0.0,
+            lateness_ms: 0.0,
+            steps: Vec::new(),
+            loads: BTreeMap::new(),
+            nearest_log_lines: Vec::new(),
+        }
+    }
+}
+
+/// The kernel's release.
+fn release() -> String {
+    nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// What came of all.

@@ -9,17 +9,18 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::canary::Canary;
-use super::captures::{self, Capture};
+use super::captures::Capture;
+use super::collect::{collect, nearest};
 use super::error::{Error, Result};
 use super::logs::Logs;
 use super::play::Player;
 use super::programs::Programs;
-use super::result::{LoadResult, ScenarioResult, Verdict};
+use super::result::{ScenarioResult, Verdict};
 use super::timeline::Timeline;
-use super::{Cancel, RunOptions, table};
+use super::{Cancel, RunOptions, folder, table};
 use crate::doctor::kernel::{self, Ability};
+use crate::expect::Span;
 use crate::expect::holders::History;
-use crate::expect::{self, Span};
 use crate::fault::{self, Played, Restart};
 use crate::programs::clock;
 use crate::scenario::{Fault, Feature, Requirements, Scenario, Step, Topology, recorded};
@@ -132,7 +133,13 @@ fn build(scenario: &Scenario, options: &RunOptions, logs: PathBuf) -> Result<Wor
     if scenario.topology.nodes.iter().any(|node| node.agent.is_some()) {
         programs.insert("bascule-agent".to_owned(), agent(options)?);
     }
-    let dir = WorldDir { label: scenario.name.clone(), logs, program: options.program.clone(), programs };
+    let dir = WorldDir {
+        label: scenario.name.clone(),
+        logs,
+        program: options.program.clone(),
+        programs,
+        cancel: options.cancel.clone(),
+    };
     let progress = |line: &str| (options.progress)(&format!("{}: {line}", scenario.name));
     Ok(World::build(&scenario.topology, &dir, &progress)?)
 }
@@ -164,26 +171,16 @@ pub(super) fn run(
     seed: u64,
 ) -> std::io::Result<ScenarioResult> {
     // What an earlier run left there would be taken for this one's.
-    if folder.exists() {
-        std::fs::remove_dir_all(folder)?;
-    }
+    folder::clear(folder)?;
     std::fs::create_dir_all(folder.join("logs"))?;
-    let mut result = ScenarioResult {
-        name: scenario.name.clone(),
-        summary: scenario.summary.clone(),
-        verdict: Verdict::Passed,
-        reason: String::new(),
-        kernel: release(),
-        seed,
-        run: 1,
-        attempts: 1,
-        duration_seconds: 0.0,
-        setup_seconds: 0.0,
-        lateness_ms: 0.0,
-        steps: Vec::new(),
-        loads: BTreeMap::new(),
-        nearest_log_lines: Vec::new(),
+    let mut result = ScenarioResult::new(scenario, seed);
+    // What is left if the lab is killed, and by which the next run knows the folder as one that it may clear.
+    let unended = ScenarioResult {
+        verdict: Verdict::Error,
+        reason: "it was not played to its end".into(),
+        ..result.clone()
     };
+    write_result(folder, &unended)?;
     let missing = missing(&scenario.requires);
     if !missing.is_empty() {
         result.verdict = Verdict::Unsupported;
@@ -403,99 +400,10 @@ fn reason(step: &Step, judged: &[super::Judged]) -> String {
     }
 }
 
-/// Ends the loads and captures, and keeps what they recorded.
-fn collect(player: &mut Player<'_>, folder: &Path, result: &mut ScenarioResult) -> Result<()> {
-    let world = player.world;
-    for load in player.loads.values_mut() {
-        load.stop(world)?;
-    }
-    player.programs.stop_managers();
-    for (name, load) in &player.loads {
-        let (file, bytes) = load.record(world)?;
-        let path = folder.join("logs").join(&load.node).join(file);
-        std::fs::write(&path, bytes)
-            .map_err(|error| Error::harness(format!("{}: {error}", path.display())))?;
-        if load.requests.is_none() {
-            for event in load.events(world)? {
-                let fields = serde_json::to_value(&event).unwrap_or_default();
-                player.timeline.put(event.t, "connection", merged(json!({"load": name}), fields, &["t"]));
-            }
-            continue;
-        }
-        let mut tally =
-            LoadResult { from: load.node.clone(), target: load.target.clone(), ..LoadResult::default() };
-        for request in load.ended_requests(world)? {
-            tally.sent += 1;
-            if request.ok {
-                tally.ok += 1;
-                *tally
-                    .answerers
-                    .entry(request.answerer.clone().unwrap_or_else(|| "?".into()))
-                    .or_default() += 1;
-            } else {
-                tally.failed += 1;
-            }
-            let late = Duration::from_nanos(request.started.saturating_sub(request.scheduled)).as_secs_f64()
-                * 1000.0;
-            tally.late_max_ms = tally.late_max_ms.max(late);
-            let times = json!({
-                "load": name,
-                "startedAt": player.timeline.seconds(request.started),
-                "endedAt": player.timeline.seconds(request.ended),
-            });
-            let fields = serde_json::to_value(&request).unwrap_or_default();
-            player.timeline.put(
-                request.scheduled,
-                "request",
-                merged(times, fields, &["scheduled", "started", "ended"]),
-            );
-        }
-        result.loads.insert(name.clone(), tally);
-    }
-    for capture in &player.captures {
-        capture.stop();
-    }
-    captures::merge(world, &player.captures, &folder.join("capture.pcapng"))
-}
-
-/// Two objects as one, some fields of the second left out.
-fn merged(mut first: serde_json::Value, second: serde_json::Value, without: &[&str]) -> serde_json::Value {
-    if let (Some(first), serde_json::Value::Object(second)) = (first.as_object_mut(), second) {
-        first.extend(second.into_iter().filter(|(name, _)| !without.contains(&name.as_str())));
-    }
-    first
-}
-
-/// The lines that agents and others wrote around what went wrong.
-fn nearest(result: &ScenarioResult, logs: &Logs, start: u64) -> Vec<String> {
-    if result.verdict == Verdict::Passed {
-        return Vec::new();
-    }
-    logs.look();
-    let bad = |finding: &&expect::Finding| finding.verdict != expect::Verdict::Passed;
-    let found =
-        result.steps.iter().flat_map(|step| &step.judged).flat_map(|judged| &judged.findings).find(bad);
-    let at = found.and_then(|finding| finding.at).unwrap_or_else(|| {
-        let ended = result
-            .steps
-            .last()
-            .map_or(result.duration_seconds, |step| step.at_seconds + step.duration_seconds);
-        start + u64::try_from(Duration::from_secs_f64(ended.max(0.0)).as_nanos()).unwrap_or(0)
-    });
-    let around = Span { since: at.saturating_sub(3_000_000_000), until: at + 1_000_000_000 };
-    let lines = logs.around(around, 4);
-    lines.into_iter().map(|line| format!("{}: {}", line.of, line.text)).collect()
-}
-
 /// Writes `result.json`.
 pub(super) fn write_result(folder: &Path, result: &ScenarioResult) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     let mut text = serde_json::to_string_pretty(result)?;
     text.push('\n');
-    std::fs::write(folder.join("result.json"), text)
-}
-
-/// The kernel's release.
-fn release() -> String {
-    nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
+    std::fs::write(folder.join(folder::RESULT), text)
 }

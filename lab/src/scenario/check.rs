@@ -18,8 +18,13 @@ pub(crate) struct Violation {
 
 /// All mistakes of `value`.
 pub(crate) fn check(schema: &Value, value: &Value) -> Vec<Violation> {
-    let mut checker = Checker { root: schema, violations: Vec::new() };
-    checker.walk(schema, value, "");
+    check_part(schema, schema, value)
+}
+
+/// All mistakes of a `value` that is only a part of what the schema `root` describes.
+pub(crate) fn check_part(root: &Value, part: &Value, value: &Value) -> Vec<Violation> {
+    let mut checker = Checker { root, violations: Vec::new() };
+    checker.walk(part, value, "");
     checker.violations
 }
 
@@ -62,7 +67,12 @@ impl<'a> Checker<'a> {
         if let Some(kind) = schema.get("type").and_then(Value::as_str)
             && !is_of(value, kind)
         {
-            return self.report(path, format!("is {}, but has to be {}", name_of(value), article(kind)));
+            let example = match schema.get("format").and_then(Value::as_str) {
+                Some("duration") if value.is_number() => "; write it with its unit, such as `60s` or `500ms`",
+                _ => "",
+            };
+            return self
+                .report(path, format!("is {}, but has to be {}{example}", name_of(value), article(kind)));
         }
         match value {
             Value::Object(members) => self.object(schema, members, path),
@@ -119,7 +129,7 @@ impl<'a> Checker<'a> {
             match schema.get("additionalProperties") {
                 Some(Value::Bool(false)) => {
                     let known = properties.unwrap_or(&none).keys().map(String::as_str);
-                    self.report(&below, format!("unknown field `{name}`{}", suggest::hint(name, known)));
+                    self.report(&below, format!("unknown field `{name}`{}", suggest::field(name, known)));
                 }
                 Some(other @ Value::Object(_)) => self.walk(other, member, &below),
                 _ => {}

@@ -9,7 +9,7 @@ use super::topology::Name;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Fault {
-    /// The interface is taken down by the administrator (`ip link set down`, the TP's `ifdown enp0s3`): its routes go, the peer
+    /// The interface is taken down by the administrator (`ip link set down`, as `ifdown enp0s3` does): its routes go, the peer
     /// loses the carrier. Healed by taking it up again, with the addresses and routes of the topology.
     AdminDown(InterfaceFault),
     /// The cable is pulled: the interface stays up without carrier (its bridge port goes down). Healed by plugging it in.

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use bascule_crds::manifest;
 
-use super::{Scenario, check, refer, schema, shipped};
+use super::topology::Name;
+use super::{Fault, Scenario, check, refer, schema, shipped};
 
 /// The largest scenario file, in bytes.
 pub const MAX_BYTES: u64 = 4 << 20;
@@ -51,8 +52,32 @@ pub fn resolve(name: &str) -> Result<Scenario, Vec<Problem>> {
     {
         return load_file(path);
     }
-    let message = format!("no scenario has that name{}", shipped::hint(name));
+    let message = format!(
+        "no scenario has that name{}; `bascule-lab list` names those that ship, and a file's path has a `/` or ends in `.yaml`",
+        shipped::hint(name)
+    );
     Err(vec![Problem { file: name.to_owned(), line: 0, field: String::new(), message }])
+}
+
+/// A fault that stands alone, judged as one in a scenario.
+///
+/// # Errors
+/// All mistakes, in words.
+pub fn fault(value: serde_json::Value) -> Result<Fault, String> {
+    let schema = schema::schema();
+    let violations = check::check_part(schema, &schema["$defs"]["Fault"], &value);
+    let told = |violation: &check::Violation| {
+        if violation.path.is_empty() {
+            violation.message.clone()
+        } else {
+            format!("{}: {}", violation.path, violation.message)
+        }
+    };
+    if violations.is_empty() {
+        serde_json::from_value(value).map_err(|error| error.to_string())
+    } else {
+        Err(violations.iter().map(told).collect::<Vec<_>>().join("; "))
+    }
 }
 
 /// Reads a scenario from a file.
@@ -128,8 +153,11 @@ pub fn load(file: &str, text: &str) -> Result<Scenario, Vec<Problem>> {
     }
     let mut scenario: Scenario = serde_json::from_value(document.value.clone())
         .map_err(|error| vec![problem(document.line, "", error.to_string())])?;
-    let stem = Path::new(file).file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    scenario.name = stem.unwrap_or_else(|| "scenario".into());
+    scenario.name =
+        Path::new(file).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    // It becomes the name of a folder.
+    Name::check(&scenario.name)
+        .map_err(|why| vec![problem(0, "", format!("the scenario is named after its file: {why}"))])?;
     let violations = refer::check(&scenario);
     if violations.is_empty() { Ok(scenario) } else { Err(place(violations)) }
 }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use expectation::{Expectation, Kind};
 pub use fault::Fault;
-pub use load::{MAX_BYTES, Problem, load, load_file, resolve};
+pub use load::{MAX_BYTES, Problem, fault as read_fault, load, load_file, resolve};
 pub(crate) use loads::{Target, load_name, recorded};
 pub use step::{Action, Step};
 pub use topology::{Name, Topology};
@@ -36,7 +36,11 @@ pub struct Scenario {
     /// Its name: the file's, without `.yaml`.
     #[serde(skip)]
     pub name: String,
-    /// What it shows, in the words of the TP where it is one.
+    /// What it shows, in a line: `bascule-lab list` prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 80))]
+    pub title: Option<String>,
+    /// What it shows, in words.
     #[schemars(length(min = 1, max = 4096))]
     pub summary: String,
     /// What the machine has to have; without it the scenario is `unsupported`.

@@ -59,7 +59,9 @@ mod tests {
         assert_eq!(SHIPPED.iter().map(|shipped| shipped.name).collect::<Vec<_>>(), files);
         for shipped in SHIPPED {
             let scenario = crate::scenario::load(shipped.name, shipped.text);
-            assert!(scenario.is_ok(), "{}: {}", shipped.name, render(&scenario.unwrap_err()));
+            let scenario =
+                scenario.unwrap_or_else(|problems| panic!("{}: {}", shipped.name, render(&problems)));
+            assert!(scenario.title.is_some(), "{} has no title for `bascule-lab list`", shipped.name);
         }
     }
 

@@ -24,6 +24,23 @@ pub(crate) fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> 
     }
 }
 
+/// Words that people look for under another name: the command line has `inject` for what a step calls `fault`.
+const OTHERWISE: [(&str, &str); 3] = [("inject", "fault"), ("sleep", "wait"), ("assert", "expect")];
+
+/// What to say about an unknown field: the field that is meant, else all that there are.
+pub(crate) fn field<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.into_iter().collect();
+    let meant =
+        OTHERWISE.iter().find(|(other, own)| *other == word && known.contains(own)).map(|(_, own)| *own);
+    if let Some(meant) = meant.or_else(|| nearest(word, known.iter().copied())) {
+        return format!("; did you mean `{meant}`?");
+    }
+    match known.len() {
+        0 => "; there are no fields here".into(),
+        _ => format!("; fields here: {}", known.join(", ")),
+    }
+}
+
 /// Words as people list them: `a`, `b` and `c`.
 pub(crate) fn list(words: &[&str]) -> String {
     let mut text = String::new();
@@ -66,6 +83,9 @@ mod tests {
         assert_eq!(nearest("meteorite", known), None);
         assert_eq!(hint("x", ["SRV1", "SRV2"]), "; there is `SRV1` and `SRV2`");
         assert_eq!(hint("SRV11", ["SRV1", "ClientA"]), "; did you mean `SRV1`?");
+        assert_eq!(field("inject", ["fault", "heal"]), "; did you mean `fault`?");
+        assert_eq!(field("inject", ["node"]), "; fields here: node");
+        assert_eq!(field("healed", ["fault", "heal"]), "; did you mean `heal`?");
         assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

@@ -182,6 +182,17 @@ fn steps_and_faults() {
         "steps[0].fault.adminDown.node",
         "`SRV1`",
     );
+    refuses_step(
+        "inject: {adminDown: {node: SRV1, interface: enp0s3}}",
+        "steps[0].inject",
+        "did you mean `fault`?",
+    );
+    refuses_step("wait: {for: 60}", "steps[0].wait.for", "such as `60s`");
+    refuses_step(
+        "fault: {adminDown: {node: SRV1, interface: enp0s3, xyzzy: 1}}",
+        "steps[0].fault.adminDown.xyzzy",
+        "fields here: interface, node",
+    );
     refuses_step("fault: {killAgent: {node: SRV1}}", "steps[0].fault.killAgent.node", "has no agent");
     refuses_step(
         "fault: {stopService: {node: SRV1, service: apache}}",

@@ -90,7 +90,7 @@ pub struct Topology {
 pub struct Network {
     /// How links and faults call it.
     pub name: Name,
-    /// What it is in the TP's words.
+    /// What it is, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub description: Option<String>,
@@ -106,7 +106,7 @@ pub struct Network {
 pub struct Node {
     /// How steps, faults and expectations call it.
     pub name: Name,
-    /// What it is in the TP's words.
+    /// What it is, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub description: Option<String>,
@@ -170,7 +170,7 @@ pub struct Link {
     pub addresses: Vec<LinkAddress>,
 }
 
-/// An address of a link: `172.16.193.10/16`, or with a label as the TP's `enp0s3:30`.
+/// An address of a link: `172.16.193.10/16`, or with a label, such as `enp0s3:30`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum LinkAddress {

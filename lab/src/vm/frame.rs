@@ -53,7 +53,7 @@ pub enum Kind {
     Pong = 14,
     /// The supervisor tells a client how the boot goes ([`super::message::Boot`]).
     Boot = 15,
-    /// A client asks the supervisor to end the machine.
+    /// A client asks the supervisor to end the machine; with a payload, only if it is the only client.
     Stop = 16,
 }
 

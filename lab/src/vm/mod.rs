@@ -16,16 +16,20 @@ pub mod dir;
 pub mod executor;
 pub mod find;
 pub mod frame;
+mod interact;
 pub mod kvm;
 pub mod launch;
 pub mod message;
 pub mod programs;
+mod start;
 pub mod supervise;
 mod terminal;
+mod transfer;
 
 use std::time::Duration;
 
-pub use client::{Interaction, Vm};
+pub use client::Vm;
+pub use interact::Interaction;
 
 /// What drives the machine's processors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -438,7 +438,8 @@ async fn from_client(id: u32, mut reader: impl AsyncRead + Unpin, hub: &Hub) {
                 }
             };
             match frame.kind {
-                Kind::Stop => {
+                // Decided here: whoever asks cannot know who else has come meanwhile.
+                Kind::Stop if frame.payload.is_empty() || hub.clients.borrow().len() == 1 => {
                     hub.stop.notify_one();
                     return;
                 }

@@ -1,7 +1,7 @@
 //! The life of a node's processes: from its start over being frozen to its end.
 
 use std::io::{BufRead, BufReader};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -16,8 +16,9 @@ use super::error::{Doing, Error, Result};
 use super::init::{Config, SUBCOMMAND, Status};
 use super::netlink::namespace_of;
 use super::node::{Booted, Node};
+use super::run::CANCELLED;
 use super::watch::{Sink, Watch};
-use super::{cgroup, inventory, spawner};
+use super::{cgroup, inventory, pidfd, spawner};
 
 /// How long a node may take from its start to taking requests. Generous: an emulated machine that is busy.
 const BOOT: Duration = Duration::from_mins(1);
@@ -79,19 +80,19 @@ impl Node {
 
     /// Waits until it takes requests, and begins to watch it.
     pub(crate) fn ready(&self, mut starting: Starting, sink: Option<Sink>) -> Result<()> {
-        let booted = self.booted(&mut starting).and_then(|(pid, processes)| {
+        let booted = self.booted(&mut starting).and_then(|(pid, first, processes)| {
             let network =
                 namespace_of(pid, "net").doing(|| format!("opening the network of {}", self.name()))?;
             let watch = sink.map(|sink| Watch::start(self.name(), network.as_fd(), sink)).transpose()?;
-            Ok((pid, processes, network, watch))
+            Ok((pid, first, processes, network, watch))
         });
         match booted {
-            Ok((pid, processes, network, watch)) => {
+            Ok((pid, first, processes, network, watch)) => {
                 let mut state = self.state();
                 state.boots += 1;
                 state.frozen = false;
-                state.booted =
-                    Some(Booted { outer: starting.outer, pid, network: Arc::new(network), processes, watch });
+                let (outer, network) = (starting.outer, Arc::new(network));
+                state.booted = Some(Booted { outer, pid, first, network, processes, watch });
                 Ok(())
             }
             Err(error) => {
@@ -102,12 +103,13 @@ impl Node {
         }
     }
 
-    fn booted(&self, starting: &mut Starting) -> Result<(i32, u64)> {
+    fn booted(&self, starting: &mut Starting) -> Result<(i32, OwnedFd, u64)> {
         let deadline = Instant::now() + BOOT;
         let mut pid = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match starting.lines.recv_timeout(left) {
+            match starting.lines.recv_timeout(left.min(CANCELLED)) {
+                Err(RecvTimeoutError::Timeout) if !left.is_zero() => self.0.shared.dir.cancel.check()?,
                 Ok(Status::Forked { pid: forked }) => {
                     pid = Some(forked);
                     self.0
@@ -151,10 +153,11 @@ impl Node {
                 other => return Err(Error::wrong(format!("the node {} said {other:?}", self.name()))),
             },
         };
-        let processes = std::fs::metadata(format!("/proc/{pid}/ns/pid"))
-            .doing(|| format!("looking at the processes of {}", self.name()))?
-            .ino();
-        Ok((pid, processes))
+        let what = || format!("looking at the processes of {}", self.name());
+        let outer = Pid::from_raw(starting.outer.id().cast_signed());
+        let first = pidfd::open_child(Pid::from_raw(pid), outer).doing(what)?;
+        let processes = std::fs::metadata(format!("/proc/{pid}/ns/pid")).doing(what)?.ino();
+        Ok((pid, first, processes))
     }
 
     /// Ends everything in it at once, without a word to anybody: SIGKILL to its first process, and with it to all. Its network goes
@@ -163,7 +166,7 @@ impl Node {
         let Some(mut booted) = self.state().booted.take() else { return Ok(()) };
         self.state().frozen = false;
         // It may have ended by itself.
-        let _ = kill(Pid::from_raw(booted.pid), Signal::SIGKILL);
+        let _ = pidfd::signal(booted.first.as_fd(), Signal::SIGKILL);
         let deadline = Instant::now() + END;
         loop {
             match booted.outer.try_wait().doing(|| format!("waiting for the end of {}", self.name()))? {

@@ -16,12 +16,24 @@ pub enum Error {
     /// Something is not as it has to be; the text says what, where, and the way out where there is one.
     #[error("{0}")]
     Wrong(String),
+    /// It was given up because the run was told to end.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 impl Error {
     /// An error with a text of its own.
     pub fn wrong(text: impl Into<String>) -> Self {
         Self::Wrong(text.into())
+    }
+
+    /// The same with what it is about in front.
+    #[must_use]
+    pub(crate) fn of(self, what: &str) -> Self {
+        match self {
+            Self::Interrupted => Self::Interrupted,
+            error => Self::Wrong(format!("{what}: {error}")),
+        }
     }
 }
 

@@ -60,9 +60,14 @@ impl Root {
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
+    /// Opens a file to read from it.
+    pub(crate) fn open_file(&self, path: &Path) -> io::Result<std::fs::File> {
+        Ok(std::fs::File::from(self.open_inside(path, libc::O_RDONLY | libc::O_NONBLOCK)?))
+    }
+
     /// Reads a file whole, up to [`MAX_FILE`].
     pub(crate) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let file = std::fs::File::from(self.open_inside(path, libc::O_RDONLY | libc::O_NONBLOCK)?);
+        let file = self.open_file(path)?;
         let mut bytes = Vec::new();
         file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > MAX_FILE {

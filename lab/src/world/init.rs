@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Doing, Error, Result};
 use super::mounts;
+use super::pidfd;
 use super::protocol::{self, Exit, Reply, Request};
 
 /// The subcommand's name.
@@ -280,25 +281,13 @@ fn start(request: &Request, files: Vec<OwnedFd>) -> io::Result<(Pid, OwnedFd)> {
     let child =
         command.spawn().map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
     let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-    match pidfd_open(pid) {
+    match pidfd::open(pid) {
         Ok(pidfd) => Ok((pid, pidfd)),
         Err(error) => {
             let _ = kill(pid, Signal::SIGKILL);
             Err(error)
         }
     }
-}
-
-/// A handle on a process that no other process can take over (`pidfd_open(2)`, Linux 5.3).
-pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: a system call with plain numbers; on success it returns a descriptor that is ours.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: just made.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Collects everything that has ended: children, and orphans of the node.

@@ -251,6 +251,31 @@ impl Links {
         }
     }
 
+    /// The IPv6 addresses by which neighbours can be asked for already: link-local ones that no detection holds back, by the number of
+    /// their interface.
+    pub(crate) fn link_locals(&mut self) -> Result<Vec<u32>> {
+        // `struct ifaddrmsg`.
+        let request = [INET6, 0, 0, 0, 0, 0, 0, 0];
+        let what = || "listing addresses".to_owned();
+        let messages = self.0.request(libc::RTM_GETADDR, libc::NLM_F_DUMP, &request).doing(what)?;
+        let usable = |message: &Message| {
+            // More flags than fit into the header's byte are in an attribute of their own.
+            let flags = attributes(message.body.get(8..)?)
+                .into_iter()
+                .find(|(kind, _)| *kind == libc::IFA_FLAGS)
+                .map_or_else(
+                    || message.body.get(2).map(|byte| u32::from(*byte)),
+                    |(_, value)| word(value, 0).ok(),
+                )?;
+            let Address { index, address: IpAddr::V6(address), .. } = read_address(message)? else {
+                return None;
+            };
+            let held_back = flags & (libc::IFA_F_TENTATIVE | libc::IFA_F_DADFAILED) != 0;
+            (address.is_unicast_link_local() && !held_back).then_some(index)
+        };
+        Ok(messages.iter().filter_map(usable).collect())
+    }
+
     /// Adds a route; one that is there is left alone.
     pub(crate) fn add_route(&mut self, route: &Route) -> Result<()> {
         let what = || {

@@ -23,6 +23,7 @@ mod links;
 mod mounts;
 mod netlink;
 mod node;
+mod pidfd;
 mod probe;
 mod process;
 mod protocol;
@@ -35,6 +36,7 @@ mod watch;
 
 pub(crate) use cut::Cut;
 pub use error::{Doing, Error, Result};
+pub(crate) use files::MAX_FILE;
 pub(crate) use links::Interface;
 pub use mounts::INSIDE;
 pub use node::Node;
@@ -44,12 +46,13 @@ pub use protocol::Exit;
 pub use run::{Exec, Output, Spawn};
 pub use watch::{Event, Watched, now};
 
+use crate::cancel::Cancel;
 use crate::scenario::topology::Topology;
 pub(crate) use links::Links;
 pub(crate) use node::Cable;
 use node::Shared;
 pub(crate) use setup::configure;
-use setup::{SYSCTLS, hosts, start_commands, write_files};
+use setup::{SYSCTLS, await_link_locals, hosts, start_commands, write_files};
 pub(crate) use switch::Switch;
 
 /// Runs the hidden subcommand by which nodes are started, if that is what the arguments ask for. The first thing that `main` does,
@@ -69,6 +72,8 @@ pub struct WorldDir {
     pub program: PathBuf,
     /// More programs, which each node gets as `/run/bascule-lab/bin/NAME`, first in its PATH.
     pub programs: BTreeMap<String, PathBuf>,
+    /// Ends what is waited for: the start of nodes, commands, lines of processes.
+    pub cancel: Cancel,
 }
 
 /// Told what is being done.
@@ -185,11 +190,12 @@ impl World {
         Ok(())
     }
 
-    /// Links, kernel parameters, addresses, routes, files.
+    /// Links, kernel parameters, addresses, routes, files: all that is done before frames are seen to pass.
     fn prepare(&self, node: &Node) -> Result<()> {
         let Some(spec) = &node.0.spec else { return Ok(()) };
         let sysctls = || spec.sysctls.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         node.set_sysctls(SYSCTLS.into_iter(), true)?;
+        node.set_interface_defaults(&SYSCTLS)?;
         node.set_sysctls(sysctls(), true)?;
         self.switch.wire(node)?;
         // Again, now that the interfaces are there, and before they are up and have addresses.
@@ -210,7 +216,7 @@ impl World {
             }
             self.switch.wait_until_plugged(node, cable)?;
         }
-        Ok(())
+        await_link_locals(node)
     }
 
     /// Its identifier among the registered runs.

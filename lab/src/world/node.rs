@@ -65,6 +65,8 @@ pub(super) struct State {
 pub(super) struct Booted {
     pub(super) outer: Child,
     pub(super) pid: i32,
+    /// Process 1 of the node: what is ended, whoever has its number by then.
+    pub(super) first: OwnedFd,
     pub(super) network: Arc<OwnedFd>,
     /// The inode of its PID namespace.
     pub(super) processes: u64,
@@ -219,7 +221,7 @@ impl Node {
     /// Runs a command and waits for its end.
     pub fn exec(&self, exec: &Exec) -> Result<Output> {
         self.awake()?;
-        exec.run(self.name(), &self.socket())
+        exec.run(self.name(), &self.socket(), &self.0.shared.dir.cancel)
     }
 
     /// Starts a process that goes on; its output is appended to `NAME.log` among the node's logs. The name must not be that of a process
@@ -230,7 +232,7 @@ impl Node {
         if registry.get(&spawn.name).is_some_and(Process::alive) {
             return Err(Error::wrong(format!("{} runs on {} already", spawn.name, self.name())));
         }
-        let process = spawn.start(self.name(), &self.socket(), &self.logs())?;
+        let process = spawn.start(self.name(), &self.socket(), &self.logs(), &self.0.shared.dir.cancel)?;
         registry.insert(spawn.name.clone(), process.clone());
         Ok(process)
     }
@@ -302,6 +304,13 @@ impl Node {
         root.read(&inside).doing(|| format!("reading {} on {}", path.display(), self.name()))
     }
 
+    /// Opens a file of the node to read from it, however large it is; of its disk while it is off.
+    pub(crate) fn open_file(&self, path: impl AsRef<Path>) -> Result<std::fs::File> {
+        let path = path.as_ref();
+        let (root, inside) = self.root(path)?;
+        root.open_file(&inside).doing(|| format!("opening {} on {}", path.display(), self.name()))
+    }
+
     /// Writes a file of the node, whole, by renaming, mode 0644; folders on the way are made. On its disk while it is off.
     pub fn write_file(&self, path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<()> {
         self.write_file_mode(path, bytes, 0o644)
@@ -320,6 +329,51 @@ impl Node {
         let path = path.as_ref();
         let (root, inside) = self.root(path)?;
         root.remove(&inside).doing(|| format!("removing {} on {}", path.display(), self.name()))
+    }
+
+    /// Sets what `net.ipv4.conf.default` and `net.ipv6.conf.default` get for the interfaces that are there already as well: `lo`, and the
+    /// fallback devices of tunnels, which have taken over the machine's own defaults with the namespace.
+    pub(crate) fn set_interface_defaults(&self, sysctls: &[(&str, &str)]) -> Result<()> {
+        let base = self.root_path()?.join("proc/sys/net");
+        self.in_netns(move || {
+            for family in ["ipv4", "ipv6"] {
+                let prefix = format!("net.{family}.conf.default.");
+                let folder = base.join(family).join("conf");
+                // Without IPv6 there is none.
+                for interface in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                    if ["all", "default"].iter().any(|name| interface.file_name() == *name) {
+                        continue;
+                    }
+                    for (key, value) in sysctls {
+                        let Some(name) = key.strip_prefix(&prefix) else { continue };
+                        match std::fs::write(interface.path().join(name), value) {
+                            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                            other => other.doing(|| {
+                                format!(
+                                    "setting {key}={value} for {} on {}",
+                                    interface.path().display(),
+                                    self.name()
+                                )
+                            })?,
+                        }
+                    }
+                }
+            }
+            Ok(())
+        })?
+    }
+
+    /// Whether an interface is to get an IPv6 link-local address by itself.
+    pub(crate) fn makes_link_locals(&self, interface: &str) -> Result<bool> {
+        let folder = self.root_path()?.join("proc/sys/net/ipv6/conf").join(interface);
+        // What cannot be read is not there: no IPv6 on that interface.
+        self.in_netns(move || {
+            let is = |name: &str, value: &str| {
+                std::fs::read_to_string(folder.join(name)).is_ok_and(|text| text.trim() == value)
+            };
+            // `IN6_ADDR_GEN_MODE_NONE` of linux/if_link.h is 1.
+            is("disable_ipv6", "0") && !is("addr_gen_mode", "1")
+        })
     }
 
     /// Sets kernel parameters of its network. Those of interfaces that are not there are skipped if `partly`.

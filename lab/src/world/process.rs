@@ -11,10 +11,15 @@ use nix::unistd::Pid;
 
 use super::error::{Doing, Error, Result};
 use super::files::ready;
+use super::pidfd;
 use super::protocol::{self, Exit, Reply};
+use super::run::CANCELLED;
+use crate::cancel::Cancel;
 
 /// How often a log is looked at for a line.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long a process may take to end in order once the run was told to end.
+const HURRY: Duration = Duration::from_secs(5);
 /// How much of a log is read in one look, in bytes.
 const MAX_LOOK: u64 = 4 << 20;
 
@@ -33,10 +38,12 @@ struct Inner {
     socket: OwnedFd,
     exit: Mutex<Option<Exit>>,
     log: Option<(PathBuf, u64)>,
+    cancel: Cancel,
 }
 
 impl Process {
-    /// Asks the first process of a node to start one. `patience` bounds how long that may take.
+    /// Asks the first process of a node to start one. `patience` bounds how long that may take, and `cancel` ends every wait but that for
+    /// its end.
     pub(super) fn start(
         name: &str,
         node_socket: &Path,
@@ -44,14 +51,22 @@ impl Process {
         files: [&OwnedFd; 3],
         log: Option<(PathBuf, u64)>,
         patience: Duration,
+        cancel: &Cancel,
     ) -> Result<Self> {
         let what = || format!("starting `{}`", request.argv.join(" "));
         let socket = protocol::connect_to(node_socket).doing(what)?;
         protocol::send(socket.as_raw_fd(), request, &files.map(AsRawFd::as_raw_fd)).doing(what)?;
-        if !protocol::readable(&socket, i32::try_from(patience.as_millis()).unwrap_or(i32::MAX))
-            .doing(what)?
-        {
-            return Err(Error::wrong(format!("{}: the node does not answer", what())));
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let slice = left.min(CANCELLED).as_millis();
+            if protocol::readable(&socket, i32::try_from(slice).unwrap_or(i32::MAX)).doing(what)? {
+                break;
+            }
+            cancel.check()?;
+            if left.is_zero() {
+                return Err(Error::wrong(format!("{}: the node does not answer", what())));
+            }
         }
         let (pid, pidfd) = match protocol::receive::<Reply>(socket.as_raw_fd()).doing(what)? {
             Some((Reply::Started { pid }, mut files)) if files.len() == 1 => (pid, files.remove(0)),
@@ -68,6 +83,7 @@ impl Process {
             socket,
             exit: Mutex::new(None),
             log,
+            cancel: cancel.clone(),
         })))
     }
 
@@ -133,20 +149,9 @@ impl Process {
         }
     }
 
-    /// Sends it a signal (`pidfd_send_signal(2)`: never to another process that has got its number).
+    /// Sends it a signal, and never another process that has got its number.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        // SAFETY: a system call with plain numbers and no pointer but null.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.0.pidfd.as_raw_fd(),
-                signal as i32,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-            .doing(|| format!("sending {signal} to {}", self.0.name))
+        pidfd::signal(self.0.pidfd.as_fd(), signal).doing(|| format!("sending {signal} to {}", self.0.name))
     }
 
     /// Sends a signal to its whole process group: what it started itself as well.
@@ -158,15 +163,23 @@ impl Process {
             .doing(|| format!("sending {signal} to the group of {}", self.0.name))
     }
 
-    /// Ends it: SIGTERM, and SIGKILL to its group when it has not ended in time.
+    /// Ends it: SIGTERM, and SIGKILL to its group when it has not ended in time. Once the run was told to end, that is not long.
     pub fn stop(&self, timeout: Duration) -> Result<Exit> {
         if let Some(exit) = self.exit() {
             return Ok(exit);
         }
         // It may end in between; then the wait says so.
         let _ = self.signal(Signal::SIGTERM);
-        if let Some(exit) = self.wait(timeout) {
-            return Ok(exit);
+        let mut deadline = Instant::now() + timeout;
+        let mut hurried = false;
+        while Instant::now() < deadline {
+            if let Some(exit) = self.wait(CANCELLED) {
+                return Ok(exit);
+            }
+            if self.0.cancel.is_cancelled() && !hurried {
+                hurried = true;
+                deadline = deadline.min(Instant::now() + HURRY);
+            }
         }
         let _ = self.signal_group(Signal::SIGKILL);
         self.wait(Duration::from_secs(10))
@@ -209,6 +222,7 @@ impl Process {
                     self.0.name
                 )));
             }
+            self.0.cancel.check()?;
             std::thread::sleep(LOOK);
         }
     }

@@ -15,9 +15,13 @@ use super::mounts::INSIDE;
 use super::node::ANSWER;
 use super::process::Process;
 use super::protocol::{Exit, Request};
+use crate::cancel::Cancel;
 
 /// How long output is still read after a command has ended while something that it left behind holds it open.
 const GRACE: Duration = Duration::from_millis(250);
+
+/// How often a wait asks whether the run was told to end.
+pub(super) const CANCELLED: Duration = Duration::from_millis(100);
 
 /// The environment of every process in a node.
 pub(super) fn environment(node: &str) -> Vec<(String, String)> {
@@ -97,7 +101,7 @@ impl Exec {
         self
     }
 
-    pub(super) fn run(&self, node: &str, socket: &Path) -> Result<Output> {
+    pub(super) fn run(&self, node: &str, socket: &Path, cancel: &Cancel) -> Result<Output> {
         let what = || format!("running `{}` on {node}", self.argv.join(" "));
         let deadline = Instant::now() + self.timeout;
         let stdin = in_memory(&self.stdin).doing(what)?;
@@ -110,8 +114,9 @@ impl Exec {
             [&stdin, &stdout_in, &stderr_in],
             None,
             ANSWER.min(self.timeout + Duration::from_secs(1)),
+            cancel,
         )
-        .map_err(|error| Error::wrong(format!("{node}: {error}")))?;
+        .map_err(|error| error.of(node))?;
         drop((stdin, stdout_in, stderr_in));
         let mut streams = [Stream::new(stdout, self.limit), Stream::new(stderr, self.limit)];
         let mut ended: Option<Instant> = None;
@@ -119,16 +124,17 @@ impl Exec {
         while ended.is_none() || streams.iter().any(|stream| stream.open) {
             let until = ended.map_or(deadline, |at| at + GRACE);
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                if ended.is_some() {
-                    break;
-                }
-                timed_out = true;
+            if ended.is_some() && left.is_zero() {
+                break;
+            }
+            if ended.is_none() && (left.is_zero() || cancel.is_cancelled()) {
                 // If it ends in this very moment, that is fine.
                 let _ = process.signal_group(Signal::SIGKILL);
                 process.wait(Duration::from_secs(10)).ok_or_else(|| {
                     Error::wrong(format!("{}: it does not end, not even by SIGKILL", what()))
                 })?;
+                cancel.check()?;
+                timed_out = true;
                 ended = Some(Instant::now());
                 continue;
             }
@@ -143,8 +149,8 @@ impl Exec {
                 sources.push(None);
             }
             // Rounded up: a wait of less than a millisecond must not spin.
-            let timeout =
-                PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+            let timeout = PollTimeout::try_from(left.min(CANCELLED) + Duration::from_micros(999))
+                .unwrap_or(PollTimeout::MAX);
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(errno) => return Err(errno).doing(what),
@@ -271,7 +277,7 @@ impl Spawn {
         self
     }
 
-    pub(super) fn start(&self, node: &str, socket: &Path, logs: &Path) -> Result<Process> {
+    pub(super) fn start(&self, node: &str, socket: &Path, logs: &Path, cancel: &Cancel) -> Result<Process> {
         let log = logs.join(format!("{}.log", self.name.replace('/', "_")));
         let what = || format!("opening {}", log.display());
         let file = std::fs::OpenOptions::new().append(true).create(true).open(&log).doing(what)?;
@@ -285,7 +291,8 @@ impl Spawn {
             [&null, &file.into(), &errors],
             Some((log, from)),
             ANSWER,
+            cancel,
         )
-        .map_err(|error| Error::wrong(format!("{node}: {error}")))
+        .map_err(|error| error.of(node))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::Progress;
 use super::error::{Error, Result};
@@ -43,15 +44,17 @@ pub(super) const SYSCTLS: [(&str, &str); 26] = [
     ("net.ipv6.conf.default.router_solicitations", "0"),
 ];
 
+/// How long the kernel may take to give a link its IPv6 link-local address. Generous: it takes a second on a machine that is not busy.
+const LINK_LOCAL: Duration = Duration::from_secs(30);
+
 /// Takes the links up (or only one of them), with their addresses and the node's routes; what is there already stays.
 pub(crate) fn configure(node: &Node, only: Option<&str>) -> Result<()> {
     let Some(spec) = &node.0.spec else { return Ok(()) };
     let network = node.network()?;
     let mut links = Links::open(network.as_fd())?;
     links.set_up("lo", true)?;
-    // Somebody who sets accept_dad wants it.
-    let detect = spec.sysctls.iter().any(|(key, value)| key.ends_with("accept_dad") && value.trim() != "0");
-    let on_node = |error: Error| Error::wrong(format!("{}: {error}", node.name()));
+    let detect = detects(spec);
+    let on_node = |error: Error| error.of(node.name());
     for link in spec.links.iter().filter(|link| only.is_none_or(|only| only == &*link.interface)) {
         links.set_up(&link.interface, true).map_err(on_node)?;
         for address in &link.addresses {
@@ -71,6 +74,52 @@ pub(crate) fn configure(node: &Node, only: Option<&str>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until every link that carries frames has its IPv6 link-local address. It comes by work of the kernel's own, up to a second after
+/// the carrier, and what is sent from an address of another interface, as by a server that has the virtual address on `lo`, can ask for
+/// no neighbour before: it is thrown away without a word.
+pub(super) fn await_link_locals(node: &Node) -> Result<()> {
+    let Some(spec) = &node.0.spec else { return Ok(()) };
+    if detects(spec) {
+        return Ok(());
+    }
+    let network = node.network()?;
+    let mut links = Links::open(network.as_fd())?;
+    let deadline = Instant::now() + LINK_LOCAL;
+    loop {
+        node.0.shared.dir.cancel.check()?;
+        let there = links.link_locals()?;
+        let mut missing = Vec::new();
+        for interface in links.interfaces()? {
+            let ours = spec.links.iter().any(|link| *link.interface == interface.name);
+            if ours && interface.up && interface.carrier && !there.contains(&interface.index) {
+                missing.push(interface.name);
+            }
+        }
+        let mut lacking = Vec::new();
+        for interface in missing {
+            if node.makes_link_locals(&interface)? {
+                lacking.push(interface);
+            }
+        }
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(Error::wrong(format!(
+                "{}: {} has no IPv6 link-local address {LINK_LOCAL:?} after its link came up",
+                node.name(),
+                lacking.join(", ")
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether a node looks for duplicates of its addresses: somebody who sets `accept_dad` wants it.
+fn detects(spec: &topology::Node) -> bool {
+    spec.sysctls.iter().any(|(key, value)| key.ends_with("accept_dad") && value.trim() != "0")
 }
 
 /// Writes what a node's disk has before its first boot.
@@ -113,9 +162,7 @@ pub(super) fn start_commands(node: &Node, progress: &Progress<'_>) -> Result<()>
     let Some(spec) = &node.0.spec else { return Ok(()) };
     for line in &spec.exec {
         progress(&format!("{}: {line}", node.name()));
-        node.exec(&Exec::shell(line))
-            .and_then(Output::checked)
-            .map_err(|error| Error::wrong(format!("{}: {error}", node.name())))?;
+        node.exec(&Exec::shell(line)).and_then(Output::checked).map_err(|error| error.of(node.name()))?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use super::node::{ANSWER, socket_of};
 use super::process::Process;
 use super::protocol::{Exit, Request};
 use super::run::environment;
+use crate::cancel::Cancel;
 
 mod ioctl {
     nix::ioctl_write_ptr_bad!(set_size, libc::TIOCSWINSZ, nix::pty::Winsize);
@@ -67,7 +68,7 @@ fn start(run: &str, node: &str, argv: &[String], files: [&OwnedFd; 3], terminal:
     }
     let request = Request { argv: argv.to_vec(), env, directory: "/".into(), terminal };
     let name = argv.first().map_or("", String::as_str);
-    Process::start(name, &socket, &request, files, None, ANSWER)
+    Process::start(name, &socket, &request, files, None, ANSWER, &Cancel::default())
 }
 
 /// Runs a command in a node of a registered run with this process's own input and output: with a terminal if they are one, else as

@@ -77,6 +77,19 @@ fn a_world_is_as_described() {
         "one two\n/run/bascule-lab/bin/bascule-lab\n"
     );
 
+    // What was there before the kernel's defaults were set has them too: `lo` has -1 otherwise.
+    assert_eq!(
+        shell(&srv1, "cat /proc/sys/net/ipv6/conf/lo/accept_dad /proc/sys/net/ipv4/conf/lo/rp_filter"),
+        "0\n0\n"
+    );
+    // Everybody can ask for IPv6 neighbours from the first moment on.
+    for node in world.nodes() {
+        for interface in node.interfaces() {
+            let line = format!("ip -6 -o address show dev {interface} scope link -tentative | grep -c fe80:");
+            assert_eq!(shell(&node, &line), "1\n", "{} {interface}", node.name());
+        }
+    }
+
     // Frames as on a wire.
     let traffic = shell(&srv1, "cat /sys/class/net/enp0s3/gro_flush_timeout; ip -d link show enp0s3");
     assert!(traffic.contains("veth"), "{traffic}");

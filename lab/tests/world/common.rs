@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use bascule_lab::run::Cancel;
 use bascule_lab::scenario::{Fault, Topology};
 use bascule_lab::world::{Exec, Node, Process, Spawn, World, WorldDir};
 
@@ -48,6 +49,7 @@ pub(crate) fn dir(folder: &std::path::Path) -> WorldDir {
         logs: folder.join("logs"),
         program: PathBuf::from(env!("CARGO_BIN_EXE_bascule-lab")),
         programs: BTreeMap::from([("again".to_owned(), PathBuf::from("/bin/echo"))]),
+        cancel: Cancel::default(),
     }
 }
 
