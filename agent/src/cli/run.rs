@@ -137,13 +137,15 @@ async fn work(
     if ended.is_err() {
         servers.shutdown().await;
     }
-    // A request that is still being answered keeps a hand on it; then its threads end with the process.
+    // First the one who hands over changes, then the one who carries them out; the disk last. A request that is still being
+    // answered keeps a hand on all of them, and must not cost what was not written yet.
+    gatherer.manifests.stop();
+    let keeper = gatherer.keeper.clone();
     if let Some(gatherer) = Arc::into_inner(gatherer) {
-        let Gatherer { manifests, reconcile, keeper, .. } = gatherer;
-        // First the one who hands over changes, then the one who carries them out; the disk last.
-        drop(manifests);
-        reconcile.shutdown().await;
-        drop(keeper);
+        gatherer.reconcile.shutdown().await;
+    }
+    if let Some(keeper) = keeper {
+        keeper.close();
     }
     Ok(())
 }

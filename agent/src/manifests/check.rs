@@ -136,7 +136,7 @@ pub fn read(directory: &Path, director: Option<(&str, BTreeMap<String, Saved>)>)
     // What vanished since the last good configuration counts as gone here: there is nothing to wait for.
     engine.catalog.expire(now + super::catalog::SETTLE);
     let step = engine.step();
-    let locate = FromDisk { directory };
+    let locate = FromDisk::new(directory);
     engine.follow_up(&step, &locate);
     Ok(Check {
         files,

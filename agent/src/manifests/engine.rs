@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bascule_compile::{
-    BindingKey, Change as Compile, Compiled, Compiler, Condition, ConditionType, Delta, NodeConfig, Reason,
-    Trust,
+    BindingKey, Change as Compile, Compiled, Compiler, ConditionType, Delta, NodeConfig, Reason, Trust,
+    is_refused_whole,
 };
 use bascule_crds::{Object, ObjectRef};
 
@@ -31,20 +31,13 @@ pub struct Engine {
     pub catalog: Catalog,
     compiler: Compiler,
     director: String,
-    /// The canonical JSON of what the compiler holds and accepts.
+    /// The canonical JSON of what is in force: what the file says or, where that collides with another object, the last
+    /// form that did not.
     accepted: BTreeMap<ObjectRef, Arc<str>>,
-    /// Newer forms that collide with another object; the compiler holds the last good form meanwhile.
-    held: BTreeMap<ObjectRef, Held>,
     /// Directors that a VirtualService named since the start.
     named: BTreeSet<String>,
     /// Problems as last told, by what they are about.
     told: BTreeMap<About, Vec<Problem>>,
-}
-
-#[derive(Debug)]
-struct Held {
-    json: Arc<str>,
-    conditions: Vec<Condition>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,7 +90,6 @@ impl Engine {
             compiler,
             director: director.to_owned(),
             accepted: BTreeMap::new(),
-            held: BTreeMap::new(),
             named: BTreeSet::new(),
             told: BTreeMap::new(),
         }
@@ -107,7 +99,7 @@ impl Engine {
     pub fn remember(&mut self, objects: BTreeMap<String, Saved>) -> Vec<String> {
         let mut notes = Vec::new();
         let mut put = BTreeMap::new();
-        for (key, Saved { file, line, json }) in objects {
+        for (key, Saved { file, line, source, json }) in objects {
             let Some(object) = decode(&json) else {
                 notes.push(format!(
                     "{key} of the last good configuration is not understood by this version: left out"
@@ -115,7 +107,7 @@ impl Engine {
                 continue;
             };
             let reference = object.reference();
-            self.catalog.remember(file, line, reference.clone(), json);
+            self.catalog.remember(file, line, reference.clone(), source, json);
             put.insert(reference, object);
         }
         // Handed over with the object at hand, so that nothing is decoded twice.
@@ -140,10 +132,8 @@ impl Engine {
     }
 
     fn carry_out(&mut self, changes: BTreeMap<ObjectRef, Change>, step: &mut Step) -> Delta {
-        let mut batch = Vec::with_capacity(changes.len() + self.held.len());
-        let mut candidates = BTreeMap::new();
+        let mut batch = Vec::with_capacity(changes.len());
         for (reference, change) in changes {
-            self.held.remove(&reference);
             match change {
                 Change::Delete => {
                     step.deleted += 1;
@@ -167,7 +157,7 @@ impl Engine {
                     if let Object::Director(director) = &object {
                         self.named.extend(director.metadata.name.clone());
                     }
-                    candidates.insert(reference, json);
+                    step.conditions.insert(reference);
                     batch.push(Compile::Put(object));
                 }
             }
@@ -175,39 +165,33 @@ impl Engine {
         if batch.is_empty() {
             return Delta::default();
         }
-        // With something changed, a form that collided before may have its place now.
-        for (reference, held) in std::mem::take(&mut self.held) {
-            if let Some(object) = decode(&held.json) {
-                candidates.insert(reference, held.json);
-                batch.push(Compile::Put(object));
-            }
-        }
-        let mut delta = self.compiler.apply(batch);
-        let mut back = Vec::new();
-        for (reference, json) in candidates {
-            step.conditions.insert(reference.clone());
-            let conditions = self.compiler.compiled().conditions.get(&reference);
-            let collides = conditions.is_some_and(|list| {
-                list.iter().any(|one| {
-                    one.type_ == ConditionType::Accepted && !one.status && one.reason == Reason::Conflicted
-                })
-            });
-            if !collides {
-                self.accepted.insert(reference, json);
-                continue;
-            }
-            let former = self.accepted.get(&reference).filter(|former| **former != json);
-            if let Some(former) = former.and_then(|former| decode(former)) {
-                let conditions = conditions.cloned().unwrap_or_default();
-                self.held.insert(reference, Held { json, conditions });
-                back.push(Compile::Put(former));
-            }
-        }
-        if !back.is_empty() {
-            merge(&mut delta, self.compiler.apply(back));
-        }
+        let delta = self.compiler.apply(batch);
         step.conditions.extend(delta.conditions.iter().cloned());
+        for reference in &step.conditions {
+            self.note_accepted(reference);
+        }
         delta
+    }
+
+    /// Notes which form of an object is in force, its own change or another one's being the cause.
+    fn note_accepted(&mut self, reference: &ObjectRef) {
+        let Some(active) = self.catalog.active_of(reference) else { return };
+        if self.compiler.keeps_last_good(reference) {
+            // The same text came to collide by a change of what it names: no text says what is in force.
+            if self.accepted.get(reference) == Some(&active.json) {
+                self.accepted.remove(reference);
+            }
+        } else if self.collides(reference) {
+            self.accepted.remove(reference);
+        } else {
+            self.accepted.insert(reference.clone(), active.json.clone());
+        }
+    }
+
+    fn collides(&self, reference: &ObjectRef) -> bool {
+        self.compiled().conditions.get(reference).into_iter().flatten().any(|one| {
+            one.type_ == ConditionType::Accepted && !one.status && one.reason == Reason::Conflicted
+        })
     }
 
     fn config_change(&self, delta: &Delta) -> Option<ConfigChange> {
@@ -238,9 +222,9 @@ impl Engine {
         &self.named
     }
 
-    /// The newer form's conditions of an object whose last good form is in force because the newer one collides.
-    pub fn held(&self, reference: &ObjectRef) -> Option<&[Condition]> {
-        self.held.get(reference).map(|held| held.conditions.as_slice())
+    /// Whether an object's last good form is in force because the newer one collides.
+    pub fn keeps_last_good(&self, reference: &ObjectRef) -> bool {
+        self.compiler.keeps_last_good(reference)
     }
 
     /// The binding of a VirtualService on this director.
@@ -258,14 +242,18 @@ impl Engine {
             let now = self.catalog.problems_of(name);
             self.tell(About::File(name.clone()), now, &mut aftermath);
         }
-        for reference in &step.conditions {
+        // File by file: each is read at most once for the lines.
+        let mut by_file: Vec<_> = step.conditions.iter().chain(&step.moved).collect();
+        by_file.sort_by_key(|reference| self.catalog.active_of(reference).map(|active| active.file.clone()));
+        for reference in by_file {
             let now = self.problems_of(reference, locate);
             self.tell(About::Object(reference.clone()), now, &mut aftermath);
         }
         for reference in step.conditions.iter().chain(&step.moved) {
             let saved = match (self.accepted.get(reference), self.catalog.active_of(reference)) {
                 (Some(json), Some(active)) => {
-                    Some(Saved { file: active.file.clone(), line: active.line, json: json.clone() })
+                    let source = if *json == active.json { active.source } else { 0 };
+                    Some(Saved { file: active.file.clone(), line: active.line, source, json: json.clone() })
                 }
                 _ => None,
             };
@@ -286,11 +274,17 @@ impl Engine {
     /// What compile objects to in an object that is valid by itself.
     fn problems_of(&self, reference: &ObjectRef, locate: &impl Locate) -> Vec<Problem> {
         let Some(active) = self.catalog.active_of(reference) else { return Vec::new() };
-        let held = self.held(reference);
-        let conditions = held.or_else(|| self.compiled().conditions.get(reference).map(Vec::as_slice));
+        let effect = if self.keeps_last_good(reference) {
+            Effect::LastGoodStays
+        } else if is_refused_whole(reference.kind) {
+            Effect::Ignored
+        } else {
+            Effect::OthersInForce
+        };
+        let conditions = self.compiled().conditions.get(reference);
         let refused = conditions
-            .unwrap_or_default()
-            .iter()
+            .into_iter()
+            .flatten()
             .filter(|one| one.type_ == ConditionType::Accepted && !one.status);
         let problems = refused.flat_map(|condition| &condition.problems);
         problems
@@ -301,7 +295,7 @@ impl Engine {
                 field: Some(problem.field.clone()),
                 reason: format!("{:?}", problem.reason),
                 message: problem.message.clone(),
-                effect: if held.is_some() { Effect::LastGoodStays } else { Effect::Ignored },
+                effect,
             })
             .collect()
     }
@@ -317,13 +311,4 @@ impl Engine {
     pub fn problem_count(&self) -> usize {
         self.told.values().map(Vec::len).sum::<usize>() + usize::from(self.catalog.lost().is_some())
     }
-}
-
-fn merge(into: &mut Delta, more: Delta) {
-    for (name, node) in more.nodes {
-        let entry = into.nodes.entry(name).or_default();
-        entry.director |= node.director;
-        entry.bindings.extend(node.bindings);
-    }
-    into.conditions.extend(more.conditions);
 }

@@ -1,12 +1,13 @@
 //! One file's bytes, judged: which objects it holds, and what is wrong with it. Pure.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
+use std::fmt::Write as _;
+use std::sync::{Arc, OnceLock};
 
 use bascule_crds::manifest::{self, Document as Parsed};
 use bascule_crds::validate::{self, Judged};
 use bascule_crds::{Kind, Object, ObjectRef};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::catalog::{Document, Examined, Form, Known};
 use super::problem::Problem;
@@ -105,7 +106,8 @@ fn judge(path: &str, mut document: Parsed, reference: ObjectRef, known: &Known) 
         ),
         Ok(Judged { object, value }) => {
             let problems = bascule_compile::problems_of(&object);
-            if problems.is_empty() {
+            // What is wrong with an object that is in force all the same is told by compile.
+            if problems.is_empty() || !bascule_compile::is_refused_whole(reference.kind) {
                 Form::Good { json: canonical(&value), object: Some(Box::new(object)) }
             } else {
                 let problems = problems.into_iter();
@@ -149,12 +151,32 @@ fn nameless_problems(path: &str, document: &Parsed) -> Vec<Problem> {
     problems
 }
 
+/// The same in every version, because it is kept on the disk. Not for security: who can write a file can write what he
+/// wants into it.
 fn hash(value: &Value) -> u64 {
-    // Not for security: who can write a file can write what he wants into it.
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
+    let mut hasher = Sha256::new();
+    // The hasher takes everything.
+    let _ = serde_json::to_writer(&mut hasher, value);
+    let digest = hasher.finalize();
+    let first = digest.first_chunk().copied().unwrap_or_default();
     // 0 is kept for "not known".
-    hasher.finish().max(1)
+    u64::from_be_bytes(first).max(1)
+}
+
+/// Names the rules by which this version judges, so that a verdict is not believed that other rules gave.
+pub fn rules() -> &'static str {
+    static RULES: OnceLock<String> = OnceLock::new();
+    RULES.get_or_init(|| {
+        let mut hasher = Sha256::new();
+        hasher.update(env!("CARGO_PKG_VERSION"));
+        for kind in Kind::ALL.iter().filter(|kind| kind.is_written_by_users()) {
+            let _ = serde_json::to_writer(&mut hasher, &bascule_crds::schema::schema(*kind));
+        }
+        hasher.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    })
 }
 
 /// A judged manifest in one line that is the same whatever the order and the place of its fields: a map of JSON is sorted, and the

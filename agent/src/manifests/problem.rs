@@ -13,6 +13,8 @@ pub enum Effect {
     Ignored,
     /// The last good form of what the error is about stays in force.
     LastGoodStays,
+    /// The field is not used; the others of the object are in force.
+    OthersInForce,
 }
 
 /// One error in the manifests.
@@ -50,7 +52,11 @@ impl fmt::Display for Problem {
             write!(f, "{field}: ")?;
         }
         f.write_str(&self.message)?;
-        let stays = (self.effect == Effect::LastGoodStays).then_some("its last good form stays in force");
+        let stays = match self.effect {
+            Effect::Ignored => None,
+            Effect::LastGoodStays => Some("its last good form stays in force"),
+            Effect::OthersInForce => Some("its other fields are in force"),
+        };
         match (&self.object, stays) {
             (Some(object), Some(stays)) => write!(f, " ({object}; {stays})"),
             (Some(object), None) => write!(f, " ({object})"),

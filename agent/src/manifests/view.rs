@@ -103,15 +103,13 @@ impl View {
             .catalog
             .active()
             .map(|(reference, active)| {
-                let held = engine.held(reference);
-                let conditions = held
-                    .or_else(|| engine.compiled().conditions.get(reference).map(Vec::as_slice))
-                    .unwrap_or_default();
+                let conditions =
+                    engine.compiled().conditions.get(reference).map(Vec::as_slice).unwrap_or_default();
                 ObjectView {
                     object: reference.to_string(),
                     file: engine.catalog.path(&active.file),
                     line: active.line,
-                    last_good: held.is_some() || last_good.contains(reference),
+                    last_good: engine.keeps_last_good(reference) || last_good.contains(reference),
                     binding: engine.binding_key(reference),
                     told: 0,
                     conditions: conditions.iter().map(condition).collect(),

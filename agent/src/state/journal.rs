@@ -1,7 +1,9 @@
 //! The journal's lines and its file.
 //!
-//! A line is `CHECKSUM TAB VERB TAB …`: `begin TAB 1` first, then `put TAB KEY TAB FILE TAB LINE TAB OBJECT` and
-//! `delete TAB KEY`; KEY and FILE are JSON strings, OBJECT is the object's JSON. The checksum, the first 16 hexadecimal
+//! A line is `CHECKSUM TAB VERB TAB …`: `begin TAB 2 TAB RULES` first, then `put TAB KEY TAB FILE TAB LINE TAB SOURCE TAB
+//! OBJECT` and `delete TAB KEY`; KEY and FILE are JSON strings, OBJECT is the object's JSON. SOURCE, 16 hexadecimal digits,
+//! is the hash of the document that the object was read from (0: not known), so that it need not be judged again as long as
+//! the same RULES judge. Format 1, which had neither, is still read. The checksum, the first 16 hexadecimal
 //! digits of the SHA-256 of the rest of the line, tells a damaged line, which is left out and said.
 
 use std::collections::BTreeMap;
@@ -16,12 +18,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::FILE;
 use crate::manifests::FileName;
+use crate::manifests::disk::MAX_BYTES;
+use crate::manifests::examine::rules;
 
 /// The format that this version writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// Longest line that is read: an object of 1 MiB and its place.
-const MAX_LINE: u64 = 2 * 1024 * 1024;
+/// Longest line that is read: an object that is a whole file, with what JSON and its defaults add to YAML, and its place.
+const MAX_LINE: u64 = 4 * MAX_BYTES;
 
 /// What a journal may grow by, in bytes, before it is worth writing it anew.
 const SLACK: u64 = 1024 * 1024;
@@ -36,6 +40,8 @@ pub struct Saved {
     pub file: FileName,
     /// Its line there.
     pub line: usize,
+    /// Hash of the document that says so; 0 when it is not known, or was judged by other rules.
+    pub source: u64,
     /// Canonical JSON.
     pub json: Arc<str>,
 }
@@ -70,6 +76,7 @@ fn read(mut reader: impl io::BufRead, path: &Path) -> Loaded {
     let mut damaged = 0_usize;
     let mut number = 0_usize;
     let mut line = Vec::new();
+    let mut same_rules = true;
     loop {
         line.clear();
         number += 1;
@@ -85,8 +92,9 @@ fn read(mut reader: impl io::BufRead, path: &Path) -> Loaded {
         let whole = line.pop() == Some(b'\n');
         let record = whole.then(|| decode(&line)).flatten();
         match (record, number) {
-            (Some(Record::Begin(VERSION)), 1) => {}
-            (Some(Record::Begin(version)), 1) => {
+            (Some(Record::Begin(VERSION, its)), 1) => same_rules = its == rules(),
+            (Some(Record::Begin(1, _)), 1) => same_rules = false,
+            (Some(Record::Begin(version, _)), 1) => {
                 loaded.damaged = true;
                 loaded.notes.push(format!(
                     "{}: the last good configuration is of format {version} and this version of the agent knows \
@@ -109,7 +117,7 @@ fn read(mut reader: impl io::BufRead, path: &Path) -> Loaded {
             (Some(Record::Delete(key)), _) => {
                 loaded.objects.remove(&key);
             }
-            (Some(Record::Begin(_)) | None, _) => {
+            (Some(Record::Begin(..)) | None, _) => {
                 loaded.damaged = true;
                 damaged += 1;
                 let cut = !whole && reader.fill_buf().is_ok_and(<[u8]>::is_empty);
@@ -126,6 +134,11 @@ fn read(mut reader: impl io::BufRead, path: &Path) -> Loaded {
             }
         }
     }
+    if !same_rules {
+        // The forms are good as long as this version understands them; what was said of documents is not believed.
+        loaded.damaged = true;
+        loaded.objects.values_mut().for_each(|saved| saved.source = 0);
+    }
     if damaged > MAX_NOTES {
         loaded.notes.push(format!("{}: {} more damaged entries", path.display(), damaged - MAX_NOTES));
     }
@@ -134,7 +147,8 @@ fn read(mut reader: impl io::BufRead, path: &Path) -> Loaded {
 
 #[derive(Debug, PartialEq)]
 enum Record {
-    Begin(u32),
+    /// Format and rules.
+    Begin(u32, String),
     Put(String, Saved),
     Delete(String),
 }
@@ -160,7 +174,8 @@ fn quoted(text: &str) -> String {
 }
 
 fn put_line(into: &mut String, key: &str, saved: &Saved) {
-    let rest = format!("put\t{}\t{}\t{}\t{}", quoted(key), quoted(&saved.file), saved.line, saved.json);
+    let (key, file, Saved { line, source, json, .. }) = (quoted(key), quoted(&saved.file), saved);
+    let rest = format!("put\t{key}\t{file}\t{line}\t{source:016x}\t{json}");
     encode(into, &rest);
 }
 
@@ -175,14 +190,23 @@ fn decode(line: &[u8]) -> Option<Record> {
     }
     let (verb, rest) = rest.split_once('\t')?;
     match verb {
-        "begin" => Some(Record::Begin(rest.parse().ok()?)),
+        "begin" => {
+            let (version, rules) = rest.split_once('\t').unwrap_or((rest, ""));
+            Some(Record::Begin(version.parse().ok()?, rules.to_owned()))
+        }
         "delete" => Some(Record::Delete(serde_json::from_str(rest).ok()?)),
         "put" => {
             let mut parts = rest.splitn(4, '\t');
             let key = serde_json::from_str(parts.next()?).ok()?;
             let file: String = serde_json::from_str(parts.next()?).ok()?;
             let line = parts.next()?.parse().ok()?;
-            Some(Record::Put(key, Saved { file: file.into(), line, json: parts.next()?.into() }))
+            // Format 1 has the object here. Its JSON has no tab.
+            let last = parts.next()?;
+            let (source, json) = match last.split_once('\t') {
+                Some((source, json)) => (u64::from_str_radix(source, 16).ok()?, json),
+                None => (0, last),
+            };
+            Some(Record::Put(key, Saved { file: file.into(), line, source, json: json.into() }))
         }
         _ => None,
     }
@@ -261,7 +285,7 @@ impl Journal {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         let mut text = String::new();
-        encode(&mut text, &format!("begin\t{VERSION}"));
+        encode(&mut text, &format!("begin\t{VERSION}\t{}", rules()));
         let mut bytes = 0;
         for (key, saved) in &self.live {
             put_line(&mut text, key, saved);
@@ -285,7 +309,7 @@ impl Journal {
 
 /// About what a line takes, in bytes.
 fn size(key: &str, saved: &Saved) -> u64 {
-    (key.len() + saved.file.len() + saved.json.len() + 40) as u64
+    (key.len() + saved.file.len() + saved.json.len() + 57) as u64
 }
 
 #[cfg(test)]
@@ -293,7 +317,7 @@ mod tests {
     use super::*;
 
     fn saved(file: &str, json: &str) -> Saved {
-        Saved { file: file.into(), line: 7, json: json.into() }
+        Saved { file: file.into(), line: 7, source: 0xfeed, json: json.into() }
     }
 
     fn changes<'a>(
@@ -406,6 +430,48 @@ mod tests {
                 String::from_utf8_lossy(junk)
             );
         }
+    }
+
+    /// A journal of one object whose first line is this.
+    fn beginning_with(begin: &str, line: &str) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let mut text = String::new();
+        encode(&mut text, begin);
+        encode(&mut text, line);
+        std::fs::write(directory.path().join(FILE), text).unwrap();
+        directory
+    }
+
+    #[test]
+    fn what_other_rules_said_of_documents_is_not_believed_and_soon_written_anew() {
+        let put = "put\t\"a\"\t\"f\"\t7\t000000000000feed\t{}";
+        let ours = format!("begin\t2\t{}", rules());
+        for (begin, line, source) in [
+            (ours.as_str(), put, 0xfeed),
+            ("begin\t2\tother", put, 0),
+            ("begin\t1", "put\t\"a\"\t\"f\"\t7\t{}", 0),
+        ] {
+            let directory = beginning_with(begin, line);
+            let loaded = load(directory.path());
+            assert_eq!(loaded.notes, [""; 0], "{begin}");
+            assert_eq!(loaded.objects["a"], Saved { source, ..saved("f", "{}") }, "{begin}");
+            let mut journal = Journal::new(directory.path(), loaded);
+            journal.append(&changes([("b", Some(saved("f", "{}")))])).unwrap();
+            let text = std::fs::read_to_string(directory.path().join(FILE)).unwrap();
+            assert!(text.lines().next().unwrap().ends_with(&ours), "{text}");
+            assert_eq!(load(directory.path()).objects["b"].source, 0xfeed);
+        }
+    }
+
+    #[test]
+    fn an_object_as_large_as_a_file_may_be_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path();
+        let large = saved("f", &"x".repeat(usize::try_from(MAX_BYTES).unwrap()));
+        Journal::new(state, load(state)).append(&changes([("a", Some(large.clone()))])).unwrap();
+        let loaded = load(state);
+        assert_eq!(loaded.notes, [""; 0]);
+        assert!(loaded.objects["a"] == large);
     }
 
     #[test]

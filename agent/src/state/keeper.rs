@@ -42,7 +42,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct Keeper {
     shared: Arc<(Mutex<Shared>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Keeper {
@@ -58,7 +58,7 @@ impl Keeper {
         let theirs = shared.clone();
         let thread =
             std::thread::Builder::new().name("last-good".into()).spawn(move || run(&theirs, journal))?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// Notes changes; returns at once.
@@ -77,20 +77,21 @@ impl Keeper {
         KeeperStatus { pending: shared.pending.len(), ..shared.status.clone() }
     }
 
-    fn stop(&mut self) {
+    /// Writes what is pending (one try) and ends the thread; what is recorded later is not kept.
+    pub fn close(&self) {
         let (mutex, wake) = &*self.shared;
         lock(mutex).stopping = true;
         wake.notify_one();
-        if let Some(thread) = self.thread.take() {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
             let _ = thread.join();
         }
     }
 }
 
 impl Drop for Keeper {
-    /// Writes what is pending (one try) and ends the thread.
     fn drop(&mut self) {
-        self.stop();
+        self.close();
     }
 }
 
@@ -163,7 +164,7 @@ mod tests {
     use crate::state::load;
 
     fn change(key: &str, json: &str) -> (String, Option<Saved>) {
-        (key.to_owned(), Some(Saved { file: "f.yaml".into(), line: 1, json: json.into() }))
+        (key.to_owned(), Some(Saved { file: "f.yaml".into(), line: 1, source: 0, json: json.into() }))
     }
 
     #[test]
@@ -178,6 +179,17 @@ mod tests {
         let loaded = load(directory.path());
         assert_eq!(loaded.objects.len(), 2);
         assert_eq!(&*loaded.objects["a"].json, "99");
+    }
+
+    #[test]
+    fn is_on_the_disk_when_closed_although_somebody_still_looks_at_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = Arc::new(Keeper::spawn(directory.path(), load(directory.path())).unwrap());
+        let somebody = keeper.clone();
+        keeper.record([change("a", "1")]);
+        keeper.close();
+        assert_eq!(load(directory.path()).objects.len(), 1);
+        assert_eq!(somebody.status().pending, 0);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Gatherer {
         let (view, counters) = tokio::join!(self.manifests.view(WAIT), self.reconcile.counters());
         let view = view.ok_or("the agent is busy reading manifests: try again")?;
         let report = self.report.borrow().clone();
-        let mut status = assemble(view, &report, &counters, SystemTime::now());
+        let mut status = assemble(&view, &report, &counters, SystemTime::now());
         status.manifests.notes.extend(self.notes.iter().cloned());
         status.version = env!("CARGO_PKG_VERSION").into();
         status.pid = std::process::id();
@@ -95,7 +95,7 @@ pub fn readiness(summary: &Summary, report: &Report) -> Result<(), String> {
     Ok(())
 }
 
-fn assemble(view: View, report: &Report, counters: &Counters, now: SystemTime) -> Status {
+fn assemble(view: &View, report: &Report, counters: &Counters, now: SystemTime) -> Status {
     let mut failures: BTreeMap<&BindingKey, Vec<&Failure>> = BTreeMap::new();
     for (_, failure) in report.failures().filter(|(_, failure)| failure.reason.hinders()) {
         for binding in &failure.bindings {
@@ -118,17 +118,17 @@ fn assemble(view: View, report: &Report, counters: &Counters, now: SystemTime) -
         })
         .collect();
     Status {
-        director: view.director,
+        director: view.director.clone(),
         manifests: ManifestsStatus {
-            directory: view.directory,
+            directory: view.directory.clone(),
             files: view.files,
             objects: view.in_force,
             last_good_in_use,
-            digest: view.digest,
-            unusable: view.lost,
-            directors: view.named,
-            problems: view.problems,
-            notes: view.notes,
+            digest: view.digest.clone(),
+            unusable: view.lost.clone(),
+            directors: view.named.clone(),
+            problems: view.problems.clone(),
+            notes: view.notes.clone(),
         },
         reconcile: ReconcileStatus {
             told: view.serial,
@@ -363,7 +363,7 @@ mod tests {
             ("no server", plane(1), 1, &[], "True Programmed", "False NoRealServer"),
         ];
         for (what, ipvs, told, weights, programmed, ready) in table {
-            let status = assemble(web(told), &report(ipvs), &counters(weights), SystemTime::now());
+            let status = assemble(&web(told), &report(ipvs), &counters(weights), SystemTime::now());
             let object = &status.objects[0];
             let words = |name: &str| {
                 let one = object.conditions.iter().find(|condition| condition.type_ == name).unwrap();

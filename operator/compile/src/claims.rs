@@ -171,6 +171,11 @@ impl Claims {
         claim: &'a Claim,
         owner: &'a BindingKey,
     ) -> impl Iterator<Item = &'a BindingKey> {
+        self.excluded(claim).filter(move |rival| *rival != owner)
+    }
+
+    /// Those with a claim that excludes this one, whoever's this one is. One may come several times.
+    pub(crate) fn excluded<'a>(&'a self, claim: &'a Claim) -> impl Iterator<Item = &'a BindingKey> {
         let bucket = self.buckets.get(&(Arc::clone(&claim.director), claim.what));
         bucket
             .into_iter()
@@ -187,7 +192,6 @@ impl Claims {
                 singles.chain(ranges)
             })
             .flat_map(|takers| takers.excluded_by(&claim.tag))
-            .filter(move |rival| *rival != owner)
     }
 }
 

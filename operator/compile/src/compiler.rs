@@ -9,7 +9,7 @@ use bascule_crds::{Kind, Object, ObjectRef, VirtualServiceBindingSpec, VirtualSe
 
 use crate::bind;
 use crate::claims::{Claim, What};
-use crate::contest::{Contest, Seniority};
+use crate::contest::{self, Contest, Form, Precedence};
 use crate::judge::{self, Placed};
 use crate::problem::Problems;
 use crate::types::{BindingKey, Compiled, Condition, ConditionType, Delta, NodeConfig, Problem, Reason};
@@ -32,6 +32,9 @@ pub enum Change {
     /// There is no such object any more.
     Delete(ObjectRef),
 }
+
+/// What the condition of an object adds to its problems when its last good form is in force.
+const LAST_GOOD_STAYS: &str = "; its last good form stays in force";
 
 /// Something that a VirtualService names, and by which it is found when that changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +87,8 @@ pub struct Compiler {
     contest: Contest,
     /// On which director a binding is now.
     programmed: BTreeMap<BindingKey, Arc<str>>,
+    /// What was programmed before the first change.
+    remembered: BTreeMap<BindingKey, Placed>,
     /// What changed outside [`Compiler::apply`].
     pending: BTreeSet<Named>,
     compiled: Compiled,
@@ -101,8 +106,12 @@ impl Compiler {
             services: BTreeMap::new(),
             existing: BTreeSet::new(),
             users: BTreeMap::new(),
-            contest: Contest::default(),
+            contest: Contest::new(match trust {
+                Trust::Files => Precedence::Holding,
+                Trust::Cluster => Precedence::Age,
+            }),
             programmed: BTreeMap::new(),
+            remembered: BTreeMap::new(),
             pending: BTreeSet::new(),
             compiled: Compiled::default(),
             evaluated: 0,
@@ -117,8 +126,8 @@ impl Compiler {
         }
     }
 
-    /// Says, before the first [`Compiler::apply`], what has been programmed on a director until now, so that it is not lost
-    /// to an object whose name comes first ([`Trust::Files`]).
+    /// Says, before the first [`Compiler::apply`], what has been programmed on a director until now: it stays as long as the
+    /// object cannot have what it wants now, and ([`Trust::Files`]) is not lost to one whose name comes first.
     pub fn remember<'a>(
         &mut self,
         director: &str,
@@ -127,6 +136,8 @@ impl Compiler {
         let director: Arc<str> = director.into();
         for (key, spec) in bindings {
             self.contest.remember(key.clone(), bind::claims(self.trust, &director, key, spec));
+            let placed = Placed { director: Arc::clone(&director), spec: Arc::clone(spec) };
+            self.remembered.entry(key.clone()).or_insert(placed);
         }
     }
 
@@ -169,7 +180,8 @@ impl Compiler {
             }
         }
         let gone = self.change_nodes(&touched, &mut delta);
-        self.change_services(services, &touched, &mut delta);
+        self.change_services(services, &touched, &gone, &mut delta);
+        self.remembered.clear();
         for name in gone {
             self.compiled.nodes.remove(&name);
         }
@@ -275,37 +287,39 @@ impl Compiler {
         &mut self,
         mut changed: BTreeMap<BindingKey, Option<Wish>>,
         touched: &BTreeSet<Named>,
+        gone: &[String],
         delta: &mut Delta,
     ) {
-        for user in touched.iter().filter_map(|named| self.users.get(named)).flatten() {
+        let users = touched.iter().filter_map(|named| self.users.get(named)).flatten();
+        // What stays on a director from before is not found by what is wanted now.
+        let there = gone.iter().filter_map(|name| self.compiled.nodes.get(name));
+        for user in users.chain(there.flat_map(|node| node.bindings.keys())) {
             if !changed.contains_key(user) {
                 changed.insert(user.clone(), Some(self.services[user].wish.clone()));
             }
         }
-        let mut wants = Vec::with_capacity(changed.len());
+        let mut wants = BTreeMap::new();
         for (key, wish) in changed {
             if let Some(old) = self.services.remove(&key) {
                 self.unlist(&key, &judge::names(&old.wish.spec, &key.namespace));
             }
             let Some(wish) = wish else {
                 self.set_conditions(reference(&key), None, delta);
-                wants.push((key, None));
+                wants.insert(key, None);
                 continue;
             };
             for named in judge::names(&wish.spec, &key.namespace) {
                 self.users.entry(named).or_default().insert(key.clone());
             }
             let known = self.evaluate(&key, wish);
-            let seniority = match self.trust {
-                Trust::Files => Seniority::Holding,
-                Trust::Cluster => Seniority::Created(known.wish.created),
-            };
             let claims = known
                 .placed
                 .as_ref()
-                .map(|placed| (bind::claims(self.trust, &placed.director, &key, &placed.spec), seniority));
-            self.services.insert(key.clone(), known);
-            wants.push((key, claims));
+                .map(|placed| bind::claims(self.trust, &placed.director, &key, &placed.spec));
+            let created = known.wish.created;
+            let keeps = self.director_before(&key).is_some_and(|director| self.exists(director));
+            wants.insert(key.clone(), claims.map(|claims| contest::Wish { claims, created, keeps }));
+            self.services.insert(key, known);
         }
         for key in self.contest.settle(wants) {
             self.refresh(&key, delta);
@@ -335,6 +349,12 @@ impl Compiler {
         Known { refused: refused.0, unresolved: unresolved.0, placed, wish }
     }
 
+    /// The director that carries out the VirtualService until now.
+    fn director_before(&self, key: &BindingKey) -> Option<&str> {
+        let remembered = || self.remembered.get(key).map(|placed| &placed.director);
+        self.programmed.get(key).or_else(remembered).map(|director| &**director)
+    }
+
     fn exists(&self, director: &str) -> bool {
         self.declared.contains(director) || self.directors.contains_key(director)
     }
@@ -361,9 +381,13 @@ impl Compiler {
 
     /// Makes the binding and the conditions of a VirtualService what they should be.
     fn refresh(&mut self, key: &BindingKey, delta: &mut Delta) {
-        let known = self.services.get(key);
-        let placed = known.and_then(|k| k.placed.as_ref()).filter(|_| self.contest.granted(key));
-        let (now, spec) = (placed.map(|p| Arc::clone(&p.director)), placed.map(|p| Arc::clone(&p.spec)));
+        let form = self.contest.form(key);
+        let placed = match form {
+            Form::Nothing => None,
+            Form::Wanted => self.services.get(key).and_then(|known| known.placed.clone()),
+            Form::LastGood => self.last_good(key),
+        };
+        let (now, spec) = placed.map(|placed| (placed.director, placed.spec)).unzip();
         let mut changed_on = Vec::new();
         let before = self.programmed.get(key).cloned();
         if let Some(before) = before
@@ -391,16 +415,30 @@ impl Compiler {
             if let Some((claim, winner)) = self.contest.lost_to(key) {
                 refused.push(conflict(self.trust, known, claim, winner));
             }
-            let conditions = vec![
-                Condition::judge_with(
-                    ConditionType::Accepted,
-                    refused,
-                    warnings::virtual_service(&known.wish.spec),
-                ),
-                Condition::judge(ConditionType::ResolvedRefs, known.unresolved.clone()),
-            ];
+            let mut accepted = Condition::judge_with(
+                ConditionType::Accepted,
+                refused,
+                warnings::virtual_service(&known.wish.spec),
+            );
+            if form == Form::LastGood {
+                accepted.add(LAST_GOOD_STAYS);
+            }
+            let conditions =
+                vec![accepted, Condition::judge(ConditionType::ResolvedRefs, known.unresolved.clone())];
             self.set_conditions(reference(key), Some(conditions), delta);
         }
+    }
+
+    /// What was programmed of the VirtualService until now.
+    fn last_good(&self, key: &BindingKey) -> Option<Placed> {
+        let Some(director) = self.programmed.get(key) else { return self.remembered.get(key).cloned() };
+        let spec = self.compiled.nodes.get(&**director)?.bindings.get(key)?;
+        Some(Placed { director: Arc::clone(director), spec: Arc::clone(spec) })
+    }
+
+    /// Whether the object's last good form is in force, because what it wants now is taken by another one.
+    pub fn keeps_last_good(&self, reference: &ObjectRef) -> bool {
+        reference.kind == Kind::VirtualService && self.contest.form(&key_of(reference)) == Form::LastGood
     }
 
     fn set_conditions(

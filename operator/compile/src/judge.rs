@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bascule_crds::common::{AddressOrRange, AllowedKind};
 use bascule_crds::director::{Director, DirectorSpec};
 use bascule_crds::virtual_service::VirtualServiceSpec;
-use bascule_crds::{Object, VirtualServiceBindingSpec};
+use bascule_crds::{Kind, Object, VirtualServiceBindingSpec};
 
 use crate::compiler::{Named, Trust};
 use crate::problem::Problems;
@@ -15,7 +15,7 @@ use crate::types::{Problem, Reason};
 use crate::{service, unsupported};
 
 /// A VirtualService in which nothing is wrong, and where it is to be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Placed {
     pub(crate) director: Arc<str>,
     pub(crate) spec: Arc<VirtualServiceBindingSpec>,
@@ -29,6 +29,12 @@ pub fn problems_of(object: &Object) -> Vec<Problem> {
         Object::Director(object) => director(&object.spec),
         other => unsupported_kind(Trust::Files, other).unwrap_or_default(),
     }
+}
+
+/// Whether an object of this kind that has problems by itself ([`problems_of`]) is not carried out at all. Of a Director the
+/// other fields are in force all the same.
+pub fn is_refused_whole(kind: Kind) -> bool {
+    kind != Kind::Director
 }
 
 pub(crate) fn virtual_service(spec: &VirtualServiceSpec) -> Vec<Problem> {

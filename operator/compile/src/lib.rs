@@ -19,7 +19,7 @@ mod warnings;
 
 pub use bounds::{MAX_ELEMENTS, MAX_PAIRS, MAX_SERVICES};
 pub use compiler::{Change, Compiler, Trust};
-pub use judge::problems_of;
+pub use judge::{is_refused_whole, problems_of};
 pub use snapshot::{Snapshot, compile};
 pub use types::{
     BindingKey, Compiled, Condition, ConditionType, Delta, InvalidKey, NodeConfig, NodeDelta, Problem,

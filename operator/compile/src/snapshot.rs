@@ -15,7 +15,8 @@ pub struct Snapshot {
     pub trust: Trust,
     /// Directors that exist whether or not a manifest says so.
     pub directors: BTreeSet<String>,
-    /// By director, what has been programmed until now, so that it stays where two want the same ([`Trust::Files`]).
+    /// By director, what has been programmed until now. It stays while an object cannot have what it wants now, and
+    /// ([`Trust::Files`]) where two want the same.
     pub programmed: BTreeMap<String, BTreeMap<BindingKey, Arc<VirtualServiceBindingSpec>>>,
     /// The objects, one of a kind, namespace and name; of several, the last counts.
     pub objects: Vec<Object>,

@@ -244,12 +244,20 @@ impl Condition {
         let message = join(&problems);
         Condition { type_, status: false, reason, message, field, problems, warnings: Vec::new() }
     }
+
+    /// Adds a remark of at most [`REMARK`] characters to the message.
+    pub(crate) fn add(&mut self, remark: &str) {
+        self.message.push_str(remark);
+    }
 }
+
+/// Longest remark about all of an object's problems, in characters.
+const REMARK: usize = 48;
 
 /// As many of the problems as fit, and how many more there are.
 fn join(problems: &[impl fmt::Display]) -> String {
-    // Room for the remark about the others.
-    let room = MAX_CONDITION_MESSAGE - 32;
+    // Room for the remarks about the others, and about all of them.
+    let room = MAX_CONDITION_MESSAGE - 32 - REMARK;
     let mut message = String::new();
     for (told, problem) in problems.iter().enumerate() {
         let separator = if told == 0 { "" } else { "; " };

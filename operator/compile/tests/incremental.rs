@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bascule_compile::{Change, Compiled, Compiler, Delta, Snapshot, Trust, compile};
-use bascule_crds::{Object, ObjectRef};
+use bascule_compile::{Change, Compiled, Compiler, Condition, Delta, Reason, Snapshot, Trust, compile};
+use bascule_crds::{Kind, Object, ObjectRef};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -148,6 +148,30 @@ fn difference(before: &Compiled, after: &Compiled) -> Delta {
     delta
 }
 
+/// Those that had a binding, are still there with nothing wrong in themselves, and have none.
+fn lost(before: &Compiled, after: &Compiled) -> Vec<ObjectRef> {
+    // With a director goes what it had.
+    let nodes = before.nodes.iter().filter(|(name, _)| after.nodes.contains_key(*name));
+    let had: BTreeSet<_> =
+        nodes.flat_map(|(_, node)| node.bindings.keys().map(ToString::to_string)).collect();
+    let has: BTreeSet<_> =
+        after.nodes.values().flat_map(|node| node.bindings.keys().map(ToString::to_string)).collect();
+    let sound = |conditions: &[Condition]| {
+        conditions
+            .iter()
+            .all(|one| one.status || one.problems.iter().all(|problem| problem.reason == Reason::Conflicted))
+    };
+    let services = after.conditions.iter().filter(|(_, conditions)| sound(conditions));
+    services
+        .map(|(reference, _)| reference)
+        .filter(|reference| {
+            let key = format!("{}/{}", reference.namespace.as_deref().unwrap_or_default(), reference.name);
+            reference.kind == Kind::VirtualService && had.contains(&key) && !has.contains(&key)
+        })
+        .cloned()
+        .collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(384))]
 
@@ -180,6 +204,8 @@ proptest! {
                 objects: objects.values().cloned().collect(),
             });
             prop_assert_eq!(compiler.compiled(), &full);
+            let lost = if cluster { Vec::new() } else { lost(&before, &full) };
+            prop_assert!(lost.is_empty(), "{lost:?} lost what they had to others");
             prop_assert_eq!(delta, difference(&before, &full));
             // Saying it again changes nothing.
             let again = compiler.apply(objects.values().cloned().map(Change::Put));

@@ -138,6 +138,8 @@ pub struct Active {
     pub file: FileName,
     /// Its line there.
     pub line: usize,
+    /// Hash of the document as written, where it is known (else 0).
+    pub source: u64,
     /// Canonical JSON.
     pub json: Arc<str>,
     /// What the file says now is invalid: this is the last good form.
@@ -177,6 +179,8 @@ pub struct Catalog {
     going: BTreeSet<FileName>,
     /// How many objects are in force.
     in_force: usize,
+    /// Nothing vanished goes before this.
+    hold: Option<Instant>,
 }
 
 impl Catalog {
@@ -190,6 +194,7 @@ impl Catalog {
             changes: Changes::default(),
             going: BTreeSet::new(),
             in_force: 0,
+            hold: None,
         }
     }
 
@@ -199,10 +204,18 @@ impl Catalog {
     }
 
     /// Takes an object of the last good configuration as last read from `file`.
-    pub fn remember(&mut self, file: FileName, line: usize, reference: ObjectRef, json: Arc<str>) {
+    /// `source` is the hash of the document that says so, 0 when that is not known.
+    pub fn remember(
+        &mut self,
+        file: FileName,
+        line: usize,
+        reference: ObjectRef,
+        source: u64,
+        json: Arc<str>,
+    ) {
         let entry =
             self.files.entry(file.clone()).or_insert_with(|| File { remembered: true, ..File::default() });
-        entry.claims.insert(Claim { reference: reference.clone(), line, source: 0, form: Ok(json) });
+        entry.claims.insert(Claim { reference: reference.clone(), line, source, form: Ok(json) });
         self.objects.entry(reference.clone()).or_default().add(&file);
         self.settle(&reference, &mut BTreeMap::new());
     }
@@ -320,13 +333,40 @@ impl Catalog {
             self.vanished(now, &name);
         }
         for name in back {
-            let Some(file) = self.files.get_mut(&name) else { continue };
-            file.gone = None;
-            self.going.remove(&name);
-            let claims = file.claims.references();
-            self.changes.files.insert(name);
-            self.settle_all(claims, &mut BTreeMap::new());
+            self.reappeared(&name);
         }
+    }
+
+    /// A file that had vanished is there again; what it says now is not known yet.
+    pub fn reappeared(&mut self, name: &str) {
+        let Some(name) = self.going.get(name).cloned() else { return };
+        let Some(file) = self.files.get_mut(&name) else { return };
+        if file.gone.take_if(|gone| !gone.empty).is_none() {
+            return;
+        }
+        self.going.remove(&name);
+        let claims = file.claims.references();
+        self.changes.files.insert(name);
+        self.settle_all(claims, &mut BTreeMap::new());
+    }
+
+    /// Nothing that vanished goes before `until`: the directory is another one and may still be filled.
+    pub fn hold_until(&mut self, until: Instant) {
+        self.hold = Some(until);
+    }
+
+    /// Vanished files whose objects [`Catalog::expire`] would remove now.
+    pub fn vanished_and_due(&self, now: Instant) -> Vec<FileName> {
+        let vanished = |name: &&FileName| {
+            self.files.get(*name).and_then(|file| file.gone).is_some_and(|gone| !gone.empty)
+        };
+        self.due(now).filter(vanished).cloned().collect()
+    }
+
+    fn due(&self, now: Instant) -> impl Iterator<Item = &FileName> {
+        let held = self.lost.is_some() || self.hold.is_some_and(|until| now < until);
+        let due = move |file: &File| file.gone.is_some_and(|gone| gone.since + SETTLE <= now);
+        self.going.iter().filter(move |name| !held && self.files.get(*name).is_some_and(due))
     }
 
     /// The directory cannot be read: everything stays as it is, also what was about to go.
@@ -343,12 +383,7 @@ impl Catalog {
 
     /// Removes what has been gone for [`SETTLE`].
     pub fn expire(&mut self, now: Instant) {
-        if self.lost.is_some() {
-            return;
-        }
-        let due = |file: &File| file.gone.is_some_and(|gone| gone.since + SETTLE <= now);
-        let names: Vec<_> =
-            self.going.iter().filter(|name| self.files.get(*name).is_some_and(due)).cloned().collect();
+        let names: Vec<_> = self.due(now).cloned().collect();
         for name in names {
             self.going.remove(&name);
             let Some(mut file) = self.files.remove(&name) else { continue };
@@ -372,7 +407,8 @@ impl Catalog {
             return None;
         }
         let going = self.going.iter().filter_map(|name| self.files.get(name)?.gone);
-        going.map(|gone| gone.since + SETTLE).min()
+        let first = going.map(|gone| gone.since + SETTLE).min()?;
+        Some(self.hold.map_or(first, |until| first.max(until)))
     }
 
     /// What changed since the last call.
@@ -439,7 +475,9 @@ impl Catalog {
             }
             (before, Some(active)) => {
                 let same = before.as_ref().is_some_and(|before| before.json == active.json);
-                let place = before.as_ref().is_some_and(|before| before.file == active.file);
+                let place = before
+                    .as_ref()
+                    .is_some_and(|before| before.file == active.file && before.source == active.source);
                 if !(same && place) {
                     let object = fresh.remove(&active.json);
                     // A change that nobody took yet may have been more than a move.
@@ -476,11 +514,12 @@ impl Catalog {
             let claims = claims_of(name)?;
             let good = || claims.iter().filter_map(|claim| Some((claim, claim.form.as_ref().ok()?)));
             let (claim, json) = good().find(|(_, json)| Some(*json) == prefer).or_else(|| good().next())?;
-            Some(Active { file: name.clone(), line: claim.line, json: json.clone(), stale: false })
+            let (line, source) = (claim.line, claim.source);
+            Some(Active { file: name.clone(), line, source, json: json.clone(), stale: false })
         };
-        let stale = |name: &FileName, json: &Arc<str>| -> Option<Active> {
+        let stale = |name: &FileName, active: &Active| -> Option<Active> {
             let line = claims_of(name)?.first()?.line;
-            Some(Active { file: name.clone(), line, json: json.clone(), stale: true })
+            Some(Active { file: name.clone(), line, stale: true, ..active.clone() })
         };
         let present = || slot.files.iter().filter(|name| !is_gone(name));
         let Some(active) = &slot.active else {
@@ -488,12 +527,12 @@ impl Catalog {
         };
         let holds = slot.files.contains(&active.file);
         if holds && !is_gone(&active.file) {
-            return good(&active.file, Some(&active.json)).or_else(|| stale(&active.file, &active.json));
+            return good(&active.file, Some(&active.json)).or_else(|| stale(&active.file, active));
         }
         present()
             .find_map(|name| good(name, Some(&active.json)))
             .or_else(|| holds.then(|| active.clone()))
-            .or_else(|| present().find_map(|name| stale(name, &active.json)))
+            .or_else(|| present().find_map(|name| stale(name, active)))
             .or_else(|| slot.files.iter().find_map(|name| good(name, Some(&active.json))))
     }
 }

@@ -56,7 +56,7 @@ impl Script {
 
     fn remember(&mut self, file: &str, word: &str) {
         let (name, _) = word.split_once('=').unwrap();
-        self.catalog.remember(file.into(), 1, reference(name), word.into());
+        self.catalog.remember(file.into(), 1, reference(name), 0, word.into());
         self.catalog.take();
     }
 
@@ -326,7 +326,8 @@ fn the_last_good_configuration_stands_in_for_what_cannot_be_read() {
     assert_eq!(script.listed(0, &["a", "b", "d"]), "");
     assert_eq!(script.read(0, "a", "web! db=2"), "+db=2");
     assert_eq!(script.read(0, "b", "%"), "");
-    assert_eq!(script.read(0, "d", "ftp=1"), "", "as it was");
+    assert_eq!(script.read(0, "d", "ftp=1"), "~ftp=1", "as it was, but now it is known by which document");
+    assert_eq!(script.read(0, "d", "ftp=1"), "");
     assert_eq!(script.active(), "db=2@a dns=1@b ftp=1@d ntp=1@c web=1@a!");
     assert_eq!(script.catalog.last_good().count(), 3, "{:?}", script.active());
     assert_eq!(script.expire(1000), "-ntp", "its file is gone for good");

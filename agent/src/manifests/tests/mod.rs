@@ -14,7 +14,7 @@ use crate::state::Saved;
 use bascule_compile::BindingKey;
 use bascule_crds::{Kind, ObjectRef};
 
-fn web(name: &str, address: &str, weight: u32) -> String {
+pub(super) fn web(name: &str, address: &str, weight: u32) -> String {
     format!(
         "apiVersion: bascule.dev/v1alpha1
 kind: VirtualService
@@ -158,6 +158,57 @@ fn of_two_that_want_one_address_the_one_in_force_has_it() {
     bench.engine.catalog.expire(vanish + SETTLE);
     assert_eq!(bench.step(), ["tp/a", "-tp/b"]);
     assert_eq!(bench.problems(), [""; 0]);
+    let saved = |bench: &Bench| -> BTreeMap<String, bool> {
+        bench.last.saved.iter().map(|(key, saved)| (key.clone(), saved.is_some())).collect()
+    };
+    assert_eq!(
+        saved(&bench),
+        [("VirtualService tp/a".to_owned(), true), ("VirtualService tp/b".to_owned(), false)].into(),
+        "who got its place by another one's going is kept, too"
+    );
+    // And has a last good form at its next collision.
+    bench.read(&[("c", &web("c", "10.0.0.3", 1))]);
+    bench.read(&[("a", &web("a", "10.0.0.3", 2))]);
+    assert_eq!((bench.weight("a"), bench.weight("c")), (Some(2), Some(1)));
+}
+
+#[test]
+fn a_last_good_form_is_lost_to_nobody_and_not_forgotten_when_its_file_moves() {
+    let mut bench = Bench::new();
+    bench.read(&[
+        ("a", &web("a", "10.0.0.1", 1)),
+        ("b", &web("b", "10.0.0.1", 5)),
+        ("c", &web("c", "10.0.0.2", 1)),
+    ]);
+    assert_eq!(bench.read(&[("a", &web("a", "10.0.0.2", 7))]), [""; 0]);
+    assert_eq!((bench.weight("a"), bench.weight("b"), bench.weight("c")), (Some(1), None, Some(1)));
+    // Its file gets another name.
+    assert_eq!(bench.read(&[("a", "# moved\n"), ("z", &web("a", "10.0.0.2", 7))]), [""; 0]);
+    let told = bench.problems();
+    assert!(told.iter().any(|one| one.starts_with("m/z") && one.ends_with("stays in force)")), "{told:?}");
+    // When its place gets free it is tried again, and the one who waits gets the former place.
+    let vanish = Instant::now();
+    bench.engine.catalog.vanished(vanish, "c");
+    bench.engine.catalog.expire(vanish + SETTLE);
+    assert_eq!(bench.step(), ["tp/a", "tp/b", "-tp/c"]);
+    assert_eq!((bench.weight("a"), bench.weight("b")), (Some(7), Some(5)));
+}
+
+#[test]
+fn a_director_with_a_field_that_is_not_supported_is_in_force_with_the_others() {
+    let director = "apiVersion: bascule.dev/v1alpha1\nkind: Director\nmetadata: {name: dir1}\nspec:\n  \
+                    sysctls: Report\n  interfaceAliases: {outside: enp0s3}\n  failureDomain: rack1\n";
+    let mut bench = Bench::new();
+    let service = web("a", "10.0.0.1", 1).replace("{name: dir1}", "{name: dir1, interface: outside}");
+    bench.read(&[("dir1", director), ("a", &service)]);
+    let config = bench.engine.config().unwrap();
+    assert_eq!(config.director.sysctls, bascule_crds::director::Sysctls::Report);
+    let binding = &config.bindings[&BindingKey::new("tp", "a")];
+    assert_eq!(binding.interface.as_deref(), Some("enp0s3"));
+    let problems = bench.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("spec.failureDomain"), "{problems:?}");
+    assert!(problems[0].ends_with("(Director dir1; its other fields are in force)"), "{problems:?}");
 }
 
 #[test]
@@ -169,7 +220,7 @@ fn the_last_good_configuration_goes_on_and_keeps_its_places() {
     assert_eq!(saved.len(), 2);
 
     let mut next = Bench::new();
-    let odd = Saved { file: "x".into(), line: 1, json: "{}".into() };
+    let odd = Saved { file: "x".into(), line: 1, source: 0, json: "{}".into() };
     let with_odd = saved.into_iter().chain([("VirtualService tp/odd".to_owned(), odd)]).collect();
     let notes = next.engine.remember(with_odd);
     assert_eq!(notes.len(), 1, "{notes:?}");

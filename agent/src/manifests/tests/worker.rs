@@ -103,7 +103,7 @@ impl Live {
         self.updates.try_recv().is_err()
     }
 
-    fn view(&self) -> View {
+    fn view(&self) -> Arc<View> {
         self.runtime.block_on(self.manifests.view(PATIENCE)).expect("an answer")
     }
 }
@@ -215,6 +215,15 @@ fn without_manifests_and_without_memory_nothing_is_told() {
     fs::create_dir(live.directory.path().join("m")).unwrap();
     let update = live.update();
     assert!(matches!(update.change, ConfigChange::All(_)), "now it is known that there is nothing");
+}
+
+#[test]
+fn what_was_said_of_names_is_said_no_longer_than_it_is_true() {
+    let mut live = Live::with(&[]);
+    assert!(live.view().notes[0].contains("names the director dir1"), "{:?}", live.view().notes);
+    live.put("a.yaml", &web("a", "10.0.0.1", 1));
+    live.until(&[("tp/a", 1)]);
+    assert_eq!(live.view().notes, [""; 0]);
 }
 
 #[test]

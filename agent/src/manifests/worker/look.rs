@@ -1,9 +1,9 @@
 //! Looking: which files there are, which changed, and what they say.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{BATCH, PARALLEL, RESCAN, RESCAN_UNWATCHED, Worker};
+use super::{BATCH, FILLING, PARALLEL, RESCAN, RESCAN_UNWATCHED, Worker};
 use crate::manifests::catalog::{Examined, SETTLE};
 use crate::manifests::disk::{self, Content, FileName, Signature};
 use crate::manifests::examine::examine;
@@ -22,18 +22,32 @@ impl Worker {
         self.signatures.get(name).is_none_or(Option::is_none) || self.engine.catalog.is_frozen(name)
     }
 
-    /// Reads files and has the catalog know; publishes in between when they are many.
+    /// Reads files and has the catalog know; publishes, and answers who asks, in between when they are many. Ends early
+    /// when the worker is to stop.
     pub(super) fn read(&mut self, seen: Instant, names: &[FileName]) {
         for batch in names.chunks(BATCH) {
+            if self.inbox.is_stopped() {
+                return;
+            }
             self.read_batch(seen, batch);
-            if names.len() > BATCH && self.started {
-                self.publish(seen);
+            if names.len() > BATCH {
+                if self.started {
+                    self.publish(seen);
+                }
+                self.serve_requests();
             }
         }
     }
 
     fn read_batch(&mut self, seen: Instant, names: &[FileName]) {
-        let results = self.read_all(names);
+        // As a look does: a new name beyond the bound is not read, whoever told of it.
+        let mut room = disk::MAX_FILES.saturating_sub(self.signatures.len());
+        let names: Vec<_> = names
+            .iter()
+            .filter(|name| self.signatures.contains_key(*name) || take_one(&mut room))
+            .cloned()
+            .collect();
+        let results = self.read_all(&names);
         for (name, result) in names.iter().zip(results) {
             self.suspects.remove(name);
             match result {
@@ -143,23 +157,73 @@ impl Worker {
         Problem { file, reason: reason.into(), message, effect, ..Problem::default() }
     }
 
-    /// Looks at all files and reads those that changed: at once, or (for what no event told) when they are settled.
-    pub(super) fn look(&mut self, now: Instant, at_once: bool) {
-        let begin = Instant::now();
-        let listing = match disk::list(&self.options.directory) {
+    /// The path leads to another directory, or to none that was seen before, and nothing is in it: a mount that went or
+    /// did not come looks like this.
+    fn lose_as_empty(&mut self) {
+        self.rescan_at = Instant::now() + RESCAN;
+        if self.engine.catalog.lost().is_some_and(|lost| lost.reason == "Empty") {
+            return;
+        }
+        let problem = self.whole_directory(
+            "Empty",
+            "holds no manifests, while the last good configuration has objects, which stay in force; put a manifest \
+             there, or remove the last good configuration and start again, if nothing is wanted"
+                .to_owned(),
+        );
+        tracing::error!("{problem}");
+        self.signatures.clear();
+        self.suspects.clear();
+        self.engine.catalog.directory_lost(problem);
+    }
+
+    /// A name told of while the directory may still be filled: if it is new, more may come.
+    pub(super) fn still_filled(&mut self, now: Instant, name: &str) {
+        let Some(since) = self.filling else { return };
+        if !self.signatures.contains_key(name) && now < since + FILLING {
+            self.engine.catalog.hold_until(now + self.patience());
+        }
+    }
+
+    /// How long a directory has to be without a new name to count as filled.
+    fn patience(&self) -> Duration {
+        if self.watch.is_some() { SETTLE } else { SETTLE + RESCAN_UNWATCHED }
+    }
+
+    /// What is in the directory, unless that cannot be told or not be believed.
+    fn list(&mut self, now: Instant) -> Option<disk::Listing> {
+        let id = disk::directory_id(&self.options.directory);
+        let listing = id.and_then(|id| Ok((id, disk::list(&self.options.directory)?)));
+        let (id, listing) = match listing {
             Ok(listing) => listing,
             Err(error) => {
                 self.lose(&error);
-                return;
+                return None;
             }
         };
-        if self.engine.catalog.lost().is_some() {
-            let still_empty = listing.files.is_empty()
-                && self.engine.catalog.lost().is_some_and(|lost| lost.reason == "Empty");
-            if still_empty {
-                self.rescan_at = now + RESCAN;
-                return;
+        if disk::directory_id(&self.options.directory).ok() != Some(id) {
+            // Replaced while it was listed: which of the two was it?
+            self.listed = None;
+            self.check_at = now;
+            self.rescan_at = now + SETTLE;
+            return None;
+        }
+        if self.listed != Some(id) {
+            if listing.files.is_empty() && self.engine.catalog.active_count() > 0 {
+                self.lose_as_empty();
+                return None;
             }
+            self.listed = Some(id);
+            self.filling = Some(now);
+            self.engine.catalog.hold_until(now + self.patience());
+        }
+        Some(listing)
+    }
+
+    /// Looks at all files and reads those that changed: at once, or (for what no event told) when they are settled.
+    pub(super) fn look(&mut self, now: Instant, at_once: bool) {
+        let begin = Instant::now();
+        let Some(listing) = self.list(now) else { return };
+        if self.engine.catalog.lost().is_some() {
             tracing::info!("the manifests directory can be read again");
         }
         self.engine.catalog.listed(now, |name| listing.files.contains_key(name));
@@ -170,7 +234,14 @@ impl Worker {
             .into_iter()
             .filter(|(name, signature)| self.signatures.get(name) != Some(signature))
             .collect();
+        for name in changed.keys() {
+            self.still_filled(now, name);
+        }
         if at_once {
+            // What was good before is in force while thousands of files are read.
+            if !self.started && self.engine.catalog.active_count() > 0 {
+                self.publish(now);
+            }
             let names: Vec<_> = changed.into_keys().collect();
             self.read(now, &names);
         } else {
@@ -199,12 +270,11 @@ impl Worker {
                 disk::MAX_FILES
             ));
         }
-        for note in notes {
-            if !self.notes.contains(&note) && self.notes.len() < 100 {
-                tracing::error!("{note}");
-                self.notes.push(note);
-            }
+        notes.truncate(100);
+        for note in notes.iter().filter(|note| !self.name_notes.contains(note)) {
+            tracing::error!("{note}");
         }
+        self.name_notes = notes;
     }
 
     pub(super) fn read_suspects(&mut self, now: Instant) {
@@ -228,6 +298,29 @@ impl Worker {
             }
         }
         let settled: Vec<_> = settled.into_iter().collect();
+        if !settled.is_empty() && self.engine.catalog.lost().is_some() {
+            // A first manifest ends what an empty directory means.
+            self.look(now, true);
+        }
         self.read(now, &settled);
     }
+
+    /// Removes the objects of files that are gone, having made sure that they are.
+    pub(super) fn expire(&mut self, now: Instant) {
+        for name in self.engine.catalog.vanished_and_due(now) {
+            let there = std::fs::symlink_metadata(self.options.directory.join(&*name));
+            if there.is_ok_and(|metadata| !metadata.is_dir()) {
+                self.engine.catalog.reappeared(&name);
+                let signature = disk::signature(&self.options.directory, &name);
+                self.suspects.entry(name).or_insert((signature, now));
+            }
+        }
+        self.engine.catalog.expire(now);
+    }
+}
+
+fn take_one(room: &mut usize) -> bool {
+    let is_left = *room > 0;
+    *room = room.saturating_sub(1);
+    is_left
 }

@@ -1,13 +1,15 @@
 //! The thread that watches the directory: events in, configuration changes out, and nothing in between that waits.
 
 mod look;
+mod requests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use bascule_compile::BindingKey;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::oneshot;
 
+use self::requests::{Inbox, Request};
 use crate::manifests::catalog::SETTLE;
 use crate::manifests::disk::{self, DirectoryId, FileName, Signature};
 use crate::manifests::engine::{Engine, Step};
@@ -34,6 +37,10 @@ const RESCAN: Duration = Duration::from_secs(10);
 
 /// The same where the kernel tells nothing.
 const RESCAN_UNWATCHED: Duration = Duration::from_secs(2);
+
+/// How long a directory that came in the place of another one may take to be filled before files that are missing from it
+/// count as gone although new ones still come.
+const FILLING: Duration = Duration::from_mins(5);
 
 /// Files examined between two updates of the configuration when very many change at once.
 const BATCH: usize = 256;
@@ -57,19 +64,14 @@ pub struct Options {
     pub keeper: Option<Arc<Keeper>>,
 }
 
-enum Request {
-    Rescan,
-    View(oneshot::Sender<View>),
-    Stop,
-}
-
 /// The running worker.
 #[derive(Debug)]
 pub struct Manifests {
     requests: SyncSender<Request>,
     wake: UnixStream,
+    stop: Arc<AtomicBool>,
     summary: Arc<Mutex<Summary>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Manifests {
@@ -84,10 +86,13 @@ impl Manifests {
         woken.set_nonblocking(true)?;
         let summary = Arc::new(Mutex::new(Summary::default()));
         let theirs = summary.clone();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("manifests".into()).spawn(move || {
-            Worker::new(options, Box::new(updates), receiver, woken, theirs).run();
+            let inbox = Inbox { requests: receiver, woken, stop: stopped };
+            Worker::new(options, Box::new(updates), inbox, theirs).run();
         })?;
-        Ok(Self { requests, wake, summary, thread: Some(thread) })
+        Ok(Self { requests, wake, stop, summary, thread: Mutex::new(Some(thread)) })
     }
 
     /// Looks at every file again, soon.
@@ -96,7 +101,7 @@ impl Manifests {
     }
 
     /// Everything that the manifests say. None when the worker is busy for longer than `wait`, or ended.
-    pub async fn view(&self, wait: Duration) -> Option<View> {
+    pub async fn view(&self, wait: Duration) -> Option<Arc<View>> {
         let (answer, receiver) = oneshot::channel();
         self.request(Request::View(answer));
         tokio::time::timeout(wait, receiver).await.ok()?.ok()
@@ -109,7 +114,18 @@ impl Manifests {
 
     /// Whether the thread works.
     pub fn is_alive(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Ends the thread, also in the middle of reading thousands of files. No update comes after this.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = (&self.wake).write(&[1]);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
     }
 
     fn request(&self, request: Request) {
@@ -123,11 +139,7 @@ impl Manifests {
 
 impl Drop for Manifests {
     fn drop(&mut self) {
-        let _ = self.requests.send(Request::Stop);
-        let _ = (&self.wake).write(&[1]);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }
 
@@ -138,10 +150,15 @@ struct Worker {
     options: Options,
     engine: Engine,
     updates: Sink,
-    requests: Receiver<Request>,
-    woken: UnixStream,
+    inbox: Inbox,
+    /// Somebody wants all files looked at.
+    rescan_asked: bool,
     summary: Arc<Mutex<Summary>>,
     watch: Option<(Watch, DirectoryId)>,
+    /// The directory that was last looked at and believed; none when the path may lead to another one now.
+    listed: Option<DirectoryId>,
+    /// The directory is another one than before, and may still be filled: since when.
+    filling: Option<Instant>,
     signatures: BTreeMap<FileName, Option<Signature>>,
     /// Files that a look found changed without an event: read when they have not changed for [`SETTLE`].
     suspects: BTreeMap<FileName, (Option<Signature>, Instant)>,
@@ -154,17 +171,14 @@ struct Worker {
     serial: u64,
     /// The newest serial of the bindings that changed since the first update.
     told: HashMap<BindingKey, u64>,
+    /// What the last good configuration has that cannot be used.
     notes: Vec<String>,
+    /// What is wrong with names in the directory, as last looked at.
+    name_notes: Vec<String>,
 }
 
 impl Worker {
-    fn new(
-        mut options: Options,
-        updates: Sink,
-        requests: Receiver<Request>,
-        woken: UnixStream,
-        summary: Arc<Mutex<Summary>>,
-    ) -> Self {
+    fn new(mut options: Options, updates: Sink, inbox: Inbox, summary: Arc<Mutex<Summary>>) -> Self {
         let mut engine = Engine::new(&options.directory, &options.director, []);
         let remembered = std::mem::take(&mut options.remembered);
         let notes = engine.remember(remembered);
@@ -176,10 +190,12 @@ impl Worker {
             options,
             engine,
             updates,
-            requests,
-            woken,
+            inbox,
+            rescan_asked: false,
             summary,
             watch: None,
+            listed: None,
+            filling: None,
             signatures: BTreeMap::new(),
             suspects: BTreeMap::new(),
             check_at: now,
@@ -189,24 +205,27 @@ impl Worker {
             serial: 0,
             told: HashMap::new(),
             notes,
+            name_notes: Vec::new(),
         }
     }
 
     fn run(mut self) {
         self.start();
-        loop {
+        while !self.inbox.is_stopped() {
             self.wait();
-            match self.serve_requests() {
-                Ok(()) => {}
-                Err(Stopped) => return,
-            }
             // What the kernel told comes first, on its own: nothing below may delay it.
             let seen = Instant::now();
             self.serve_events(seen);
             if !self.engine.catalog.is_unchanged() {
                 self.publish(seen);
             }
+            self.serve_requests();
             let now = Instant::now();
+            if std::mem::take(&mut self.rescan_asked) {
+                tracing::info!("looking at all manifests again, as asked");
+                self.check_directory(now);
+                self.look(now, true);
+            }
             if now >= self.check_at {
                 self.check_at = now + CHECK;
                 self.check_directory(now);
@@ -215,7 +234,7 @@ impl Worker {
                 self.look(now, false);
             }
             self.read_suspects(now);
-            self.engine.catalog.expire(now);
+            self.expire(now);
             self.publish(now);
         }
     }
@@ -223,33 +242,11 @@ impl Worker {
     /// The first look: everything at once.
     fn start(&mut self) {
         let now = Instant::now();
-        let remembered = self.engine.catalog.files() > 0;
         self.check_at = now + CHECK;
         self.open_directory(now);
-        if remembered && self.engine.catalog.lost().is_none() && self.signatures.is_empty() {
-            // A mount that did not come looks like this.
-            let problem = self.whole_directory(
-                "Empty",
-                "holds no manifests, while the last good configuration has objects, which stay in force; put a manifest \
-                 there, or remove the last good configuration and start again, if nothing is wanted"
-                    .to_owned(),
-            );
-            tracing::error!("{problem}");
-            self.engine.catalog.directory_lost(problem);
-        }
         self.publish(now);
-        let named = self.engine.named();
-        if !named.contains(&self.options.director) && self.engine.catalog.lost().is_none() {
-            let known = named.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-            let known =
-                if known.is_empty() { "they name no director".into() } else { format!("they name {known}") };
-            let note = format!(
-                "no manifest in {} names the director {}: {known}; there is nothing to do until one does",
-                self.options.directory.display(),
-                self.options.director
-            );
+        if let Some(note) = self.note_of_names() {
             tracing::warn!("{note}");
-            self.notes.push(note);
         }
         // Reading thousands of files left holes behind.
         crate::memory::give_back();
@@ -262,6 +259,22 @@ impl Worker {
         );
     }
 
+    /// What is to be said when no manifest names this director.
+    fn note_of_names(&self) -> Option<String> {
+        let named = self.engine.named();
+        if named.contains(&self.options.director) || self.engine.catalog.lost().is_some() {
+            return None;
+        }
+        let known = named.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let known =
+            if known.is_empty() { "they name no director".into() } else { format!("they name {known}") };
+        Some(format!(
+            "no manifest in {} names the director {}: {known}; there is nothing to do until one does",
+            self.options.directory.display(),
+            self.options.director
+        ))
+    }
+
     fn wait(&mut self) {
         let deadlines = [Some(self.check_at), Some(self.rescan_at), self.engine.catalog.next_deadline()];
         let suspects = self.suspects.values().map(|(_, since)| *since + SETTLE);
@@ -269,7 +282,7 @@ impl Worker {
         let left = next.saturating_duration_since(Instant::now());
         // Rounded up: waking a little early would only mean waking twice.
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-        let mut fds = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(self.inbox.woken.as_fd(), PollFlags::POLLIN)];
         if let Some((watch, _)) = &self.watch {
             fds.push(PollFd::new(watch.as_fd(), PollFlags::POLLIN));
         }
@@ -277,24 +290,11 @@ impl Worker {
         let _ = poll(&mut fds, timeout);
     }
 
-    fn serve_requests(&mut self) -> Result<(), Stopped> {
-        let mut bytes = [0; 256];
-        while matches!((&self.woken).read(&mut bytes), Ok(length) if length == bytes.len()) {}
-        loop {
-            match self.requests.try_recv() {
-                Ok(Request::Rescan) => {
-                    tracing::info!("looking at all manifests again, as asked");
-                    let now = Instant::now();
-                    self.check_directory(now);
-                    self.look(now, true);
-                }
-                Ok(Request::View(answer)) => {
-                    let _ = answer.send(self.view());
-                }
-                Ok(Request::Stop) | Err(TryRecvError::Disconnected) => return Err(Stopped),
-                Err(TryRecvError::Empty) => return Ok(()),
-            }
-        }
+    /// Answers those who wait; what else they want is noted.
+    fn serve_requests(&mut self) {
+        let (waiting, rescan) = self.inbox.take();
+        self.rescan_asked |= rescan;
+        requests::answer(waiting, || self.view());
     }
 
     fn serve_events(&mut self, seen: Instant) {
@@ -319,6 +319,12 @@ impl Worker {
                 // About to be written, most likely, which ends with an event; if not (linked from an unnamed file), it is
                 // read when it has not changed for a while.
                 Event::Created(name) => {
+                    // Gone and there again: until it is read, what it said before counts.
+                    if names.get(&name) == Some(&false) {
+                        names.remove(&name);
+                    }
+                    self.engine.catalog.reappeared(&name);
+                    self.still_filled(seen, &name);
                     let signature = disk::signature(&self.options.directory, &name);
                     self.suspects.insert(name.into(), (signature, seen));
                 }
@@ -327,6 +333,7 @@ impl Worker {
                 Event::Rescan(why) => rescan = Some(why),
                 Event::DirectoryGone => {
                     self.watch = None;
+                    self.listed = None;
                     self.check_at = seen;
                 }
             }
@@ -338,6 +345,9 @@ impl Worker {
             self.engine.catalog.vanished(seen, &name);
         }
         let written: Vec<FileName> = written.into_iter().map(|(name, _)| name.into()).collect();
+        for name in &written {
+            self.still_filled(seen, name);
+        }
         if !written.is_empty() {
             // A first manifest ends what a directory found empty at the start means.
             if self.engine.catalog.lost().is_some() {
@@ -353,6 +363,10 @@ impl Worker {
 
     /// Hands what changed to the reconciler, then sees to the rest.
     fn publish(&mut self, seen: Instant) {
+        // Stopped in the middle of reading, what is not read yet would count as absent.
+        if self.inbox.is_stopped() {
+            return;
+        }
         let mut step = self.engine.step();
         if !self.started {
             // Nothing known at all is no reason to clear what the kernel holds.
@@ -384,7 +398,7 @@ impl Worker {
         if step.put + step.deleted > 0 {
             tracing::info!(changed = step.put, removed = step.deleted, "manifests changed");
         }
-        let locate = FromDisk { directory: &self.options.directory };
+        let locate = FromDisk::new(&self.options.directory);
         let aftermath = self.engine.follow_up(step, &locate);
         for problem in &aftermath.appeared {
             tracing::error!("{problem}");
@@ -414,10 +428,11 @@ impl Worker {
             object.told = told.copied().unwrap_or(1);
         }
         view.files = self.signatures.len();
-        view.notes = self.notes.iter().chain(&self.unwatched).cloned().collect();
+        let notes = self.notes.iter().chain(&self.name_notes).chain(&self.unwatched).cloned();
+        view.notes = notes.chain(self.started.then(|| self.note_of_names()).flatten()).collect();
         view
     }
 }
 
-/// The end is asked for.
-struct Stopped;
+#[cfg(test)]
+mod tests;

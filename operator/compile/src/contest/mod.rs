@@ -1,0 +1,206 @@
+//! Who gets what several want, each as a whole; everyone else is told by whom it is taken.
+//!
+//! An object that has something and now wants something else keeps what it has until it can have what it wants: nobody's
+//! mistake takes down what works, and nobody who waits gets it meanwhile. Who comes first where two want the same is a
+//! matter of [`Precedence`]. A change is settled among those that it can reach.
+
+mod age;
+mod holding;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::claims::{Claim, Claims};
+use crate::types::BindingKey;
+
+/// Who comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Precedence {
+    /// Who has something already, then by name. See [`holding`].
+    Holding,
+    /// The older one, then by name. See [`age`].
+    Age,
+}
+
+/// Which of its forms an object was granted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Neither.
+    #[default]
+    Nothing,
+    /// What it wants now.
+    Wanted,
+    /// What it had before, because what it wants is taken.
+    LastGood,
+}
+
+/// What an object wants.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    /// Not empty.
+    pub(crate) claims: Vec<Claim>,
+    /// When it was created, in nanoseconds since 1970; unknown comes last. Counts with [`Precedence::Age`] only.
+    pub(crate) created: Option<i128>,
+    /// What it has may stay when it cannot have what it wants.
+    pub(crate) keeps: bool,
+}
+
+/// An object that wants something.
+#[derive(Debug)]
+struct Contender {
+    wanted: Vec<Claim>,
+    /// Of [`Form::LastGood`]: what it has.
+    kept: Vec<Claim>,
+    form: Form,
+    age: i128,
+}
+
+impl Contender {
+    fn has(&self) -> &[Claim] {
+        match self.form {
+            Form::Nothing => &[],
+            Form::Wanted => &self.wanted,
+            Form::LastGood => &self.kept,
+        }
+    }
+}
+
+/// What a settlement has changed so far.
+#[derive(Debug, Default)]
+struct Stir {
+    /// Claims that somebody got or gave up.
+    claims: BTreeSet<Claim>,
+    /// Those whose form, or whose wish, may be another.
+    keys: BTreeSet<BindingKey>,
+}
+
+/// The contenders and what each of them was granted.
+#[derive(Debug)]
+pub(crate) struct Contest {
+    precedence: Precedence,
+    contenders: BTreeMap<BindingKey, Contender>,
+    /// What was granted.
+    taken: Claims,
+    /// What those want who did not get it.
+    waiting: Claims,
+    /// What was held before the first settlement.
+    remembered: BTreeMap<BindingKey, Vec<Claim>>,
+}
+
+impl Contest {
+    /// Nobody wants anything.
+    pub(crate) fn new(precedence: Precedence) -> Contest {
+        Contest {
+            precedence,
+            contenders: BTreeMap::new(),
+            taken: Claims::default(),
+            waiting: Claims::default(),
+            remembered: BTreeMap::new(),
+        }
+    }
+
+    /// Tells, before the first settlement, what an object has had until now. The first to be told of an object counts.
+    pub(crate) fn remember(&mut self, key: BindingKey, claims: Vec<Claim>) {
+        self.remembered.entry(key).or_insert(claims);
+    }
+
+    /// Takes changed wishes in (`None`: it wants nothing any more) and settles. Returns those whose form, or the reason
+    /// why they have no better one, may have changed, the changed objects themselves included.
+    pub(crate) fn settle(&mut self, changes: BTreeMap<BindingKey, Option<Wish>>) -> BTreeSet<BindingKey> {
+        let mut stir = Stir::default();
+        let mut wishes = Vec::with_capacity(changes.len());
+        for (key, wish) in changes {
+            let had = self.take_out(&key, &mut stir);
+            if let Some(wish) = wish {
+                wishes.push((key, wish, had));
+            }
+        }
+        self.remembered.clear();
+        match self.precedence {
+            Precedence::Holding => self.settle_by_holding(wishes, &mut stir),
+            Precedence::Age => self.settle_by_age(wishes, &mut stir),
+        }
+        let Stir { claims, keys: mut affected } = stir;
+        for claim in &claims {
+            affected.extend(self.waiting.excluded(claim).cloned());
+        }
+        affected
+    }
+
+    /// What the object was granted.
+    pub(crate) fn form(&self, key: &BindingKey) -> Form {
+        self.contenders.get(key).map(|contender| contender.form).unwrap_or_default()
+    }
+
+    /// For an object that was not granted what it wants: the first of its claims that another one has, and that one.
+    pub(crate) fn lost_to<'a>(&'a self, key: &'a BindingKey) -> Option<(&'a Claim, &'a BindingKey)> {
+        let contender = self.contenders.get(key).filter(|contender| contender.form != Form::Wanted)?;
+        contender.wanted.iter().find_map(|claim| {
+            let rivals = self.taken.rivals(claim, key);
+            let stands = |rival: &&BindingKey| match self.precedence {
+                Precedence::Holding => true,
+                Precedence::Age => self.place(rival) < self.place(key),
+            };
+            let winner = rivals.filter(stands).min_by_key(|rival| self.place(rival))?;
+            Some((claim, winner))
+        })
+    }
+
+    /// The place in the order of those who want the same.
+    fn place<'a>(&self, key: &'a BindingKey) -> (i128, &'a BindingKey) {
+        (self.contenders.get(key).map_or(i128::MAX, |contender| contender.age), key)
+    }
+
+    /// Returns what it had.
+    fn take_out(&mut self, key: &BindingKey, stir: &mut Stir) -> Vec<Claim> {
+        stir.keys.insert(key.clone());
+        let remembered = self.remembered.remove(key).unwrap_or_default();
+        let Some(old) = self.lift(key, stir) else { return remembered };
+        match old.form {
+            Form::Nothing => Vec::new(),
+            Form::Wanted => old.wanted,
+            Form::LastGood => old.kept,
+        }
+    }
+
+    /// Takes a contender out, with all that it has and waits for.
+    fn lift(&mut self, key: &BindingKey, stir: &mut Stir) -> Option<Contender> {
+        let old = self.contenders.remove(key)?;
+        for claim in old.has() {
+            self.taken.remove(claim, key);
+        }
+        stir.claims.extend(old.has().iter().cloned());
+        if old.form != Form::Wanted {
+            for claim in &old.wanted {
+                self.waiting.remove(claim, key);
+            }
+        }
+        Some(old)
+    }
+
+    fn put_in(&mut self, key: &BindingKey, contender: Contender, stir: &mut Stir) {
+        for claim in contender.has() {
+            self.taken.insert(claim, key);
+        }
+        stir.claims.extend(contender.has().iter().cloned());
+        stir.keys.insert(key.clone());
+        if contender.form != Form::Wanted {
+            for claim in &contender.wanted {
+                self.waiting.insert(claim, key);
+            }
+        }
+        self.contenders.insert(key.clone(), contender);
+    }
+
+    /// Grants another form than the one it has.
+    fn change(&mut self, key: &BindingKey, form: Form, stir: &mut Stir) {
+        let Some(mut contender) = self.lift(key, stir) else { return };
+        contender.form = form;
+        if form != Form::LastGood {
+            contender.kept = Vec::new();
+        }
+        self.put_in(key, contender, stir);
+    }
+}
+
+#[cfg(test)]
+mod tests;
