@@ -372,7 +372,7 @@ mod tests {
             assert_eq!((words("Programmed"), words("Ready")), (programmed.into(), ready.into()), "{what}");
             assert_eq!(object.ready, Some(ready.starts_with("True")), "{what}");
         }
-        let status = assemble(web(1), &report(plane(1)), &Counters::default(), SystemTime::now());
+        let status = assemble(&web(1), &report(plane(1)), &Counters::default(), SystemTime::now());
         let object = &status.objects[0];
         let ready = object.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
         assert_eq!((ready.status.as_str(), object.ready), ("Unknown", None), "nothing is known of it");
