@@ -8,7 +8,7 @@ use tokio::{
     io::BufReader,
     net::TcpStream,
     signal::unix::{SignalKind, signal},
-    sync::{Mutex, mpsc},
+    sync::{Mutex, mpsc, oneshot},
 };
 
 use super::{
@@ -52,6 +52,15 @@ pub enum Kind {
     Lost,
 }
 
+/// What the writer of the record is told.
+#[derive(Debug)]
+enum Entry {
+    /// To be written.
+    Event(Event),
+    /// To be answered once everything before it is written.
+    Mark(oneshot::Sender<()>),
+}
+
 #[derive(Debug)]
 enum Held {
     Http(HttpSender),
@@ -64,11 +73,15 @@ pub(super) async fn run(args: LoadArgs, target: Target, count: u32) -> anyhow::R
     anyhow::ensure!(target.protocol != Protocol::Udp, "--hold needs connections: http or tcp");
     let out =
         std::fs::File::create(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
-    let (events, mut received) = mpsc::channel::<Event>(1024);
+    let (events, mut received) = mpsc::channel::<Entry>(1024);
     let writer = tokio::spawn(async move {
         let mut out = std::io::BufWriter::new(out);
-        while let Some(event) = received.recv().await {
-            write_line(&mut out, &event)?;
+        while let Some(entry) = received.recv().await {
+            match entry {
+                Entry::Event(event) => write_line(&mut out, &event)?,
+                // Nobody waits any more when it ends.
+                Entry::Mark(written) => drop(written.send(())),
+            }
         }
         anyhow::Ok(())
     });
@@ -85,6 +98,10 @@ pub(super) async fn run(args: LoadArgs, target: Target, count: u32) -> anyhow::R
                 tasks.spawn(async move { keep(&shared.0, shared.1, &shared.2, connection, held).await });
             }
         }
+        // Whoever hears it reads the record at once: all of them have to stand in it.
+        let (mark, written) = oneshot::channel();
+        let _ = shared.2.send(Entry::Mark(mark)).await;
+        let _ = written.await;
         println!("ready");
         std::future::pending::<()>().await;
     };
@@ -117,7 +134,7 @@ async fn open(target: &Target, timeout: Duration) -> anyhow::Result<(Held, Answe
 async fn keep(
     target: &Target,
     timeout: Duration,
-    events: &mpsc::Sender<Event>,
+    events: &mpsc::Sender<Entry>,
     connection: u32,
     mut held: Held,
 ) {
@@ -138,7 +155,7 @@ async fn keep(
 }
 
 async fn report<T>(
-    events: &mpsc::Sender<Event>,
+    events: &mpsc::Sender<Entry>,
     connection: u32,
     good: Kind,
     outcome: anyhow::Result<(T, Answer)>,
@@ -149,7 +166,8 @@ async fn report<T>(
         Err(error) => (None, Kind::Lost, None, Some(format!("{error:#}"))),
     };
     // The writer ends only on an error, which `run` reports.
-    let _ = events.send(Event { connection, event, answerer, t: monotonic_ns(), error }).await;
+    let event = Event { connection, event, answerer, t: monotonic_ns(), error };
+    let _ = events.send(Entry::Event(event)).await;
     kept
 }
 
