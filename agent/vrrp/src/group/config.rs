@@ -350,15 +350,20 @@ impl GroupConfig {
     }
 
     /// The parameters of its virtual routers.
-    pub(super) fn parameters(&self, interval: Interval, family: Family, priority: u8) -> Parameters {
+    pub(super) fn parameters(&self, interval: Interval, id: &RouterId, priority: u8) -> Parameters {
+        let leading = self
+            .instances
+            .first()
+            .is_some_and(|first| first.name == id.instance && families(first).next() == Some(id.family));
         Parameters {
             version: self.version,
-            family,
+            family: id.family,
             priority,
             interval,
             down_intervals: self.down_intervals,
             preempt: self.preempt.enabled,
             lock_step: true,
+            leading,
             step_down_when_late: !self.alone,
             announce: self.announce,
         }

@@ -142,7 +142,7 @@ impl Group {
     fn apply_parameters(&mut self, now: BootTime) {
         let priority = self.priority();
         for slot in &mut self.slots {
-            let parameters = self.config.parameters(self.interval, slot.id.family, priority);
+            let parameters = self.config.parameters(self.interval, &slot.id, priority);
             slot.router.set_parameters(now, parameters);
         }
     }

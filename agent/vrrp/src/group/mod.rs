@@ -31,7 +31,7 @@ use crate::authentication::{Senders, Sequence};
 use crate::endpoint::Endpoint;
 use crate::packet::{Datagram, Family};
 use crate::resume::Record;
-use crate::router::{Reason, VirtualRouter};
+use crate::router::{Reason, StateName, VirtualRouter};
 use crate::time::{BootTime, Now, earliest};
 use crate::timers::Interval;
 use notices::Limiter;
@@ -256,7 +256,7 @@ pub struct Group {
     better_since: Option<BootTime>,
     /// Trackers that fail.
     failing: BTreeMap<Arc<str>, bool>,
-    renew_at: Option<BootTime>,
+    renewed_at: Option<BootTime>,
     /// The virtual router that ceased to be Active first, in the call under way, and why.
     lost: Option<(usize, Reason)>,
     limiter: Limiter,
@@ -280,7 +280,7 @@ impl Group {
             commanded: false,
             better_since: None,
             failing: BTreeMap::new(),
-            renew_at: None,
+            renewed_at: None,
             lost: None,
             limiter: Limiter::default(),
             out: Vec::new(),
@@ -320,7 +320,8 @@ impl Group {
     pub fn next_deadline(&self) -> Option<BootTime> {
         let routers = self.slots.iter().filter_map(|slot| slot.router.next_deadline()).min();
         let warnings = self.slots.iter().filter_map(|slot| self.warning_deadline(slot)).min();
-        earliest(earliest(routers, warnings), self.renew_at)
+        let renewal = self.renewed_at.zip(self.config.address_lifetime());
+        earliest(earliest(routers, warnings), renewal.map(|(last, lifetime)| last + lifetime / 3))
     }
 
     /// The configuration.
@@ -348,6 +349,12 @@ impl Group {
         self.slots.iter().map(|slot| (&slot.id, &*slot.interface, slot.endpoint.vrid))
     }
 
+    /// The state of each virtual router. After any call of [`Group::handle`] all are in the state that the group's says, but for
+    /// those whose interface is not known yet.
+    pub fn router_states(&self) -> impl Iterator<Item = (&RouterId, StateName)> {
+        self.slots.iter().map(|slot| (&slot.id, slot.router.state_name()))
+    }
+
     /// The priority that it advertises now.
     pub fn priority(&self) -> u8 {
         self.config.effective_priority(|name| self.failing.get(name).copied().unwrap_or(false))
@@ -359,7 +366,7 @@ impl Group {
             .endpoints(self.interval)
             .into_iter()
             .map(|(id, interface, endpoint)| Slot {
-                router: VirtualRouter::new(self.config.parameters(self.interval, id.family, priority)),
+                router: VirtualRouter::new(self.config.parameters(self.interval, &id, priority)),
                 id,
                 interface,
                 endpoint,

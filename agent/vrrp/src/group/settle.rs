@@ -177,21 +177,26 @@ impl Group {
         }
     }
 
-    /// Keeps the addresses alive in the kernel.
+    /// Keeps the addresses alive in the kernel: a third of the lifetime after the last time, and with an advertisement when the
+    /// next would be too late for addresses to outlive the wait of the peers. So they never go while this member may still be
+    /// active as far as the peers are concerned.
     pub(super) fn renew(&mut self, now: Now) {
         let lifetime = self.config.address_lifetime().filter(|_| self.state == GroupState::Active);
         let Some(lifetime) = lifetime else {
-            self.renew_at = None;
+            self.renewed_at = None;
             return;
         };
-        match self.renew_at {
+        let Some(last) = self.renewed_at else {
             // Just added, with a fresh lifetime.
-            None => self.renew_at = Some(now.boot + lifetime / 3),
-            Some(at) if now.boot >= at => {
-                self.renew_at = Some(now.boot + lifetime / 3);
-                self.out.push(Action::RenewAddresses { lifetime });
-            }
-            Some(_) => {}
+            self.renewed_at = Some(now.boot);
+            return;
+        };
+        let spoke = self.out.iter().any(|action| matches!(action, Action::Send { .. }));
+        let patience = self.slots.iter().map(|slot| slot.router.parameters().patience()).max();
+        let until_next = self.interval.duration() + patience.unwrap_or_default();
+        if now.boot >= last + lifetime / 3 || (spoke && last + lifetime < now.boot + until_next) {
+            self.renewed_at = Some(now.boot);
+            self.out.push(Action::RenewAddresses { lifetime });
         }
     }
 

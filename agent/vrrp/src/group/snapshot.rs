@@ -29,7 +29,7 @@ pub struct Snapshot {
     commanded: bool,
     better_since: Option<BootTime>,
     failing: BTreeMap<String, bool>,
-    renew_at: Option<BootTime>,
+    renewed_at: Option<BootTime>,
     routers: Vec<RouterSnapshot>,
 }
 
@@ -78,7 +78,7 @@ impl Group {
             commanded: self.commanded,
             better_since: self.better_since,
             failing: self.failing.iter().map(|(name, failing)| (name.to_string(), *failing)).collect(),
-            renew_at: self.renew_at,
+            renewed_at: self.renewed_at,
             routers: self
                 .slots
                 .iter()
@@ -124,7 +124,7 @@ impl Group {
             if !same {
                 return Err(RestoreError::Routers);
             }
-            let parameters = group.config.parameters(group.interval, slot.id.family, priority);
+            let parameters = group.config.parameters(group.interval, &slot.id, priority);
             slot.router = VirtualRouter::restore(parameters, left.source, left.state);
             (slot.link, slot.sequence, slot.senders) = (left.link, left.sequence, left.senders);
             (slot.warned, slot.one_sided) = (left.warned, left.one_sided);
@@ -134,7 +134,7 @@ impl Group {
         group.reason = snapshot.reason;
         (group.running, group.graced) = (snapshot.running, snapshot.graced);
         (group.hold, group.commanded) = (snapshot.hold, snapshot.commanded);
-        (group.better_since, group.renew_at) = (snapshot.better_since, snapshot.renew_at);
+        (group.better_since, group.renewed_at) = (snapshot.better_since, snapshot.renewed_at);
         Ok(group)
     }
 }

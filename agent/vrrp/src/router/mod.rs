@@ -53,6 +53,10 @@ pub struct Parameters {
     pub preempt: bool,
     /// Part of a group: when its Active_Down_Timer has run out it waits for [`Input::Activate`].
     pub lock_step: bool,
+    /// Whether a peer of the same priority with a higher address makes it give way at once. In a group this is so for one virtual
+    /// router only, the same on all members: by the addresses of another network another member may win, and all would give
+    /// way. The others give way when that has not helped for two intervals.
+    pub leading: bool,
     /// Whether it steps down when it was not running for longer than peers wait. Not where there are no peers.
     pub step_down_when_late: bool,
     /// Gratuitous ARP or unsolicited neighbour advertisements.
@@ -70,6 +74,7 @@ impl Parameters {
             down_intervals: 3,
             preempt: true,
             lock_step: false,
+            leading: true,
             step_down_when_late: true,
             announce: Announce::default(),
         }
@@ -168,6 +173,8 @@ pub struct Active {
     pub answer_from: BootTime,
     /// Holding or handing over.
     pub phase: Phase,
+    /// Since when, and until when, a peer of the same priority with a higher address was heard by a router that is not leading.
+    pub tie: Option<(BootTime, BootTime)>,
     /// Gratuitous ARP or neighbour advertisements to come.
     pub announcer: Announcer,
 }

@@ -192,7 +192,8 @@ impl VirtualRouter {
         if heard.priority == own {
             actions.push(Action::Notice(Notice::SamePriority { peer, priority: own }));
         }
-        if higher_address {
+        let give_way = self.parameters.leading || active.tie_lasts(now, interval, higher_address);
+        if higher_address && give_way {
             self.ties = self.ties.saturating_add(1);
             let reason = Reason::HigherAddress { peer, priority: own };
             self.step_down(now, reason, Some(heard), actions);
@@ -251,6 +252,7 @@ impl VirtualRouter {
             last_sent: now,
             answer_from: now,
             phase: Phase::Holding,
+            tie: None,
             announcer,
         };
         self.enter(State::Active(active), reason, actions);
@@ -279,7 +281,7 @@ impl VirtualRouter {
         }
         let interval = heard.map_or(self.parameters.interval, |heard| heard.interval);
         let mut down = self.parameters.active_down_interval(interval);
-        if self.parameters.lock_step && matches!(reason, Reason::HigherAddress { .. }) {
+        if !self.parameters.leading && matches!(reason, Reason::HigherAddress { .. }) {
             down += self.tie_break(interval.duration());
         }
         let mut backup = Backup::new(now, interval, now + down);
@@ -287,8 +289,9 @@ impl VirtualRouter {
         self.enter(State::Backup(backup), reason, actions);
     }
 
-    /// Two groups of one priority may each win on another network, by the higher address there, and both give way, again and
-    /// again at the same moment. A wait that differs between them, and from one time to the next, ends that.
+    /// Two groups of one priority that do not hear each other on the leading network may each win on another one, by the higher
+    /// address there, and both give way, again and again at the same moment. A wait that differs between them, and from one
+    /// time to the next, ends that.
     fn tie_break(&self, interval: Duration) -> Duration {
         let octets = match self.source {
             Some(IpAddr::V4(source)) => source.octets().to_vec(),
@@ -361,6 +364,19 @@ impl Active {
         let on_time = self.adver_at <= now && now.since(self.adver_at) < interval;
         self.adver_at = if on_time { self.adver_at + interval } else { now + interval };
         self.last_sent = now;
+    }
+
+    /// Notes a tie, and whether it has lasted for two intervals.
+    fn tie_lasts(&mut self, now: BootTime, interval: Duration, tie: bool) -> bool {
+        if !tie {
+            return false;
+        }
+        let since = match self.tie {
+            Some((since, last)) if now.since(last) <= interval * 2 => since,
+            _ => now,
+        };
+        self.tie = Some((since, now));
+        now.since(since) >= interval * 2
     }
 
     /// Whether to answer another router now: a quarter of an interval after the last answer.
