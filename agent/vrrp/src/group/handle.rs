@@ -61,6 +61,10 @@ impl Group {
                 self.drive(now, at, router::Input::Resume { source });
             }
             self.rose(now, Reason::Resumed.to_string());
+        } else if resume {
+            // The addresses were left for it to go on, and it cannot.
+            let routers = self.slots.iter().map(|slot| slot.id.clone());
+            self.out.extend(routers.map(|router| Action::DropAddresses { router }));
         }
     }
 

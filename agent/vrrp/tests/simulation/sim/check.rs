@@ -23,9 +23,10 @@ impl World {
     }
 
     /// The one that wins must speak within an interval, its word takes as long as words take, and the other one gives way. A
-    /// timer may be late, a clock slow.
+    /// timer may be late, a clock slow, a process busy.
     pub(crate) fn bound_of_two(&self) -> u64 {
-        (self.plan.interval() + self.weather.delay.1 + self.weather.lateness) * 102 / 100
+        let busy = self.cost() * self.nodes[0].routers.len() as u64;
+        (self.plan.interval() + self.weather.delay.1 + self.weather.lateness + busy) * 102 / 100
     }
 
     fn look_at(&mut self, a: usize, b: usize, tick: u64) -> Result<(), String> {

@@ -84,6 +84,9 @@ impl World {
         self.say(|| format!("another process takes over on node {at}"));
         let snapshot = serde_json::to_string(&old.snapshot()).map_err(|error| error.to_string())?;
         let snapshot = serde_json::from_str(&snapshot).map_err(|error| error.to_string())?;
+        if self.sabotage == Some(super::world::Sabotage::ForgetsOnUpgrade) {
+            return self.start(at);
+        }
         let group = Group::restore(old.config().clone(), snapshot).map_err(|error| error.to_string())?;
         if group.next_deadline() != old.next_deadline() || group.status().state != old.status().state {
             return Err(format!(

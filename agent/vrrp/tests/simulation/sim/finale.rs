@@ -29,6 +29,10 @@ impl World {
                 self.set_tracker(at, "fault", false)?;
             }
             if self.rng.chance(700) || at == 0 {
+                if self.nodes[at].releasing() {
+                    // It may be about to stop: it is killed first, and goes on.
+                    self.nodes[at].kill();
+                }
                 self.start(at)?;
             }
         }
@@ -36,7 +40,7 @@ impl World {
     }
 
     fn slack(&self) -> u64 {
-        self.weather.delay.1 + self.weather.lateness
+        self.weather.delay.1 + self.weather.lateness + self.cost() * self.nodes[0].routers.len() as u64
     }
 
     /// The longest Active_Down_Interval of a member, by the slowest clock.

@@ -5,6 +5,8 @@
 //! faults stop: within the derived bound there is one active member, the right one, and nothing changes any more. At last one thing is
 //! done on purpose, and its bound is looked at.
 
+#![allow(dead_code, reason = "a test and an example share it, and use different parts")]
+
 mod check;
 mod fault;
 mod finale;
@@ -16,7 +18,7 @@ mod world;
 use plan::Plan;
 use world::{Event, World};
 
-pub(crate) use world::Counts;
+pub(crate) use world::{Counts, Sabotage};
 
 /// What a seed led to.
 #[derive(Debug)]
@@ -37,7 +39,12 @@ pub(crate) struct Failure {
 
 /// Runs `seed`; with `trace` everything that happened is kept.
 pub(crate) fn run(seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
-    let mut world = World::new(Plan::draw(seed), trace);
+    run_with(seed, trace, None)
+}
+
+/// The same with something made wrong.
+pub(crate) fn run_with(seed: u64, trace: bool, sabotage: Option<Sabotage>) -> Result<Outcome, Box<Failure>> {
+    let mut world = World::new(Plan::draw(seed), trace, sabotage);
     let plan = format!("{:?}", world.plan);
     world.say(|| plan);
     play(&mut world).map_err(|what| {

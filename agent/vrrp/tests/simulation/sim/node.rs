@@ -36,11 +36,13 @@ pub(crate) struct Node {
     pub(crate) skew_ms: i64,
     /// Until then nothing runs, and whether its frames are cut meanwhile.
     pub(crate) frozen: Option<(u64, bool)>,
+    /// What it does from now on happens after this: it is still adding addresses.
+    pub(crate) busy_until: u64,
     pub(crate) inbox: VecDeque<Packet>,
     /// Tells a wake-up that still holds.
     pub(crate) generation: u64,
-    /// Addresses in the kernel, and when they expire.
-    kernel: BTreeMap<RouterId, Option<u64>>,
+    /// Addresses in the kernel: since when, and when they expire.
+    kernel: BTreeMap<RouterId, (u64, Option<u64>)>,
     record: Option<Record>,
     pub(crate) link_up: Vec<bool>,
     pub(crate) failing: BTreeMap<&'static str, bool>,
@@ -61,6 +63,7 @@ impl Node {
             drift_ppm: plan.drift_ppm[index],
             skew_ms: plan.skew_ms[index],
             frozen: None,
+            busy_until: 0,
             inbox: VecDeque::new(),
             generation: 0,
             kernel: BTreeMap::new(),
@@ -123,17 +126,24 @@ impl Node {
         self.routers.iter().find(|(id, _)| id == router).map(|(_, net)| *net).unwrap()
     }
 
+    /// Whether the kernel has the addresses, or was told to and is about to.
+    pub(crate) fn has(&self, at: u64, router: &RouterId) -> bool {
+        let lives = |(_, expiry): &(u64, Option<u64>)| expiry.is_none_or(|expiry| at < expiry);
+        self.up && self.kernel.get(router).is_some_and(lives)
+    }
+
     pub(crate) fn holds(&self, at: u64, router: &RouterId) -> bool {
-        self.up && self.kernel.get(router).is_some_and(|expiry| expiry.is_none_or(|expiry| at < expiry))
+        self.has(at, router) && self.kernel.get(router).is_some_and(|(since, _)| *since <= at)
     }
 
     pub(crate) fn hold(&mut self, at: u64, router: &RouterId, lifetime: Option<Duration>) {
         let expiry = lifetime.map(|lifetime| at + super::plan::nanos(lifetime));
-        self.kernel.insert(router.clone(), expiry);
+        let since = self.kernel.get(router).map_or(at, |(since, _)| *since);
+        self.kernel.insert(router.clone(), (since, expiry));
     }
 
     pub(crate) fn renew(&mut self, at: u64, lifetime: Duration) {
-        for expiry in self.kernel.values_mut() {
+        for (_, expiry) in self.kernel.values_mut() {
             *expiry = Some(at + super::plan::nanos(lifetime));
         }
     }
@@ -233,7 +243,7 @@ impl Node {
                     group.state()
                 ));
             }
-            let holds = self.holds(at, router);
+            let holds = self.has(at, router);
             if holds != active && !(holds && stopped_and_left) {
                 let verb = if holds { "has" } else { "does not have" };
                 return Err(format!("node {}: {router} is {state:?} and {verb} its addresses", self.index));

@@ -33,7 +33,27 @@ pub(crate) struct Counts {
     pub(crate) longest_two: u64,
 }
 
+/// What is made wrong on purpose, to see that the simulation notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    /// Addresses are never taken away.
+    KeepsAddresses,
+    /// Nobody steps down for having been late.
+    NeverLate,
+    /// Nobody hears priority 0.
+    LosesPriorityZero,
+    /// Nobody hears the first member.
+    MutesTheFirst,
+    /// An upgrade begins anew.
+    ForgetsOnUpgrade,
+    /// A successor speaks first and takes the addresses later.
+    SpeaksFirst,
+    /// Timers are never called.
+    Sleeps,
+}
+
 pub(crate) struct World {
+    pub(crate) sabotage: Option<Sabotage>,
     pub(crate) plan: Plan,
     pub(crate) rng: Rng,
     pub(crate) now: u64,
@@ -52,15 +72,21 @@ pub(crate) struct World {
     pub(crate) at_rest: bool,
     pub(crate) switchover: Option<Switchover>,
     pub(crate) last_sent: Vec<u64>,
+    /// How long the node that is being driven was busy with what it did before.
+    busy: u64,
     pub(crate) pairs: Pairs,
     pub(crate) counts: Counts,
     pub(crate) trace: Option<Vec<String>>,
 }
 
 impl World {
-    pub(crate) fn new(plan: Plan, trace: bool) -> Self {
+    pub(crate) fn new(mut plan: Plan, trace: bool, sabotage: Option<Sabotage>) -> Self {
+        for member in &mut plan.members {
+            member.alone = sabotage == Some(Sabotage::NeverLate);
+        }
         let (members, nets) = (plan.members.len(), plan.members[0].instances.len());
         World {
+            sabotage,
             rng: Rng::new(!plan.seed),
             now: 0,
             queue: BinaryHeap::new(),
@@ -75,6 +101,7 @@ impl World {
             at_rest: false,
             switchover: None,
             last_sent: vec![0; members],
+            busy: 0,
             pairs: Pairs::default(),
             counts: Counts::default(),
             trace: trace.then(Vec::new),
@@ -176,13 +203,21 @@ impl World {
         let before = group.state();
         let late = before == GroupState::Active && self.now - self.last_sent[at] > self.too_late(at);
         let group = self.nodes[at].process.as_mut().ok_or("no process")?;
-        let actions = group.handle(clock, input);
+        if self.sabotage == Some(Sabotage::Sleeps) && input == Input::Timer {
+            return self.wake_later(at);
+        }
+        let mut actions = group.handle(clock, input);
+        if self.sabotage == Some(Sabotage::SpeaksFirst) {
+            actions.sort_by_key(|action| !matches!(action, Action::Send { .. }));
+        }
         if late && actions.iter().any(|action| matches!(action, Action::Send { .. })) {
             return Err(format!("node {at} spoke though it was late beyond its peers' patience"));
         }
+        self.busy = self.nodes[at].busy_until.saturating_sub(self.now);
         for action in actions {
             self.carry_out(at, action)?;
         }
+        self.nodes[at].busy_until = self.now + self.busy;
         self.nodes[at].keep_record();
         self.nodes[at].check(self.now)?;
         self.wake_later(at)
@@ -216,6 +251,11 @@ impl World {
         Ok(())
     }
 
+    /// It takes time to add the addresses of a virtual router.
+    pub(crate) fn cost(&self) -> u64 {
+        self.plan.interval() / 50
+    }
+
     fn carry_out(&mut self, at: usize, action: Action) -> Result<(), String> {
         let now = self.now;
         match action {
@@ -223,8 +263,12 @@ impl World {
                 self.last_sent[at] = now;
                 self.send(at, &Packet { router, source, destination, bytes });
             }
-            Action::HoldAddresses { router, lifetime } => self.nodes[at].hold(now, &router, lifetime),
+            Action::HoldAddresses { router, lifetime } => {
+                self.busy += self.cost();
+                self.nodes[at].hold(now + self.busy, &router, lifetime);
+            }
             Action::RenewAddresses { lifetime } => self.nodes[at].renew(now, lifetime),
+            Action::DropAddresses { .. } if self.sabotage == Some(Sabotage::KeepsAddresses) => {}
             Action::DropAddresses { router } => self.nodes[at].drop_addresses(&router),
             Action::Changed(change) => {
                 self.counts.transitions += 1;
@@ -252,6 +296,11 @@ impl World {
 
     fn send(&mut self, from: usize, packet: &Packet) {
         let net = self.nodes[from].net(&packet.router);
+        match self.sabotage {
+            Some(Sabotage::LosesPriorityZero) if packet.bytes[2] == 0 => return,
+            Some(Sabotage::MutesTheFirst) if from == 0 => return,
+            _ => {}
+        }
         for to in 0..self.nodes.len() {
             if to == from || !self.nodes[from].link_up[net] {
                 continue;
@@ -265,7 +314,7 @@ impl World {
             let copies = 1 + u64::from(self.rng.chance(self.weather.repeat));
             for _ in 0..copies {
                 let delay = self.rng.range(low, high);
-                self.schedule(self.now + delay, Event::Deliver { to, packet: packet.clone() });
+                self.schedule(self.now + self.busy + delay, Event::Deliver { to, packet: packet.clone() });
             }
         }
     }
