@@ -89,7 +89,10 @@ impl VirtualRouter {
                     Phase::Releasing { until, .. } => until,
                 };
                 active.phase = Phase::Releasing { until, then };
-                active.advertise(now, PRIORITY_RELEASE, self.parameters.interval.duration(), todo);
+                let interval = self.parameters.interval.duration();
+                active.advertise(now, PRIORITY_RELEASE, interval, todo);
+                // Once more soon: the first may be lost, or overtake the last advertisement before it and be undone by that.
+                active.adver_at = now + interval / 10;
             }
             (State::Active(_), Input::GiveWay) => self.step_down(now, Reason::Group, None, todo),
             (State::Active(_), Input::Activate | Input::GroupReleased { .. } | Input::GroupHeard) => {}

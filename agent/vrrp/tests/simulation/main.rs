@@ -33,7 +33,7 @@ fn sabotage_is_noticed() {
         (Sabotage::MutesTheFirst, "are both active"),
         (Sabotage::ForgetsOnUpgrade, "though nothing happened"),
         (Sabotage::SpeaksFirst, "nobody holds the addresses"),
-        (Sabotage::Sleeps, "[] are active after the bound"),
+        (Sabotage::Sleeps, "nobody is active after the bound"),
     ] {
         let found: Vec<String> = (0..100)
             .filter_map(|seed| sim::run_with(seed, false, Some(sabotage)).err())

@@ -32,7 +32,7 @@ impl World {
     fn look_at(&mut self, a: usize, b: usize, tick: u64) -> Result<(), String> {
         let priorities = (self.nodes[a].priority(), self.nodes[b].priority());
         let both = self.nodes[a].contends() && self.nodes[b].contends();
-        if !both || !self.hears(a, b) {
+        if !both || !self.hears(a, b) || self.now < self.aftermath {
             self.pairs.0.remove(&(a, b));
             return Ok(());
         }

@@ -200,8 +200,7 @@ impl World {
     }
 
     fn change_weather(&mut self) {
-        self.weather = if self.rng.chance(500) { self.plan.storm } else { self.plan.calm };
-        let weather = self.weather;
-        self.say(|| format!("{weather:?}"));
+        let weather = if self.rng.chance(500) { self.plan.storm } else { self.plan.calm };
+        self.set_weather(weather);
     }
 }

@@ -66,6 +66,8 @@ pub(crate) struct World {
     pub(crate) cut: Vec<Vec<Vec<bool>>>,
     pub(crate) weather: Weather,
     pub(crate) storming: bool,
+    /// Until then timers may be late, and datagrams come, as in the weather before.
+    pub(crate) aftermath: u64,
     /// Nobody may lack the addresses from now on.
     pub(crate) covered: bool,
     /// No state may change from now on.
@@ -97,6 +99,7 @@ impl World {
             cut: vec![vec![vec![false; members]; members]; nets],
             weather: plan.storm,
             storming: true,
+            aftermath: 0,
             covered: false,
             at_rest: false,
             switchover: None,
@@ -249,6 +252,12 @@ impl World {
         let late = self.rng.range(0, lateness);
         self.schedule(due + late, Event::Wake { node: at, generation });
         Ok(())
+    }
+
+    pub(crate) fn set_weather(&mut self, weather: Weather) {
+        self.aftermath = self.now + self.weather.delay.1 + self.weather.lateness;
+        self.weather = weather;
+        self.say(|| format!("{weather:?}"));
     }
 
     /// It takes time to add the addresses of a virtual router.
