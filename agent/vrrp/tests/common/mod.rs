@@ -5,10 +5,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bascule_vrrp::group::{Change, Warning};
-use bascule_vrrp::packet::{Advertisement, Authentication, ChecksumForm, Datagram, Family, Path, Version, encode};
+use bascule_vrrp::packet::{
+    Advertisement, Authentication, ChecksumForm, Datagram, Family, Path, Version, encode,
+};
 use bascule_vrrp::timers::Interval;
 use bascule_vrrp::{
-    Action, BootTime, Group, GroupConfig, GroupState, Input, InstanceConfig, Link, Now, Peers, RouterId, UnixTime,
+    Action, BootTime, Group, GroupConfig, GroupState, Input, InstanceConfig, Link, Now, Peers, RouterId,
+    UnixTime,
 };
 
 pub(crate) const fn ms(millis: u64) -> Duration {
@@ -64,13 +67,17 @@ impl Bench {
     /// Started, and active after the silence.
     pub(crate) fn active(config: GroupConfig) -> Self {
         let mut bench = Bench::started(config);
-        bench.run_for(ms(60_000));
+        let interval = bench.group.config().interval;
+        bench.run_for(interval * 10 + ms(1000));
         assert_eq!(bench.group.state(), GroupState::Active);
         bench
     }
 
     pub(crate) fn clock(&self) -> Now {
-        Now { boot: BootTime::from_duration(self.now), unix: UnixTime(Duration::from_secs(1_700_000_000) + self.now) }
+        Now {
+            boot: BootTime::from_duration(self.now),
+            unix: UnixTime(Duration::from_secs(1_700_000_000) + self.now),
+        }
     }
 
     pub(crate) fn all_up(&mut self) {
