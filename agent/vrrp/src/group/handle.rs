@@ -76,7 +76,6 @@ impl Group {
             Link::Up { source } if started => {
                 self.drive(now, at, router::Input::Startup { source, grace: Duration::ZERO });
             }
-            Link::Up { .. } => self.join(now, &[at]),
             _ => {}
         }
     }
@@ -247,7 +246,7 @@ impl Group {
                 self.slots[at].link = link;
             }
         }
-        self.join(now, &fresh);
+        self.join(now);
         if self.state == GroupState::Active {
             let lifetime = self.config.address_lifetime();
             for slot in self.slots.iter().filter(|slot| slot.router.state_name() == StateName::Active) {
@@ -257,16 +256,23 @@ impl Group {
         }
     }
 
-    /// Virtual routers that are new in a running group join its state.
-    fn join(&mut self, now: Now, fresh: &[usize]) {
-        for &at in fresh {
-            let Link::Up { source } = self.slots[at].link else { continue };
-            let grace = Duration::ZERO;
+    /// Virtual routers that are new in a running group join its state, after a hand-over that is under way.
+    pub(super) fn join(&mut self, now: Now) {
+        if !self.running || self.is_releasing() {
+            return;
+        }
+        for at in 0..self.slots.len() {
+            let Slot { link: Link::Up { source }, router, .. } = &self.slots[at] else { continue };
+            let (source, outside) = (*source, router.state_name() == StateName::Initialize);
             match self.state {
-                GroupState::Active => self.drive(now, at, router::Input::Resume { source }),
-                GroupState::Backup => self.drive(now, at, router::Input::Startup { source, grace }),
-                GroupState::Initialize | GroupState::Fault => None,
-            };
+                GroupState::Active if outside => {
+                    self.drive(now, at, router::Input::Resume { source });
+                }
+                GroupState::Backup if outside => {
+                    self.drive(now, at, router::Input::Startup { source, grace: Duration::ZERO });
+                }
+                _ => {}
+            }
         }
     }
 

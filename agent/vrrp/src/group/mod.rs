@@ -350,7 +350,7 @@ impl Group {
     }
 
     /// The state of each virtual router. After any call of [`Group::handle`] all are in the state that the group's says, but for
-    /// those whose interface is not known yet.
+    /// new ones whose interface is not known yet, or that wait for the end of a hand-over.
     pub fn router_states(&self) -> impl Iterator<Item = (&RouterId, StateName)> {
         self.slots.iter().map(|slot| (&slot.id, slot.router.state_name()))
     }

@@ -20,6 +20,7 @@ impl Group {
         if let Some((at, reason)) = self.lost.take() {
             self.follow(now, at, reason);
         }
+        self.join(now);
         match (self.state, self.blocked()) {
             (GroupState::Initialize | GroupState::Fault, _) if !self.running => {}
             (GroupState::Initialize | GroupState::Fault, None) => self.start_all(now),
@@ -209,23 +210,22 @@ impl Group {
     }
 
     pub(super) fn warn_of_silence(&mut self, now: Now) {
-        let silent_for = self.config.warn_after;
-        for at in 0..self.slots.len() {
-            let slot = &mut self.slots[at];
+        for slot in &mut self.slots {
             let State::Backup(backup) = slot.router.state() else { continue };
-            let router = Some(slot.id.clone());
             let silent = now.boot.since(backup.heard_at);
-            if !slot.warned && silent_for.is_some_and(|after| silent >= after) {
+            let mut warn = |kind, text| {
+                let router = Some(slot.id.clone());
+                self.out.push(Action::Warning(Warning { router, kind, text, suppressed: 0 }));
+            };
+            if !slot.warned && self.config.warn_after.is_some_and(|after| silent >= after) {
                 let active =
                     backup.active.map_or_else(String::new, |active| format!(" from {}", active.source));
-                let text = format!("heard nothing{active} for {silent:.2?}");
-                self.out.push(Action::Warning(Warning { router, kind: "silent", text, suppressed: 0 }));
+                warn("silent", format!("heard nothing{active} for {silent:.2?}"));
                 slot.warned = true;
-            } else if slot.router.is_ready() && !slot.one_sided && now.boot >= one_sided_at(slot, backup) {
-                let text = format!(
-                    "heard nothing for {silent:.2?}, while other instances still hear the active member: not taking over"
-                );
-                self.out.push(Action::Warning(Warning { router, kind: "one-sided", text, suppressed: 0 }));
+            }
+            if slot.router.is_ready() && !slot.one_sided && now.boot >= one_sided_at(slot, backup) {
+                let others = "while other instances still hear the active member: not taking over";
+                warn("one-sided", format!("heard nothing for {silent:.2?}, {others}"));
                 slot.one_sided = true;
             }
         }

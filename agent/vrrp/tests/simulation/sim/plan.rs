@@ -54,7 +54,7 @@ impl Plan {
             Version::V3 => rng.pick(&[10, 50, 100, 100, 250, 1000]) * MILLI,
         };
         let instances: Vec<InstanceConfig> =
-            (0..1 + rng.index(3)).map(|at| instance(&mut rng, at, version)).collect();
+            (0..=rng.index(3)).map(|at| instance(&mut rng, at, version)).collect();
         let drift = rng.pick(&[0, 50, 500, 5000]);
         let authentication = draw_authentication(&mut rng, version);
         let base = draw_group(&mut rng, version, interval, instances, authentication);
