@@ -14,7 +14,7 @@ pub struct Record {
     pub boot_id: String,
     /// When its virtual routers last spoke as Active (the one that did so first); `None` while it was not Active.
     pub last_advertisement: Option<BootTime>,
-    /// Peers wait at least so long before one takes over: `downIntervals` (3) intervals.
+    /// Peers wait at least so long after that before one takes over: `downIntervals` (3) intervals and the least Skew_Time.
     pub patience: Duration,
     /// Whether a commanded switch-over holds against preemption. Unlike the rest it holds after a reboot as well.
     pub hold: bool,

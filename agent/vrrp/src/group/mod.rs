@@ -31,7 +31,7 @@ use crate::authentication::{Senders, Sequence};
 use crate::endpoint::Endpoint;
 use crate::packet::{Datagram, Family};
 use crate::resume::Record;
-use crate::router::{Reason, StateName, VirtualRouter};
+use crate::router::{Reason, State, StateName, VirtualRouter};
 use crate::time::{BootTime, Now, earliest};
 use crate::timers::Interval;
 use notices::Limiter;
@@ -305,8 +305,8 @@ impl Group {
     pub fn record(&self, boot_id: &str) -> Record {
         Record {
             boot_id: boot_id.to_owned(),
-            last_advertisement: self.last_sent(),
-            patience: self.interval.duration() * self.config.down_intervals,
+            last_advertisement: self.last_sent().map(|(last, _)| last),
+            patience: self.last_sent().map_or(Duration::ZERO, |(_, patience)| patience),
             hold: self.hold,
             sequences: self
                 .slots
@@ -380,15 +380,15 @@ impl Group {
             .collect()
     }
 
-    /// When it last spoke as Active; `None` while it is not.
-    fn last_sent(&self) -> Option<BootTime> {
+    /// When it last spoke as Active, and how long its peers wait after that; `None` while it is not.
+    fn last_sent(&self) -> Option<(BootTime, Duration)> {
         self.slots
             .iter()
             .filter_map(|slot| match slot.router.state() {
-                crate::router::State::Active(active) => Some(active.last_sent),
+                State::Active(active) => Some((active.last_sent, active.patience)),
                 _ => None,
             })
-            .min()
+            .min_by_key(|(last, patience)| *last + *patience)
     }
 
     /// Preempt_Mode at this moment.

@@ -169,6 +169,8 @@ pub struct Active {
     pub adver_at: BootTime,
     /// When it last spoke.
     pub last_sent: BootTime,
+    /// How long the peers wait after that, by what they were told then: see [`timers::patience`].
+    pub patience: Duration,
     /// Until then it answers no further advertisement: answers are no amplifier.
     pub answer_from: BootTime,
     /// Holding or handing over.
@@ -362,7 +364,7 @@ impl VirtualRouter {
         match &self.state {
             State::Active(active) if self.parameters.step_down_when_late => {
                 let silent = now.since(active.last_sent);
-                (silent >= self.parameters.patience()).then_some(silent)
+                (silent >= active.patience).then_some(silent)
             }
             _ => None,
         }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{
-    Action, Active, Afterwards, Announcer, Backup, Heard, Input, Notice, Peer, Phase, Reason, State,
-    StateName, VirtualRouter, Waiting,
+    Action, Active, Afterwards, Announcer, Backup, Heard, Input, Notice, Parameters, Peer, Phase, Reason,
+    State, StateName, VirtualRouter, Waiting,
 };
 use crate::packet::{PRIORITY_OWNER, PRIORITY_RELEASE};
 use crate::time::BootTime;
@@ -90,7 +90,7 @@ impl VirtualRouter {
                 };
                 active.phase = Phase::Releasing { until, then };
                 let interval = self.parameters.interval.duration();
-                active.advertise(now, PRIORITY_RELEASE, interval, todo);
+                active.advertise(now, PRIORITY_RELEASE, &self.parameters, todo);
                 // Once more soon: the first may be lost, or overtake the last advertisement before it and be undone by that.
                 active.adver_at = now + interval / 10;
             }
@@ -182,7 +182,7 @@ impl VirtualRouter {
         let peer = heard.source;
         if heard.priority == PRIORITY_RELEASE {
             if active.may_answer(now, interval) {
-                active.advertise(now, own, interval, actions);
+                active.advertise(now, own, &self.parameters, actions);
             }
             return;
         }
@@ -206,7 +206,7 @@ impl VirtualRouter {
             // To the router that speaks, and to the bridges that learned from it.
             actions.push(Action::Advertise { priority: own });
             actions.push(Action::Notice(Notice::AlsoActive { peer, priority: heard.priority }));
-            active.last_sent = now;
+            (active.last_sent, active.patience) = (now, self.parameters.patience());
         }
         let times = active.announcer.assert(now, &self.parameters.announce);
         announce(times, actions);
@@ -215,7 +215,7 @@ impl VirtualRouter {
     /// Adver_Timer, the end of a hand-over, and announcements.
     fn adver_timer(&mut self, now: BootTime, actions: &mut Vec<Action>) {
         let State::Active(active) = &mut self.state else { return };
-        let (own, interval) = (self.parameters.priority, self.parameters.interval.duration());
+        let own = self.parameters.priority;
         if let Phase::Releasing { until, then } = active.phase
             && now >= until
         {
@@ -223,7 +223,7 @@ impl VirtualRouter {
             match then {
                 Afterwards::Resume => {
                     active.phase = Phase::Holding;
-                    active.advertise(now, own, interval, actions);
+                    active.advertise(now, own, &self.parameters, actions);
                     actions.push(Action::Notice(Notice::Resumed { waited }));
                 }
                 Afterwards::Leave | Afterwards::LeaveAddresses => {
@@ -240,7 +240,7 @@ impl VirtualRouter {
                 Phase::Holding => own,
                 Phase::Releasing { .. } => PRIORITY_RELEASE,
             };
-            active.advertise(now, priority, interval, actions);
+            active.advertise(now, priority, &self.parameters, actions);
         }
         let times = active.announcer.poll(now, &self.parameters.announce);
         announce(times, actions);
@@ -253,6 +253,7 @@ impl VirtualRouter {
         let active = Active {
             adver_at: now + interval,
             last_sent: now,
+            patience: self.parameters.patience(),
             answer_from: now,
             phase: Phase::Holding,
             tie: None,
@@ -362,11 +363,12 @@ impl Backup {
 
 impl Active {
     /// Speaks, and sets the Adver_Timer an interval after when it was due, so that lateness does not add up.
-    fn advertise(&mut self, now: BootTime, priority: u8, interval: Duration, actions: &mut Vec<Action>) {
+    fn advertise(&mut self, now: BootTime, priority: u8, told: &Parameters, actions: &mut Vec<Action>) {
+        let interval = told.interval.duration();
         actions.push(Action::Advertise { priority });
         let on_time = self.adver_at <= now && now.since(self.adver_at) < interval;
         self.adver_at = if on_time { self.adver_at + interval } else { now + interval };
-        self.last_sent = now;
+        (self.last_sent, self.patience) = (now, told.patience());
     }
 
     /// Notes a tie, and whether it has lasted for two intervals.
