@@ -40,14 +40,7 @@ fn main() -> ExitCode {
     if let Some(seed) = arguments.replay {
         return replay(seed);
     }
-    match play(&arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("simulate: {error}");
-            ExitCode::from(2)
-        }
-    }
+    if play(&arguments) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn arguments() -> Result<Arguments, String> {
@@ -118,7 +111,7 @@ impl Totals {
 }
 
 /// Plays all seeds; whether none failed.
-fn play(arguments: &Arguments) -> std::io::Result<bool> {
+fn play(arguments: &Arguments) -> bool {
     let done = arguments.state.as_deref().map_or(0, |state| read_state(state, arguments.first));
     if done > 0 {
         println!("going on after {done} seeds");
@@ -153,7 +146,7 @@ fn play(arguments: &Arguments) -> std::io::Result<bool> {
     });
     let totals = totals.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     report(arguments, done, &totals, began.elapsed());
-    Ok(totals.failures.is_empty())
+    totals.failures.is_empty()
 }
 
 /// Writes down how far all seeds are done, and says so about a hundred times in all.
@@ -175,9 +168,9 @@ fn progress(
     }
     let every = (arguments.seeds / 100 / CHUNK).max(1) * CHUNK;
     if *all % every < CHUNK {
-        let rate = totals.seeds as f64 / elapsed.as_secs_f64();
+        let rate = u128::from(totals.seeds) * 1000 / elapsed.as_millis().max(1);
         println!(
-            "{all} of {} seeds, {} failed, {} transitions, {rate:.0} seeds/s",
+            "{all} of {} seeds, {} failed, {} transitions, {rate} seeds/s",
             arguments.seeds,
             totals.failures.len(),
             totals.counts.transitions
@@ -206,14 +199,11 @@ fn report(arguments: &Arguments, done: u64, totals: &Totals, elapsed: Duration) 
         counts.lost
     );
     println!(
-        "longest time that two who heard each other were active: {:.2} intervals",
-        counts.longest_two as f64 / 100.0
+        "longest time that two who heard each other were active: {} intervals",
+        hundredths(counts.longest_two)
     );
     for (finale, (count, gap)) in finales {
-        println!(
-            "{finale:>12}: {count:>8} times, a successor after {:.2} intervals at most",
-            *gap as f64 / 100.0
-        );
+        println!("{finale:>12}: {count:>8} times, a successor after {} intervals at most", hundredths(*gap));
     }
     println!(
         "{} of {} seeds passed, {} failed",
@@ -225,4 +215,8 @@ fn report(arguments: &Arguments, done: u64, totals: &Totals, elapsed: Duration) 
         // All done: the next call begins anew.
         let _ = fs::remove_file(state);
     }
+}
+
+fn hundredths(count: u64) -> String {
+    format!("{}.{:02}", count / 100, count % 100)
 }
