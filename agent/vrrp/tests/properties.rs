@@ -144,7 +144,7 @@ fn config(priority: u8, preferred: bool, preempt: bool, instances: usize) -> Gro
         instance("third", 32, &["2001:db8::32"]),
     ];
     GroupConfig {
-        interval: ms(if priority % 2 == 0 { 100 } else { 250 }),
+        interval: ms(if priority.is_multiple_of(2) { 100 } else { 250 }),
         preferred,
         preempt: Preempt { enabled: preempt, delay: ms(if priority > 200 { 700 } else { 0 }) },
         warn_after: Some(ms(150)),

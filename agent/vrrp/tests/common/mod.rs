@@ -103,7 +103,7 @@ impl Bench {
                 break;
             }
             self.now = next.max(self.now);
-            let at = self.now - begin;
+            let at = self.now.saturating_sub(begin);
             actions.extend(self.feed(Input::Timer).into_iter().map(|action| (at, action)));
         }
         self.now = end;
