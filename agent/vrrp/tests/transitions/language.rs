@@ -44,7 +44,7 @@ impl Words {
 fn at(millis: f64) -> BootTime {
     let span = Duration::from_secs_f64(millis.abs() / 1000.0);
     if millis < 0.0 {
-        BootTime::from_duration(Duration::from_nanos(NOW.as_nanos()) - span)
+        BootTime::from_duration(Duration::from_nanos(NOW.as_nanos()).saturating_sub(span))
     } else {
         NOW + span
     }
