@@ -26,7 +26,7 @@ fn advertisement() -> Advertisement {
 const PEER: &str = "192.16.193.9";
 
 /// A datagram as the kernel hands it over.
-fn multicast<'a>(source: IpAddr, payload: &'a [u8]) -> Datagram<'a> {
+fn multicast(source: IpAddr, payload: &[u8]) -> Datagram<'_> {
     Datagram { source, destination: ip("224.0.0.18"), ttl: 255, payload }
 }
 
