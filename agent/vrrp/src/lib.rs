@@ -74,6 +74,7 @@
 //! # Where it differs from the RFCs
 //!
 //! * Priority 0 shortens a Backup's wait to Skew_Time but never prolongs it (section 6.4.2 sets the timer): a hand-over repeats it.
+//! * Priority 0 is said once more after a tenth of an interval, in a hand-over then every interval.
 //! * An Active router answers another one at once (section 6.4.3), but at most four times an interval.
 //! * An Active router that was not running for longer than its peers wait gives way before it speaks.
 //! * A Backup whose timer comes more than an interval late waits for one more interval and Skew_Time, once.

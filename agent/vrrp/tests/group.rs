@@ -78,6 +78,10 @@ fn a_fault_of_one_is_a_fault_of_all_and_is_said_where_that_is_possible() {
     let actions = bench.link("outside", false);
     assert_eq!(words(&actions), ["outside drops", "inside says 0", "inside drops", "Active to Fault"]);
     assert_eq!(bench.reason(), "interface eth-outside is down");
+    // Once more after a tenth of an interval, where there is a link.
+    let farewell: Vec<_> =
+        bench.run_for(ms(60_000)).into_iter().map(|(at, action)| (at, words(&[action]))).collect();
+    assert_eq!(farewell, [(ms(10), vec!["inside says 0".to_owned()])]);
     assert_eq!(bench.group.next_deadline(), None);
     let actions = bench.link("outside", true);
     assert_eq!(words(&actions), ["Fault to Backup"]);

@@ -18,6 +18,7 @@ impl Group {
                 for at in 0..self.slots.len() {
                     self.drive(now, at, router::Input::Timer);
                 }
+                self.say_farewell(now);
             }
             Input::Link { router, link } => self.link_changed(now, &router, link),
             Input::Datagram { router, datagram } => self.received(now, router, &datagram),
@@ -182,6 +183,16 @@ impl Group {
         self.running = false;
         self.shut_down(now, GroupState::Initialize, Reason::Shutdown.to_string());
         self.out.push(Action::Stopped { addresses_left: false });
+    }
+
+    /// After a fault priority 0 is said once more: the first may be lost, or overtake the last advertisement before it and be undone
+    /// by that.
+    fn say_farewell(&mut self, now: Now) {
+        if self.farewell_at.take_if(|at| now.boot >= *at).is_some() {
+            for at in 0..self.slots.len() {
+                self.advertise(now, at, PRIORITY_RELEASE);
+            }
+        }
     }
 
     fn release(&mut self, now: Now, then: Afterwards) {

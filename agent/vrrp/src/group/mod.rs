@@ -257,6 +257,8 @@ pub struct Group {
     /// Trackers that fail.
     failing: BTreeMap<Arc<str>, bool>,
     renewed_at: Option<BootTime>,
+    /// When priority 0 is said once more after a fault.
+    farewell_at: Option<BootTime>,
     /// The virtual router that ceased to be Active first, in the call under way, and why.
     lost: Option<(usize, Reason)>,
     limiter: Limiter,
@@ -281,6 +283,7 @@ impl Group {
             better_since: None,
             failing: BTreeMap::new(),
             renewed_at: None,
+            farewell_at: None,
             lost: None,
             limiter: Limiter::default(),
             out: Vec::new(),
@@ -321,7 +324,8 @@ impl Group {
         let routers = self.slots.iter().filter_map(|slot| slot.router.next_deadline()).min();
         let warnings = self.slots.iter().filter_map(|slot| self.warning_deadline(slot)).min();
         let renewal = self.renewed_at.zip(self.config.address_lifetime());
-        earliest(earliest(routers, warnings), renewal.map(|(last, lifetime)| last + lifetime / 3))
+        let others = earliest(self.farewell_at, warnings);
+        earliest(earliest(routers, others), renewal.map(|(last, lifetime)| last + lifetime / 3))
     }
 
     /// The configuration.

@@ -161,18 +161,21 @@ impl Group {
 
     /// All to Initialize at once; those that were Active say priority 0 where they can.
     pub(super) fn shut_down(&mut self, now: Now, to: GroupState, reason: String) {
+        let again = self.state == GroupState::Active && to == GroupState::Fault;
         for at in 0..self.slots.len() {
             self.drive(now, at, router::Input::Shutdown);
         }
         self.lost = None;
         self.interrupt(&reason);
         self.change(now, to, reason);
+        self.farewell_at = again.then(|| now.boot + self.interval.duration() / 10);
     }
 
     fn change(&mut self, now: Now, to: GroupState, reason: String) {
         let from = std::mem::replace(&mut self.state, to);
         self.reason.clone_from(&reason);
         if from != to {
+            self.farewell_at = None;
             self.since = now.boot;
             self.out.push(Action::Changed(Change { from, to, reason }));
         }

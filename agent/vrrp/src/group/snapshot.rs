@@ -30,6 +30,7 @@ pub struct Snapshot {
     better_since: Option<BootTime>,
     failing: BTreeMap<String, bool>,
     renewed_at: Option<BootTime>,
+    farewell_at: Option<BootTime>,
     routers: Vec<RouterSnapshot>,
 }
 
@@ -79,6 +80,7 @@ impl Group {
             better_since: self.better_since,
             failing: self.failing.iter().map(|(name, failing)| (name.to_string(), *failing)).collect(),
             renewed_at: self.renewed_at,
+            farewell_at: self.farewell_at,
             routers: self
                 .slots
                 .iter()
@@ -135,6 +137,7 @@ impl Group {
         (group.running, group.graced) = (snapshot.running, snapshot.graced);
         (group.hold, group.commanded) = (snapshot.hold, snapshot.commanded);
         (group.better_since, group.renewed_at) = (snapshot.better_since, snapshot.renewed_at);
+        group.farewell_at = snapshot.farewell_at;
         Ok(group)
     }
 }

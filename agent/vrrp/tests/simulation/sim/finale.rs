@@ -128,7 +128,8 @@ impl World {
     pub(crate) fn finale(&mut self) -> Result<(&'static str, u64), String> {
         let active = self.active()[0];
         let successors = self.healthy().into_iter().filter(|at| *at != active).count();
-        let kind = self.rng.index(6);
+        let several = self.cut.len() > 1;
+        let kind = self.rng.index(7);
         let (name, gap) = match kind {
             0 if successors > 0 && !self.nodes[active].config.preferred => {
                 ("switch-over", self.switch_over(active)?)
@@ -138,6 +139,7 @@ impl World {
             3 if successors > 0 => ("freeze", self.freeze_of(active)?),
             4 => ("kill", self.kill_of(active)?),
             5 => ("upgrade", self.upgrade(active)?),
+            6 if successors > 0 && several => ("link lost", self.lose_link(active)?),
             _ => return Ok(("none", 0)),
         };
         Ok((name, gap))
@@ -177,6 +179,16 @@ impl World {
         }
         self.stay()?;
         Ok(took)
+    }
+
+    /// One of several networks is lost: priority 0 on the others costs Skew_Time only.
+    fn lose_link(&mut self, active: usize) -> Result<u64, String> {
+        let net = self.rng.index(self.cut.len());
+        self.set_link(active, net, false)?;
+        if self.nodes[active].state() != Some(GroupState::Fault) {
+            return Err(format!("{active} lost a network and is {:?}", self.nodes[active].state()));
+        }
+        self.wait_for_successor(active, self.longest_skew() + self.slack())
     }
 
     /// Within Active_Down_Interval somebody else is active.
