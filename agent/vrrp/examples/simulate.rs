@@ -203,7 +203,7 @@ fn report(arguments: &Arguments, done: u64, totals: &Totals, elapsed: Duration) 
         hundredths(counts.longest_two)
     );
     for (finale, (count, gap)) in finales {
-        println!("{finale:>12}: {count:>8} times, a successor after {} intervals at most", hundredths(*gap));
+        println!("{finale:>13}: {count:>8} times, a successor after {} intervals at most", hundredths(*gap));
     }
     println!(
         "{} of {} seeds passed, {} failed",

@@ -129,7 +129,7 @@ impl World {
         let active = self.active()[0];
         let successors = self.healthy().into_iter().filter(|at| *at != active).count();
         let several = self.cut.len() > 1;
-        let kind = self.rng.index(7);
+        let kind = self.rng.index(8);
         let (name, gap) = match kind {
             0 if successors > 0 && !self.nodes[active].config.preferred => {
                 ("switch-over", self.switch_over(active)?)
@@ -139,6 +139,7 @@ impl World {
             3 if successors > 0 => ("freeze", self.freeze_of(active)?),
             4 => ("kill", self.kill_of(active)?),
             5 => ("upgrade", self.upgrade(active)?),
+            7 if successors > 0 => ("sleepy backup", self.sleepy_backup(active)?),
             6 if successors > 0 && several => ("link lost", self.lose_link(active)?),
             _ => return Ok(("none", 0)),
         };
@@ -223,6 +224,17 @@ impl World {
         if self.nodes[active].state() != Some(GroupState::Active) {
             return Err(format!("{active} did not go on as active"));
         }
+        self.stay()?;
+        Ok(0)
+    }
+
+    /// A backup sleeps beyond every wait and hears nothing meanwhile: when it wakes it does not take its own deafness for silence.
+    fn sleepy_backup(&mut self, active: usize) -> Result<u64, String> {
+        let sleeper = self.healthy().into_iter().find(|at| *at != active).ok_or("no backup")?;
+        self.at_rest = true;
+        let length = 2 * self.longest_wait();
+        self.freeze(sleeper, length, true);
+        self.run(self.now + length)?;
         self.stay()?;
         Ok(0)
     }
