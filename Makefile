@@ -13,6 +13,7 @@ RELEASE_FLAGS := --remap-path-prefix=$(CURDIR)=/bascule \
   --remap-path-prefix=$(shell rustc --print sysroot 2>/dev/null)=/rust
 OUT ?= lab-results
 SCENARIO ?= tp-ipvs
+SEEDS ?= 100000
 
 .PHONY: help
 help: ## Show this list.
@@ -39,6 +40,11 @@ bench: ## Measure beside ipvsadm and keepalived; writes $(OUT)/bench.
 	  PATH="$$venv/bin:$$PATH" $(TARGET)/release/bascule-lab bench $$name --out $(OUT)/bench || exit; \
 	done
 
+.PHONY: simulate
+simulate: ## Play SEEDS (100000) seeds of the VRRP simulation; goes on where it was interrupted.
+	@mkdir -p target && cargo run --release --locked -q -p bascule-vrrp --example simulate -- \
+	  --seeds $(SEEDS) --state target/simulate.state
+
 .PHONY: generate
 generate: ## Write the CRDs, the JSON Schemas and their references anew from the types.
 	cargo run -q -p bascule-crds --example generate
@@ -51,4 +57,4 @@ deny: ## Check licences, sources, duplicates and, where their database is at han
 
 .PHONY: fuzz-smoke
 fuzz-smoke: ## Feed the decoders random bytes (the stable part of fuzzing; see the fuzz folders for cargo-fuzz).
-	cargo test --locked -p bascule-ipvs -p bascule-crds -p bascule-lab random
+	cargo test --locked -p bascule-ipvs -p bascule-vrrp -p bascule-crds -p bascule-lab random
