@@ -8,6 +8,7 @@ pub mod http;
 pub mod manifests;
 mod memory;
 pub mod plane;
+mod priority;
 pub mod reconcile;
 pub mod state;
 pub mod status;

@@ -11,7 +11,6 @@ mod handle;
 pub(crate) mod inbox;
 pub(crate) mod ledger;
 mod once;
-mod priority;
 pub(crate) mod report;
 pub(crate) mod runner;
 #[cfg(test)]

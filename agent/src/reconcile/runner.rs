@@ -13,7 +13,6 @@ use tracing::{debug, error};
 use super::{
     Lag, PlaneName, PlaneReport, Report,
     inbox::{Inbox, Merged},
-    priority,
 };
 use crate::plane::{ipvs::Sampled, netlink::wait};
 
@@ -164,7 +163,7 @@ impl Shared {
 /// Runs a plane until its inbox says stop.
 pub(crate) fn run<P: Plane>(mut plane: P, shared: &Shared) {
     if P::URGENT {
-        priority::raise();
+        crate::priority::raise();
     }
     let inbox = Arc::clone(shared.inbox(P::NAME));
     let mut serial = 0;

@@ -211,6 +211,8 @@ impl Worker {
 
     fn run(mut self) {
         self.start();
+        // From now on it is changes that it reads, a few at a time, and clients wait for them.
+        crate::priority::raise();
         while !self.inbox.is_stopped() {
             self.wait();
             // What the kernel told comes first, on its own: nothing below may delay it.

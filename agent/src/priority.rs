@@ -8,7 +8,7 @@ use tracing::debug;
 const URGENT: i32 = -10;
 
 /// Lets the calling thread go before the ordinary ones. Needs CAP_SYS_NICE or RLIMIT_NICE; without, it runs as the others do.
-pub(super) fn raise() {
+pub(crate) fn raise() {
     // On Linux 0 means the calling thread, and only that.
     // SAFETY: takes and gives integers.
     let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, URGENT) };
