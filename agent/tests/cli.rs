@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const AGENT: &str = env!("CARGO_BIN_EXE_bascule-agent");
 
 /// How long anything may take that has to happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn agent(arguments: &[&str]) -> Command {
     let mut command = Command::new(AGENT);
@@ -298,10 +298,18 @@ impl Running {
         }
     }
 
+    /// What it says of itself; asked again while it says that it is busy, which a slow machine makes it.
     fn status(&self) -> serde_json::Value {
-        let output = call(self.directory.path(), &["status", "--run-dir", "run", "-o", "json"]);
-        assert_eq!(code(&output), 0, "{}", text(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            let output = call(self.directory.path(), &["status", "--run-dir", "run", "-o", "json"]);
+            let said = text(&output.stderr);
+            if code(&output) != 0 && said.contains("try again") && Instant::now() < limit {
+                continue;
+            }
+            assert_eq!(code(&output), 0, "{said}");
+            return serde_json::from_slice(&output.stdout).unwrap();
+        }
     }
 
     /// Waits until the status is as wanted.

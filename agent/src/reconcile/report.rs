@@ -101,6 +101,18 @@ pub struct Failure {
     pub bindings: BTreeSet<BindingKey>,
 }
 
+impl Failure {
+    /// A binding that cannot be carried out as it is.
+    pub(crate) fn invalid(key: &BindingKey, message: &str) -> Self {
+        Self {
+            object: format!("VirtualService {key}"),
+            reason: FailureReason::Invalid,
+            message: message.to_owned(),
+            bindings: BTreeSet::from([key.clone()]),
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.object, self.message)

@@ -16,10 +16,7 @@ use bascule_ipvs::{
 
 use super::plan::Wanted;
 
-/// Kernel services of one binding, at most.
-pub const MAX_SERVICES: usize = 65_536;
-/// Pairs of a service and a real server of one binding, at most.
-pub const MAX_PAIRS: usize = 1 << 20;
+pub use bascule_compile::{MAX_PAIRS, MAX_SERVICES};
 
 /// The services that a binding wants, in order of their ids, or why it cannot be carried out.
 pub fn expand(spec: &VirtualServiceBindingSpec) -> Result<Vec<Wanted>, String> {

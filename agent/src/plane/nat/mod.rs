@@ -30,8 +30,7 @@ pub(crate) use worker::NatPlane;
 
 use table::{KeyWriter, describe};
 
-/// Elements of one binding, at most.
-pub const MAX_ELEMENTS: usize = 1 << 20;
+pub use bascule_compile::MAX_ELEMENTS;
 
 /// The networks, first and last address, through which hosts are reached directly; of the interfaces' prefixes and the routes.
 pub type Connected = BTreeMap<IpAddr, BTreeSet<(IpAddr, IpAddr)>>;

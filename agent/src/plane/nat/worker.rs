@@ -185,15 +185,8 @@ impl<I: Io, C: FnMut() -> io::Result<I>> NatPlane<I, C> {
             );
         }
         for (key, message) in self.desired.invalid() {
-            let object = format!("VirtualService {key}");
-            let bindings = BTreeSet::from([key.clone()]);
-            let failure = Failure {
-                object: object.clone(),
-                reason: FailureReason::Invalid,
-                message: message.clone(),
-                bindings,
-            };
-            failures.insert(object, failure);
+            let failure = Failure::invalid(key, message);
+            failures.insert(failure.object.clone(), failure);
         }
         for (element, owner, bindings) in self.desired.contested() {
             let object = format!("mark of {element}");

@@ -26,15 +26,8 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             failures.insert(failure.object.clone(), failure);
         }
         for (key, message) in self.desired.invalid() {
-            let object = format!("VirtualService {key}");
-            let bindings = BTreeSet::from([key.clone()]);
-            let failure = Failure {
-                object: object.clone(),
-                reason: FailureReason::Invalid,
-                message: message.clone(),
-                bindings,
-            };
-            failures.insert(object, failure);
+            let failure = Failure::invalid(key, message);
+            failures.insert(failure.object.clone(), failure);
         }
         for (id, losers) in self.desired.contested() {
             let owner =
