@@ -35,15 +35,15 @@ test: ## Run every test; prints how long each stage took.
 
 .PHONY: bench
 bench: ## Measure beside ipvsadm and keepalived; writes $(OUT)/bench.
-	@venv=$$(scripts/setup lab) && $(MAKE) --no-print-directory build && cargo build --release --locked -p bascule-ipvs --example ipvs && \
+	@venv=$$(scripts/setup lab) && $(MAKE) --no-print-directory build && \
 	for name in ipvs-program ipvs-change drift; do \
 	  PATH="$$venv/bin:$$PATH" $(TARGET)/release/bascule-lab bench $$name --out $(OUT)/bench || exit; \
 	done
 
 .PHONY: simulate
 simulate: ## Play SEEDS (100000) seeds of the VRRP simulation; goes on where it was interrupted.
-	@mkdir -p target && cargo run --release --locked -q -p bascule-vrrp --example simulate -- \
-	  --seeds $(SEEDS) --state target/simulate.state
+	@mkdir -p $(TARGET) && cargo run --release --locked -q -p bascule-vrrp --example simulate -- \
+	  --seeds $(SEEDS) --state $(TARGET)/simulate.state
 
 .PHONY: generate
 generate: ## Write the CRDs, the JSON Schemas and their references anew from the types.

@@ -7,12 +7,9 @@
 //! ipvs do RULE...           one rule in ipvsadm's words: ipvs do -A -t 192.16.193.30:80 -s rr
 //! ipvs flush                removes all services
 //! ipvs info                 version, timeouts, sync daemons
-//! ipvs rules N M            prints the rules of N services of M real servers
-//! ipvs bare-send N M        sends those, made beforehand, with nothing else, and prints the seconds it took
 //! ```
 //! Run it as root: `cargo run -p bascule-ipvs --example ipvs -- list`.
 
-mod bare;
 mod rules;
 
 use std::{error::Error, io::Write, process::ExitCode, time::Instant};
@@ -68,24 +65,8 @@ fn run(arguments: &[&str]) -> Result<ExitCode, Box<dyn Error>> {
                 writeln!(out, "{daemon:?}")?;
             }
         }
-        ["rules", services, destinations] => {
-            for command in bare::commands(services.parse()?, destinations.parse()?) {
-                match command {
-                    Command::NewService(service) => writeln!(out, "{}", rules::service(&service))?,
-                    Command::NewDestination(id, destination) => {
-                        writeln!(out, "{}", rules::destination(&id, &destination))?;
-                    }
-                    _ => {}
-                }
-            }
-        }
-        ["bare-send", services, destinations] => {
-            let (elapsed, count) = bare::send(services.parse()?, destinations.parse()?)?;
-            eprintln!("{count} messages");
-            writeln!(out, "{:.3}", elapsed.as_secs_f64())?;
-        }
         _ => {
-            eprintln!("usage: ipvs list|save|restore|do RULE...|flush|info|rules N M|bare-send N M");
+            eprintln!("usage: ipvs list|save|restore|do RULE...|flush|info");
             return Ok(ExitCode::from(2));
         }
     }
