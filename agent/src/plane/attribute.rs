@@ -8,7 +8,7 @@ const NESTED: u16 = 0x8000;
 const TYPE_MASK: u16 = 0x3fff;
 
 /// Reads attributes one after another; ends at the first that does not fit.
-pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
+pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
     type Item = (u16, &'a [u8]);
@@ -24,23 +24,23 @@ impl<'a> Iterator for Attributes<'a> {
 }
 
 /// The first attribute of a type.
-pub(super) fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(crate) fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     Attributes(attributes).find(|(other, _)| *other == kind).map(|(_, value)| value)
 }
 
 /// A number in host order.
-pub(super) fn number(value: &[u8]) -> Option<u32> {
+pub(crate) fn number(value: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?))
 }
 
 /// A string that ends with NUL.
-pub(super) fn text(value: &[u8]) -> String {
+pub(crate) fn text(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
 }
 
 /// An address of 4 or 16 bytes.
-pub(super) fn address(value: &[u8]) -> Option<IpAddr> {
+pub(crate) fn address(value: &[u8]) -> Option<IpAddr> {
     match value.len() {
         4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?).into()),
         16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?).into()),
@@ -49,7 +49,7 @@ pub(super) fn address(value: &[u8]) -> Option<IpAddr> {
 }
 
 /// The bytes of an address.
-pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -58,23 +58,23 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
 
 /// Writes attributes.
 #[derive(Default)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     buffer: Vec<u8>,
 }
 
 impl Writer {
     /// Starts after a fixed header.
-    pub(super) fn after(header: &[u8]) -> Self {
+    pub(crate) fn after(header: &[u8]) -> Self {
         Self { buffer: header.to_vec() }
     }
 
     /// The bytes.
-    pub(super) fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(self) -> Vec<u8> {
         self.buffer
     }
 
     /// An attribute with these bytes, at most 65,531.
-    pub(super) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
+    pub(crate) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
         let length = u16::try_from(4 + value.len()).expect("an attribute has at most 65,535 bytes");
         self.buffer.extend_from_slice(&length.to_ne_bytes());
         self.buffer.extend_from_slice(&kind.to_ne_bytes());
@@ -84,24 +84,24 @@ impl Writer {
     }
 
     /// A string with its NUL.
-    pub(super) fn string(self, kind: u16, value: &str) -> Self {
+    pub(crate) fn string(self, kind: u16, value: &str) -> Self {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
         self.bytes(kind, &bytes)
     }
 
     /// A number in host order.
-    pub(super) fn host(self, kind: u16, value: u32) -> Self {
+    pub(crate) fn host(self, kind: u16, value: u32) -> Self {
         self.bytes(kind, &value.to_ne_bytes())
     }
 
     /// A number in network order.
-    pub(super) fn network(self, kind: u16, value: u32) -> Self {
+    pub(crate) fn network(self, kind: u16, value: u32) -> Self {
         self.bytes(kind, &value.to_be_bytes())
     }
 
     /// Attributes in an attribute.
-    pub(super) fn nest(self, kind: u16, write: impl FnOnce(Writer) -> Writer) -> Self {
+    pub(crate) fn nest(self, kind: u16, write: impl FnOnce(Writer) -> Writer) -> Self {
         let inner = write(Writer::default()).finish();
         self.bytes(kind | NESTED, &inner)
     }

@@ -7,12 +7,12 @@ pub mod ipvs;
 pub mod nat;
 pub mod sysctl;
 
-mod attribute;
+pub(crate) mod attribute;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub(crate) mod netlink;
 mod nftables;
-mod rtnl;
+pub(crate) mod rtnl;
 
 use std::{collections::BTreeMap, net::IpAddr};
 

@@ -11,30 +11,31 @@ use super::{
 };
 
 /// NETLINK_ROUTE.
-pub(super) const PROTOCOL: isize = 0;
+pub(crate) const PROTOCOL: isize = 0;
 /// RTNLGRP_LINK.
-pub(super) const GROUP_LINK: u32 = 1;
+pub(crate) const GROUP_LINK: u32 = 1;
 /// RTNLGRP_IPV4_IFADDR.
-pub(super) const GROUP_IPV4_ADDRESS: u32 = 5;
+pub(crate) const GROUP_IPV4_ADDRESS: u32 = 5;
 /// RTNLGRP_IPV4_ROUTE.
-pub(super) const GROUP_IPV4_ROUTE: u32 = 7;
+pub(crate) const GROUP_IPV4_ROUTE: u32 = 7;
 /// RTNLGRP_IPV6_IFADDR.
-pub(super) const GROUP_IPV6_ADDRESS: u32 = 9;
+pub(crate) const GROUP_IPV6_ADDRESS: u32 = 9;
 /// RTNLGRP_IPV6_ROUTE.
-pub(super) const GROUP_IPV6_ROUTE: u32 = 11;
+pub(crate) const GROUP_IPV6_ROUTE: u32 = 11;
 /// RTNLGRP_IPV4_NETCONF.
-pub(super) const GROUP_IPV4_NETCONF: u32 = 24;
+pub(crate) const GROUP_IPV4_NETCONF: u32 = 24;
 /// RTNLGRP_IPV6_NETCONF.
-pub(super) const GROUP_IPV6_NETCONF: u32 = 25;
+pub(crate) const GROUP_IPV6_NETCONF: u32 = 25;
 
-pub(super) const NEW_LINK: u16 = 16;
-pub(super) const DELETE_LINK: u16 = 17;
+pub(crate) const NEW_LINK: u16 = 16;
+pub(crate) const DELETE_LINK: u16 = 17;
 const GET_LINK: u16 = 18;
-pub(super) const NEW_ADDRESS: u16 = 20;
-pub(super) const DELETE_ADDRESS: u16 = 21;
+pub(crate) const NEW_ADDRESS: u16 = 20;
+pub(crate) const DELETE_ADDRESS: u16 = 21;
 const GET_ADDRESS: u16 = 22;
 const GET_ROUTE: u16 = 26;
 
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_EXT_MASK: u16 = 29;
 /// RTEXT_FILTER_SKIP_STATS: a dump without counters.
@@ -42,6 +43,7 @@ const SKIP_STATS: u32 = 1 << 3;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_LABEL: u16 = 3;
 const IFA_CACHEINFO: u16 = 6;
 const IFA_FLAGS: u16 = 8;
 const IFA_PROTO: u16 = 11;
@@ -50,14 +52,19 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 
+/// IFF_UP | IFF_RUNNING | IFF_LOWER_UP: switched on, operational, with carrier (include/uapi/linux/if.h).
+const WORKING: u32 = 0x1 | 0x40 | 0x1_0000;
+
+/// IFA_F_SECONDARY; of IPv6 addresses IFA_F_TEMPORARY.
+pub(crate) const SECONDARY: u32 = 0x01;
 /// IFA_F_NODAD.
-pub(super) const NODAD: u32 = 0x02;
+pub(crate) const NODAD: u32 = 0x02;
 /// IFA_F_DADFAILED.
-pub(super) const DAD_FAILED: u32 = 0x08;
+pub(crate) const DAD_FAILED: u32 = 0x08;
 /// IFA_F_TENTATIVE.
-pub(super) const TENTATIVE: u32 = 0x40;
+pub(crate) const TENTATIVE: u32 = 0x40;
 /// INFINITY_LIFE_TIME.
-pub(super) const FOREVER: u32 = u32::MAX;
+pub(crate) const FOREVER: u32 = u32::MAX;
 
 fn family(of: IpAddr) -> u8 {
     u8::try_from(if of.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }).unwrap_or_default()
@@ -65,35 +72,54 @@ fn family(of: IpAddr) -> u8 {
 
 /// An address on an interface as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct HeldAddress {
-    pub(super) index: u32,
-    pub(super) address: IpAddr,
-    pub(super) prefix: u8,
+pub(crate) struct HeldAddress {
+    pub(crate) index: u32,
+    pub(crate) address: IpAddr,
+    pub(crate) prefix: u8,
     /// IFA_F_*.
-    pub(super) flags: u32,
+    pub(crate) flags: u32,
     /// IFA_PROTO; 0 when it has none.
-    pub(super) mark: u8,
+    pub(crate) mark: u8,
     /// Seconds; [`FOREVER`] is without end.
-    pub(super) preferred: u32,
+    pub(crate) preferred: u32,
     /// Seconds; [`FOREVER`] is without end.
-    pub(super) valid: u32,
+    pub(crate) valid: u32,
 }
 
 /// An address to be added or changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NewAddress {
-    pub(super) index: u32,
-    pub(super) address: IpAddr,
-    pub(super) prefix: u8,
-    pub(super) flags: u32,
-    pub(super) mark: u8,
-    pub(super) preferred: u32,
-    pub(super) valid: u32,
+pub(crate) struct NewAddress {
+    pub(crate) index: u32,
+    pub(crate) address: IpAddr,
+    pub(crate) prefix: u8,
+    pub(crate) flags: u32,
+    pub(crate) mark: u8,
+    pub(crate) preferred: u32,
+    pub(crate) valid: u32,
+}
+
+/// A link as VRRP has to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LinkState {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// Switched on, operational, with carrier.
+    pub(crate) working: bool,
+    /// Its hardware address; zeros when it has none of six bytes.
+    pub(crate) mac: [u8; 6],
+}
+
+/// An RTM_NEWLINK or RTM_DELLINK in full; see [`read_link`].
+pub(crate) fn read_link_state(message: &Message) -> Option<LinkState> {
+    let (index, name) = read_link(message)?;
+    let flags = number(message.payload.get(8..12)?)?;
+    let mac = find(message.payload.get(16..)?, IFLA_ADDRESS).and_then(|mac| mac.try_into().ok());
+    Some(LinkState { index, name, working: flags & WORKING == WORKING, mac: mac.unwrap_or_default() })
 }
 
 /// Index and name of an RTM_NEWLINK or RTM_DELLINK. Those with a family are not about the link: with AF_BRIDGE, RTM_DELLINK says that
 /// it is no longer a port of a bridge (`br_ifinfo_notify` in net/bridge/br_netlink.c).
-pub(super) fn read_link(message: &Message) -> Option<(u32, String)> {
+pub(crate) fn read_link(message: &Message) -> Option<(u32, String)> {
     if i32::from(*message.payload.first()?) != libc::AF_UNSPEC {
         return None;
     }
@@ -102,7 +128,7 @@ pub(super) fn read_link(message: &Message) -> Option<(u32, String)> {
 }
 
 /// An RTM_NEWADDR or RTM_DELADDR.
-pub(super) fn read_address(message: &Message) -> Option<HeldAddress> {
+pub(crate) fn read_address(message: &Message) -> Option<HeldAddress> {
     let header = message.payload.get(..8)?;
     let mut held = HeldAddress {
         index: number(&header[4..8])?,
@@ -133,13 +159,19 @@ pub(super) fn read_address(message: &Message) -> Option<HeldAddress> {
 }
 
 /// Index to name of all links.
-pub(super) fn links(connection: &mut Connection) -> io::Result<BTreeMap<u32, String>> {
+pub(crate) fn links(connection: &mut Connection) -> io::Result<BTreeMap<u32, String>> {
     let request = Writer::after(&[0; 16]).host(IFLA_EXT_MASK, SKIP_STATS).finish();
     Ok(connection.dump(GET_LINK, &request)?.iter().filter_map(read_link).collect())
 }
 
+/// All links in full.
+pub(crate) fn link_states(connection: &mut Connection) -> io::Result<Vec<LinkState>> {
+    let request = Writer::after(&[0; 16]).host(IFLA_EXT_MASK, SKIP_STATS).finish();
+    Ok(connection.dump(GET_LINK, &request)?.iter().filter_map(read_link_state).collect())
+}
+
 /// All addresses of both families.
-pub(super) fn addresses(connection: &mut Connection) -> io::Result<Vec<HeldAddress>> {
+pub(crate) fn addresses(connection: &mut Connection) -> io::Result<Vec<HeldAddress>> {
     let dump = connection.dump(GET_ADDRESS, &[0; 8])?;
     Ok(dump.iter().filter(|message| message.kind == NEW_ADDRESS).filter_map(read_address).collect())
 }
@@ -153,7 +185,13 @@ fn address_message(new: &NewAddress) -> Writer {
 }
 
 /// Adds an address; EEXIST when it is there.
-pub(super) fn add(connection: &mut Connection, new: &NewAddress, replace: bool) -> io::Result<()> {
+pub(crate) fn add(connection: &mut Connection, new: &NewAddress, replace: bool) -> io::Result<()> {
+    let flags = if replace { REPLACE } else { CREATE | EXCLUSIVE };
+    connection.change(NEW_ADDRESS, flags, &new_address_message(new, None))
+}
+
+/// RTM_NEWADDR for an address, with the label that `ip` and `ifconfig` show (IPv4 only, at most 15 characters).
+pub(crate) fn new_address_message(new: &NewAddress, label: Option<&str>) -> Vec<u8> {
     let mut lifetimes = Vec::with_capacity(16);
     lifetimes.extend_from_slice(&new.preferred.to_ne_bytes());
     lifetimes.extend_from_slice(&new.valid.to_ne_bytes());
@@ -162,20 +200,26 @@ pub(super) fn add(connection: &mut Connection, new: &NewAddress, replace: bool) 
     if new.preferred != FOREVER || new.valid != FOREVER {
         message = message.bytes(IFA_CACHEINFO, &lifetimes);
     }
-    let message = message.bytes(IFA_PROTO, &[new.mark]).finish();
-    let flags = if replace { REPLACE } else { CREATE | EXCLUSIVE };
-    connection.change(NEW_ADDRESS, flags, &message)
+    if let Some(label) = label {
+        message = message.string(IFA_LABEL, label);
+    }
+    message.bytes(IFA_PROTO, &[new.mark]).finish()
 }
 
 /// Removes an address; EADDRNOTAVAIL when it is not there.
-pub(super) fn remove(connection: &mut Connection, index: u32, of: IpAddr, prefix: u8) -> io::Result<()> {
+pub(crate) fn remove(connection: &mut Connection, index: u32, of: IpAddr, prefix: u8) -> io::Result<()> {
+    connection.change(DELETE_ADDRESS, 0, &gone_address_message(index, of, prefix))
+}
+
+/// RTM_DELADDR for an address.
+pub(crate) fn gone_address_message(index: u32, of: IpAddr, prefix: u8) -> Vec<u8> {
     let gone =
         NewAddress { index, address: of, prefix, flags: 0, mark: 0, preferred: FOREVER, valid: FOREVER };
-    connection.change(DELETE_ADDRESS, 0, &address_message(&gone).finish())
+    address_message(&gone).finish()
 }
 
 /// The way to a host: interface index and gateway.
-pub(super) fn route_to(
+pub(crate) fn route_to(
     connection: &mut Connection,
     host: IpAddr,
 ) -> io::Result<Option<(u32, Option<IpAddr>)>> {

@@ -49,6 +49,13 @@ struct RouterSnapshot {
     one_sided: bool,
 }
 
+impl Snapshot {
+    /// Whose state it is.
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+}
+
 /// Why a snapshot cannot be taken over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {

@@ -1,0 +1,143 @@
+//! Other configurations, and commands.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bascule_vrrp::{Input, RouterId};
+
+use super::addresses;
+use super::config::GroupPlan;
+use super::driver::{Driver, look};
+use super::member::{Leaving, Waiting};
+
+impl Driver {
+    /// Makes the groups those of a configuration. Groups in `keep` stay as they are: what is configured for them now cannot be
+    /// carried out. What a group's configuration leaves as it was is not disturbed; a group that is not configured any more
+    /// hands over and goes.
+    pub(super) fn configure(&mut self, plans: Vec<GroupPlan>, keep: &BTreeSet<String>) {
+        let wanted: BTreeSet<Arc<str>> = plans.iter().map(|plan| plan.config.name.clone()).collect();
+        let gone = self.members.iter().filter(|(name, member)| {
+            !wanted.contains(*name) && !keep.contains(&***name) && member.leaving == Leaving::No
+        });
+        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            if let Some(member) = self.members.get_mut(&name) {
+                member.leaving = Leaving::Away(None);
+            }
+            self.handle(&name, Input::Stop);
+        }
+        for plan in plans {
+            match self.members.get_mut(&plan.config.name) {
+                None => self.add(plan),
+                Some(member) if matches!(member.leaving, Leaving::Away(_)) => {
+                    member.leaving = Leaving::Away(Some(Box::new(plan)));
+                }
+                Some(member) if member.plan == plan => {}
+                Some(_) => self.change(plan),
+            }
+        }
+        self.configured = true;
+        self.open_wires();
+        self.tell_links();
+        self.put_back();
+        self.forget_addresses();
+    }
+
+    /// Another configuration of a group that runs: addresses that come are added before those that go are removed.
+    fn change(&mut self, plan: GroupPlan) {
+        let name = plan.config.name.clone();
+        let Some(member) = self.members.get_mut(&name) else { return };
+        let former = std::mem::replace(&mut member.plan, plan);
+        let config = Box::new(member.plan.config.clone());
+        member.links.retain(|id, _| same_router(&former, &member.plan, id));
+        member.tracked.clear();
+        self.note_addresses();
+        self.open_wires();
+        let links = self.links_of(&name);
+        if let Some(member) = self.members.get_mut(&name) {
+            member.links.extend(links.iter().map(|(id, link)| (id.clone(), *link)));
+        }
+        self.handle(&name, Input::Configure { config, links });
+        let Some(member) = self.members.get_mut(&name) else { return };
+        let plan = &member.plan;
+        member.holds.retain(|id, _| plan.routers.contains_key(id));
+        self.drop_former(&former, &name);
+        self.tell_links_of(&name);
+    }
+
+    fn links_of(&self, name: &Arc<str>) -> Vec<(RouterId, bascule_vrrp::Link)> {
+        let Some(member) = self.members.get(name) else { return Vec::new() };
+        let routers = member.plan.routers.iter();
+        routers
+            .map(|(id, router)| (id.clone(), look(&self.network, &self.wires, self.floating(), id, router)))
+            .collect()
+    }
+
+    /// Removes the addresses that a group had by its former configuration and has not by the present one.
+    fn drop_former(&mut self, former: &GroupPlan, name: &Arc<str>) {
+        let Some(member) = self.members.get(name) else { return };
+        let mut ops = Vec::new();
+        for (id, router) in &former.routers {
+            let mut gone = router.clone();
+            let now = member.plan.routers.get(id).filter(|now| now.interface == router.interface);
+            let stays = |place: &super::config::Placement| {
+                now.is_some_and(|now| {
+                    now.places
+                        .iter()
+                        .any(|other| (other.address, other.prefix) == (place.address, place.prefix))
+                })
+            };
+            gone.places.retain(|place| !stays(place));
+            let owner = self.owner();
+            ops.extend(addresses::release(&gone, &self.network, &owner, false));
+        }
+        self.apply(&ops);
+    }
+
+    /// Gives a group's addresses to another member.
+    pub(super) fn switchover(&mut self, group: &str, waiting: Waiting) {
+        let name: Arc<str> = group.into();
+        let Some(member) = self.members.get_mut(&name) else {
+            let known: Vec<_> = self.members.keys().map(|name| &**name).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let _ = waiting.send(Err(format!("this director has no group {group}; it has: {known}")));
+            return;
+        };
+        if member.switchover.is_some() {
+            let _ = waiting.send(Err("a switch-over is under way".to_owned()));
+            return;
+        }
+        member.switchover = Some(waiting);
+        self.handle(&name, Input::Switchover);
+    }
+
+    /// Ends all groups: each hands over first.
+    pub(super) fn stop(&mut self) {
+        let names: Vec<_> = self.members.keys().cloned().collect();
+        for name in names {
+            let Some(member) = self.members.get_mut(&name) else { continue };
+            match &mut member.leaving {
+                Leaving::No => self.handle(&name, Input::Stop),
+                // It has been told, and does not come back.
+                Leaving::Away(again) => *again = None,
+                Leaving::End => {}
+            }
+        }
+    }
+
+    /// Whether all groups have ended, after [`Driver::stop`].
+    pub(super) fn has_stopped(&self) -> bool {
+        self.members.values().all(|member| member.leaving == Leaving::End)
+    }
+
+    /// Something that a group tracks outside of this thread failed or recovered.
+    pub(super) fn tracked(&mut self, group: &str, name: &str, failing: bool) {
+        self.handle(&group.into(), Input::Tracked { name, failing });
+    }
+}
+
+/// Whether a virtual router is the same one in both configurations.
+fn same_router(one: &GroupPlan, other: &GroupPlan, id: &RouterId) -> bool {
+    let key = |plan: &GroupPlan| plan.routers.get(id).map(|router| (router.interface.clone(), router.vrid));
+    key(one).is_some() && key(one) == key(other)
+}

@@ -1,0 +1,615 @@
+//! Drives the groups: hands the library what happened and when, and carries out what it wants, in its order.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use bascule_vrrp::foreign::Foreign;
+use bascule_vrrp::packet::peek;
+use bascule_vrrp::resume::{Verdict, judge};
+use bascule_vrrp::{Action, BootTime, Group, GroupState, Input, Link, RouterId};
+
+use super::addresses::{self, Owner, Spot};
+use super::announce::Announcements;
+use super::clock;
+use super::config::{GroupPlan, RouterPlan, interface_tracker};
+use super::kernel::{Kernel, Op};
+use super::member::{Leaving, Member};
+use super::network::Network;
+use super::record;
+use super::voice::{Remark, Transition, Voice};
+use super::wire::{Place, Wires};
+use crate::reconcile::ledger::{Identity, Ledger};
+
+/// Arms whoever guards young connections, just before addresses are taken; see the connection-sync plane.
+pub(crate) type Arm = Box<dyn FnMut(&[IpAddr]) -> io::Result<()> + Send>;
+
+/// After something could not be had (a socket, a look at the kernel), before it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Where the driver keeps what has to outlive it.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    /// A directory that a reboot empties.
+    pub(crate) run_dir: PathBuf,
+    /// One that it does not.
+    pub(crate) state_dir: PathBuf,
+}
+
+impl Paths {
+    fn records(&self) -> PathBuf {
+        self.run_dir.join("vrrp")
+    }
+}
+
+/// Counts of what no group counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Datagrams for virtual routers that are nobody's here.
+    pub(crate) foreign: u64,
+    /// Addresses that somebody removed from an active group and that were put back, or that had no business here and went.
+    pub(crate) repaired: u64,
+}
+
+/// All groups of this director.
+pub(crate) struct Driver {
+    pub(super) kernel: Kernel,
+    pub(super) network: Network,
+    pub(super) wires: Wires,
+    pub(super) announcements: Announcements,
+    pub(super) members: BTreeMap<Arc<str>, Member>,
+    /// Whose datagrams of an interface, family and VRID are.
+    routes: BTreeMap<(Place, u8), (Arc<str>, RouterId)>,
+    floating: BTreeSet<IpAddr>,
+    pub(super) foreign: Foreign,
+    pub(super) totals: Totals,
+    pub(super) voice: Voice,
+    pub(super) paths: Paths,
+    boot_id: String,
+    marks: bool,
+    ledger: Ledger<Spot>,
+    /// The first configuration has come.
+    pub(super) configured: bool,
+    /// When what failed is tried again.
+    retry_at: Option<BootTime>,
+    arm: Option<Arm>,
+}
+
+impl Driver {
+    /// Opens what it needs, in the network namespace of the calling thread.
+    pub(crate) fn open(paths: Paths, voice: Voice, arm: Option<Arm>) -> io::Result<Self> {
+        let mut kernel = Kernel::open()?;
+        let network = kernel.observe()?;
+        let ledger = Ledger::open(&paths.run_dir.join("group-addresses.ledger"), &Identity::here()?);
+        Ok(Self {
+            kernel,
+            network,
+            wires: Wires::default(),
+            announcements: Announcements::open()?,
+            members: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            floating: BTreeSet::new(),
+            foreign: Foreign::default(),
+            totals: Totals::default(),
+            voice,
+            paths,
+            boot_id: record::boot_id()?,
+            marks: crate::plane::address::keeps_marks(),
+            ledger,
+            configured: false,
+            retry_at: None,
+            arm,
+        })
+    }
+
+    /// When [`Driver::turn`] has to be called at the latest.
+    pub(crate) fn next_deadline(&self) -> Option<BootTime> {
+        self.members.values().filter_map(Member::next_deadline).chain(self.retry_at).min()
+    }
+
+    /// Hears the kernel and the networks, then gives each group its time. In this order: a group whose timer has run out must
+    /// first be told everything that its sockets hold.
+    pub(crate) fn turn(&mut self) {
+        self.hear_kernel();
+        self.hear_networks();
+        let now = clock::now().boot;
+        if self.retry_at.take_if(|at| now >= *at).is_some() {
+            self.open_wires();
+            self.tell_links();
+        }
+        let due = |member: &Member| member.next_deadline().is_some_and(|at| at <= now);
+        let due: Vec<_> =
+            self.members.iter().filter(|(_, member)| due(member)).map(|(name, _)| name.clone()).collect();
+        for name in due {
+            self.handle(&name, Input::Timer);
+            self.tell_links_of(&name);
+        }
+    }
+
+    fn hear_kernel(&mut self) {
+        let (events, lost) = match self.kernel.events() {
+            Ok(heard) => heard,
+            Err(error) => {
+                self.voice.warn(format!("the kernel's notifications cannot be read: {error}"));
+                self.retry_soon();
+                (Vec::new(), true)
+            }
+        };
+        if events.is_empty() && !lost {
+            return;
+        }
+        for event in events {
+            self.network.update(event);
+        }
+        if lost {
+            match self.kernel.observe() {
+                Ok(network) => self.network = network,
+                Err(error) => {
+                    self.voice.warn(format!("links and addresses cannot be read: {error}"));
+                    self.retry_soon();
+                }
+            }
+        }
+        self.open_wires();
+        self.tell_links();
+        self.put_back();
+    }
+
+    fn hear_networks(&mut self) {
+        // Copied out, because handing a datagram in may change sockets and groups.
+        let mut heard = Vec::new();
+        let errors = self.wires.receive(|place, interface, datagram| {
+            let route = peek(datagram.payload);
+            let copy = (datagram.source, datagram.destination, datagram.ttl, datagram.payload.to_vec());
+            heard.push((place.clone(), interface.clone(), route, copy));
+        });
+        for error in errors {
+            let (interface, family) = (&error.interface, error.family);
+            self.voice.warn(format!("{interface} ({family}) cannot be heard: {}", error.error));
+        }
+        for (place, interface, route, (source, destination, ttl, payload)) in heard {
+            let datagram = bascule_vrrp::packet::Datagram { source, destination, ttl, payload: &payload };
+            let ours = route.and_then(|(_, vrid)| self.routes.get(&(place.clone(), vrid)).cloned());
+            if let Some((group, router)) = ours {
+                self.handle(&group, Input::Datagram { router: &router, datagram });
+            } else if let Some(route) = route {
+                self.hear_foreign(&interface, route, source);
+            }
+        }
+    }
+
+    fn hear_foreign(&mut self, interface: &Arc<str>, route: (u8, u8), source: IpAddr) {
+        self.totals.foreign += 1;
+        if let Some(found) = self.foreign.heard(clock::now().boot, interface, route, source) {
+            self.voice.warn(format!(
+                "{}: {} speaks VRRPv{} for virtual router {}, which is no group's here; if a group is to have that id, take another",
+                found.interface, found.source, found.version, found.vrid
+            ));
+        }
+    }
+
+    /// Hands an input to a group and carries out what it wants.
+    pub(super) fn handle(&mut self, name: &Arc<str>, input: Input<'_>) {
+        let Some(member) = self.members.get_mut(name) else { return };
+        let was_active = member.group.state() == GroupState::Active;
+        let actions = member.group.handle(clock::now(), input);
+        if actions.is_empty() {
+            return;
+        }
+        let takes = |action: &Action| matches!(action, Action::HoldAddresses { .. });
+        if !was_active && actions.iter().any(takes) {
+            self.guard(name);
+        }
+        let speaks = actions.iter().any(|action| {
+            matches!(action, Action::Send { .. } | Action::Changed(_) | Action::Remember { .. })
+        });
+        for action in actions {
+            self.carry_out(name, action);
+        }
+        if speaks && let Some(member) = self.members.get_mut(name) {
+            let record = member.group.record(&self.boot_id);
+            member.record.write(&record);
+            let error = member.record.error().map(ToOwned::to_owned);
+            if member.is_news("record", error.as_deref()) {
+                self.voice.warn(format!("{name}: {}", error.unwrap_or_default()));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, name: &Arc<str>, action: Action) {
+        let Some(member) = self.members.get_mut(name) else { return };
+        match action {
+            Action::Send { router, source, destination, bytes } => {
+                self.send(name, &router, source, destination, &bytes);
+            }
+            Action::HoldAddresses { router, lifetime } => {
+                member.holds.insert(router.clone(), lifetime);
+                self.hold(name, &router, lifetime);
+            }
+            Action::RenewAddresses { lifetime } => {
+                let routers: Vec<_> = member.holds.keys().cloned().collect();
+                for router in routers {
+                    self.hold(name, &router, Some(lifetime));
+                }
+            }
+            Action::DropAddresses { router } => {
+                let held = member.holds.remove(&router).is_some();
+                self.release(name, &router, held);
+            }
+            Action::Announce { router, times } => self.announce(name, &router, times),
+            Action::Changed(change) => {
+                let priority = member.group.priority();
+                let (from, to, reason) = (change.from, change.to, change.reason);
+                let group = name.clone();
+                self.voice.say(Remark::Transition(Transition { group, from, to, reason, priority }));
+            }
+            Action::Warning(warning) => {
+                let about = warning.router.map_or_else(String::new, |router| format!("{router}: "));
+                let more = match warning.suppressed {
+                    0 => String::new(),
+                    count => format!(" (and {count} like it in between)"),
+                };
+                self.voice.warn(format!("{name}: {about}{}{more}", warning.text));
+            }
+            Action::Switchover(outcome) => member.answer(outcome),
+            Action::Stopped { .. } => self.stopped(name),
+            Action::Remember { hold } => {
+                let path = record::hold_file(&self.paths.state_dir, name);
+                self.voice.say(Remark::Hold { path, hold });
+            }
+        }
+    }
+
+    fn send(
+        &mut self,
+        name: &Arc<str>,
+        router: &RouterId,
+        source: IpAddr,
+        destination: IpAddr,
+        bytes: &[u8],
+    ) {
+        let Some(member) = self.members.get_mut(name) else { return };
+        let Some(plan) = member.plan.routers.get(router) else { return };
+        let Some(index) = self.network.index(&plan.interface) else { return };
+        let place = Place { index, family: router.family };
+        let result = self.wires.send(&place, source, destination, bytes);
+        let now = clock::now().boot;
+        if member.sent(now, router, result.is_ok())
+            && let Err(error) = result
+        {
+            self.voice.warn(format!("{name}: {router}: advertisements cannot be sent: {error}"));
+            // Told to the group once this call's actions are done.
+            self.retry_at = Some(now);
+        }
+    }
+
+    fn hold(&mut self, name: &Arc<str>, router: &RouterId, lifetime: Option<Duration>) {
+        let Some(plan) = self.members.get(name).and_then(|member| member.plan.routers.get(router)) else {
+            return;
+        };
+        let owner = self.owner();
+        let (ops, foreign) = addresses::hold(plan, &self.network, &owner, lifetime);
+        let said = (!foreign.is_empty()).then(|| {
+            let all: Vec<_> = foreign.iter().map(ToString::to_string).collect();
+            format!(
+                "{router}: {} on {} was not put there by this agent: it stays there in whatever state the group is; remove it",
+                all.join(", "),
+                plan.interface
+            )
+        });
+        if self.members.get_mut(name).is_some_and(|member| member.is_news("foreign", said.as_deref())) {
+            self.voice.warn(format!("{name}: {}", said.unwrap_or_default()));
+        }
+        self.apply(&ops);
+    }
+
+    /// Removes the addresses of a virtual router that is, or was, one of a group.
+    fn release(&mut self, name: &Arc<str>, router: &RouterId, held: bool) {
+        let Some(plan) = self.members.get(name).and_then(|member| member.plan.routers.get(router)) else {
+            return;
+        };
+        let owner = self.owner();
+        let ops = addresses::release(plan, &self.network, &owner, held);
+        self.apply(&ops);
+    }
+
+    pub(super) fn apply(&mut self, ops: &[Op]) {
+        if ops.is_empty() {
+            return;
+        }
+        match self.kernel.apply(ops) {
+            Ok(failed) => {
+                for (op, error) in failed {
+                    let (what, index, address) = match &op {
+                        Op::Hold { index, place, .. } => ("added", *index, place.address),
+                        Op::Drop { index, address, .. } => ("removed", *index, *address),
+                    };
+                    let interface =
+                        self.network.name(index).map_or_else(|| index.to_string(), ToString::to_string);
+                    self.voice.warn(format!("{address} cannot be {what} on {interface}: {error}"));
+                }
+            }
+            Err(error) => self.voice.warn(format!("addresses cannot be changed: {error}")),
+        }
+    }
+
+    fn announce(&self, name: &Arc<str>, router: &RouterId, times: u32) {
+        let Some(plan) = self.members.get(name).and_then(|member| member.plan.routers.get(router)) else {
+            return;
+        };
+        let Some(index) = self.network.index(&plan.interface) else { return };
+        let mac = self.network.mac(index);
+        // Every address once before any of them twice.
+        for place in (0..times).flat_map(|_| &plan.places) {
+            if let Err(error) = self.announcements.send(index, mac, place.address) {
+                self.voice.warn(format!(
+                    "{name}: {} cannot be announced on {}: {error}",
+                    place.address, plan.interface
+                ));
+                return;
+            }
+        }
+    }
+
+    /// From now on until some seconds later nobody is told that a connection does not exist.
+    fn guard(&mut self, name: &Arc<str>) {
+        let (Some(arm), Some(member)) = (&mut self.arm, self.members.get(name)) else { return };
+        let addresses: Vec<_> = member.plan.places().map(|(_, place)| place.address).collect();
+        if let Err(error) = arm(&addresses) {
+            self.voice
+                .warn(format!("{name}: young connections are not guarded during this takeover: {error}"));
+        }
+    }
+
+    fn retry_soon(&mut self) {
+        self.retry_at = Some(clock::now().boot + RETRY);
+    }
+
+    /// Makes sockets and the table of virtual routers those of the groups and of the interfaces that there are.
+    pub(super) fn open_wires(&mut self) {
+        let mut wanted: BTreeMap<Place, (Arc<str>, bool)> = BTreeMap::new();
+        self.routes.clear();
+        for (name, member) in &self.members {
+            for (id, router) in &member.plan.routers {
+                let Some(index) = self.network.index(&router.interface) else { continue };
+                let place = Place { index, family: id.family };
+                wanted.entry(place.clone()).or_insert_with(|| (router.interface.clone(), false)).1 |=
+                    router.multicast;
+                self.routes.entry((place, router.vrid)).or_insert_with(|| (name.clone(), id.clone()));
+                self.foreign.adopt(&router.interface, router.vrid);
+            }
+        }
+        let errors = self.wires.set(&wanted);
+        if !errors.is_empty() {
+            self.retry_soon();
+        }
+        for error in errors {
+            let text = format!(
+                "{} ({}): no socket for VRRP: {}; it needs CAP_NET_RAW, and is tried again",
+                error.interface, error.family, error.error
+            );
+            self.voice.warn(text);
+        }
+    }
+
+    /// Tells all groups of links that are not as they were.
+    pub(super) fn tell_links(&mut self) {
+        let names: Vec<_> = self.members.keys().cloned().collect();
+        for name in names {
+            self.tell_links_of(&name);
+        }
+    }
+
+    pub(super) fn tell_links_of(&mut self, name: &Arc<str>) {
+        let now = clock::now().boot;
+        let (mut links, mut tracked) = (Vec::new(), Vec::new());
+        if let Some(member) = self.members.get_mut(name) {
+            let routers: Vec<_> =
+                member.plan.routers.iter().map(|(id, router)| (id.clone(), router.clone())).collect();
+            for (id, router) in routers {
+                let link = match member.is_mute(now, &id) {
+                    true => Link::Down,
+                    false => look(&self.network, &self.wires, &self.floating, &id, &router),
+                };
+                if member.links.insert(id.clone(), link) != Some(link) {
+                    links.push((id, link));
+                }
+            }
+            for interface in &member.plan.interfaces {
+                let failing = !self.network.works(interface);
+                if member.tracked.insert(interface.clone(), failing) != Some(failing) {
+                    tracked.push((interface.clone(), failing));
+                }
+            }
+        }
+        for (router, link) in links {
+            self.handle(name, Input::Link { router, link });
+        }
+        for (interface, failing) in tracked {
+            self.handle(name, Input::Tracked { name: &interface_tracker(&interface), failing });
+        }
+    }
+
+    /// Puts back what somebody removed from an active group, and removes what has no business here.
+    pub(super) fn put_back(&mut self) {
+        if !self.configured {
+            return;
+        }
+        let owner = self.owner();
+        let mut ops = Vec::new();
+        for member in self.members.values() {
+            for (id, router) in &member.plan.routers {
+                match member.holds.get(id) {
+                    Some(lifetime) => {
+                        ops.extend(addresses::missing(router, &self.network, &owner, *lifetime))
+                    }
+                    None if member.leaving == Leaving::No => {
+                        ops.extend(addresses::release(router, &self.network, &owner, false));
+                    }
+                    None => {}
+                }
+            }
+        }
+        ops.extend(addresses::leftover(&self.network, &self.spots(), &owner));
+        if !ops.is_empty() {
+            self.totals.repaired += ops.len() as u64;
+            let shown: Vec<_> = ops.iter().take(4).map(|op| self.shown(op)).collect();
+            let more = ops.len().saturating_sub(shown.len());
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            self.voice.warn(format!("put right: {}{more}", shown.join(", ")));
+            self.apply(&ops);
+        }
+    }
+
+    fn shown(&self, op: &Op) -> String {
+        let name =
+            |index: u32| self.network.name(index).map_or_else(|| index.to_string(), ToString::to_string);
+        match op {
+            Op::Hold { index, place, .. } => format!("{} back on {}", place.address, name(*index)),
+            Op::Drop { index, address, .. } => format!("{address} off {}", name(*index)),
+        }
+    }
+
+    pub(super) fn floating(&self) -> &BTreeSet<IpAddr> {
+        &self.floating
+    }
+
+    /// Tells which addresses are ours.
+    pub(super) fn owner(&self) -> Owner<'_> {
+        Owner { marks: self.marks, noted: self.ledger.entries() }
+    }
+
+    /// Every address that a group of the configuration may have.
+    fn spots(&self) -> BTreeSet<Spot> {
+        self.members.values().flat_map(|member| spots(&member.plan)).collect()
+    }
+
+    /// Makes the table of addresses that may be ours that of the configuration, before any of them is added.
+    pub(super) fn note_addresses(&mut self) {
+        self.floating =
+            self.members.values().flat_map(|m| m.plan.places().map(|(_, place)| place.address)).collect();
+        let spots = self.spots();
+        self.ledger.add(spots.iter().cloned());
+    }
+
+    /// Forgets addresses that are no group's any more and are gone.
+    pub(super) fn forget_addresses(&mut self) {
+        let spots = self.spots();
+        let gone: Vec<_> =
+            self.ledger.entries().iter().filter(|spot| !spots.contains(*spot)).cloned().collect();
+        self.ledger.remove(&gone);
+    }
+
+    /// Begins a group: as Active, if a former process of this machine was so a moment ago and its addresses are still there.
+    pub(super) fn begin(&mut self, name: &Arc<str>) {
+        self.tell_links_of(name);
+        let Some(member) = self.members.get_mut(name) else { return };
+        let held = record::is_held(&self.paths.state_dir, name);
+        let record = member.record.read();
+        let there = self.network.holds_all(member.plan.places());
+        let verdict = judge(record.as_ref(), &self.boot_id, clock::now().boot, there);
+        if let Some(mut record) = record {
+            record.hold |= held;
+            member.group.remember(&record);
+        } else if held {
+            member.group.remember(&bascule_vrrp::resume::Record {
+                boot_id: self.boot_id.clone(),
+                last_advertisement: None,
+                patience: Duration::ZERO,
+                hold: true,
+                sequences: Vec::new(),
+            });
+        }
+        let resume = verdict == Verdict::Resume;
+        match verdict {
+            Verdict::Resume => {
+                self.voice
+                    .say(Remark::Info(format!("{name}: a former process was active a moment ago: going on")));
+            }
+            Verdict::Fresh { reason } => {
+                tracing::debug!("vrrp: {name}: begins anew: {reason}");
+                let routers: Vec<_> = member.plan.routers.keys().cloned().collect();
+                for router in routers {
+                    self.release(name, &router, false);
+                }
+            }
+        }
+        self.handle(name, Input::Start { resume });
+    }
+
+    fn stopped(&mut self, name: &Arc<str>) {
+        let Some(member) = self.members.get_mut(name) else { return };
+        match std::mem::replace(&mut member.leaving, Leaving::End) {
+            Leaving::Away(again) => {
+                member.record.remove();
+                self.members.remove(name);
+                if let Some(plan) = again {
+                    self.add(*plan);
+                }
+                self.open_wires();
+                self.put_back();
+                self.forget_addresses();
+            }
+            Leaving::End | Leaving::No => {}
+        }
+    }
+
+    /// Takes a group in and begins it.
+    pub(super) fn add(&mut self, plan: GroupPlan) {
+        let name = plan.config.name.clone();
+        match Member::new(plan, &self.paths.records()) {
+            Ok(member) => {
+                self.members.insert(name.clone(), member);
+                self.note_addresses();
+                self.open_wires();
+                self.begin(&name);
+            }
+            Err(error) => self.voice.warn(format!("{name}: {error}")),
+        }
+    }
+
+    /// Takes a group in whose state another process left: nothing changes.
+    pub(super) fn add_restored(&mut self, plan: GroupPlan, group: Group) {
+        let name = plan.config.name.clone();
+        let mut member = Member::with(plan, group, &self.paths.records());
+        if member.group.state() == GroupState::Active {
+            let lifetime = member.plan.config.address_lifetime();
+            member.holds = member.plan.routers.keys().map(|id| (id.clone(), lifetime)).collect();
+        }
+        for status in member.group.status().routers {
+            member.links.insert(status.id, status.link);
+        }
+        self.members.insert(name, member);
+        self.note_addresses();
+    }
+}
+
+/// How the interface of a virtual router is. Without a socket nobody could be heard on it: that must not pass for silence.
+pub(super) fn look(
+    network: &Network,
+    wires: &Wires,
+    floating: &BTreeSet<IpAddr>,
+    id: &RouterId,
+    router: &RouterPlan,
+) -> Link {
+    match network.link_of(router, id.family, |address| floating.contains(&address)) {
+        Link::Up { source } => {
+            let place = network.index(&router.interface).map(|index| Place { index, family: id.family });
+            if place.is_some_and(|place| wires.has(&place)) { Link::Up { source } } else { Link::Down }
+        }
+        other => other,
+    }
+}
+
+fn spots(plan: &GroupPlan) -> impl Iterator<Item = Spot> {
+    plan.places().map(|(interface, place)| Spot {
+        interface: interface.into(),
+        address: place.address,
+        prefix: place.prefix,
+    })
+}

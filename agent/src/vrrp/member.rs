@@ -1,0 +1,141 @@
+//! One group of this director: the library's state machine, and what this machine holds for it.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use bascule_vrrp::group::Switchover;
+use bascule_vrrp::{BootTime, Group, Link, RouterId};
+use tokio::sync::oneshot;
+
+use super::config::GroupPlan;
+use super::record::RecordFile;
+
+/// Failures to send in a row after which the interface counts as down: what cannot be sent is a fault that peers must not have to
+/// find out.
+const SEND_FAILURES: u32 = 3;
+/// So long, before it is tried again.
+const MUTE: Duration = Duration::from_secs(10);
+
+/// What becomes of a group that stops.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Leaving {
+    /// It does not.
+    No,
+    /// It hands over and is forgotten; or begins anew, when it came back meanwhile.
+    Away(Option<Box<GroupPlan>>),
+    /// The agent ends.
+    End,
+}
+
+/// Who waits for the outcome of a switch-over.
+pub(crate) type Waiting = oneshot::Sender<Result<String, String>>;
+
+/// A group.
+pub(crate) struct Member {
+    pub(crate) plan: GroupPlan,
+    pub(crate) group: Group,
+    pub(crate) record: RecordFile,
+    /// The virtual routers whose addresses are on this machine, with the lifetime that they have in the kernel.
+    pub(crate) holds: BTreeMap<RouterId, Option<Duration>>,
+    /// The links as the group was told.
+    pub(crate) links: BTreeMap<RouterId, Link>,
+    /// Tracked interfaces as the group was told: whether they fail.
+    pub(crate) tracked: BTreeMap<Arc<str>, bool>,
+    pub(crate) switchover: Option<Waiting>,
+    pub(crate) leaving: Leaving,
+    failures: BTreeMap<RouterId, u32>,
+    mute: BTreeMap<RouterId, BootTime>,
+    /// What was warned of already, until it is over.
+    pub(crate) warned: BTreeMap<&'static str, String>,
+}
+
+impl Member {
+    /// One that has not started.
+    pub(crate) fn new(plan: GroupPlan, records: &Path) -> Result<Self, bascule_vrrp::group::ConfigError> {
+        let group = Group::new(plan.config.clone())?;
+        Ok(Self::with(plan, group, records))
+    }
+
+    /// One whose state another process left.
+    pub(crate) fn with(plan: GroupPlan, group: Group, records: &Path) -> Self {
+        let record = RecordFile::new(records, &plan.config.name);
+        Self {
+            plan,
+            group,
+            record,
+            holds: BTreeMap::new(),
+            links: BTreeMap::new(),
+            tracked: BTreeMap::new(),
+            switchover: None,
+            leaving: Leaving::No,
+            failures: BTreeMap::new(),
+            mute: BTreeMap::new(),
+            warned: BTreeMap::new(),
+        }
+    }
+
+    /// When it has to be looked at next.
+    pub(crate) fn next_deadline(&self) -> Option<BootTime> {
+        self.group.next_deadline().into_iter().chain(self.mute.values().copied()).min()
+    }
+
+    /// Sending worked or failed. True when the interface counts as down from now on.
+    pub(crate) fn sent(&mut self, now: BootTime, router: &RouterId, worked: bool) -> bool {
+        if worked {
+            self.failures.remove(router);
+            return false;
+        }
+        let failures = self.failures.entry(router.clone()).or_default();
+        *failures += 1;
+        if *failures < SEND_FAILURES {
+            return false;
+        }
+        self.failures.remove(router);
+        self.mute.insert(router.clone(), now + MUTE);
+        true
+    }
+
+    /// Whether a virtual router's interface counts as down because sending failed.
+    pub(crate) fn is_mute(&mut self, now: BootTime, router: &RouterId) -> bool {
+        match self.mute.get(router) {
+            Some(until) if *until > now => true,
+            Some(_) => {
+                self.mute.remove(router);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Whether something is to be said: it was not said before, or it was something else.
+    pub(crate) fn is_news(&mut self, about: &'static str, text: Option<&str>) -> bool {
+        match text {
+            None => {
+                self.warned.remove(about);
+                false
+            }
+            Some(text) if self.warned.get(about).is_some_and(|old| old == text) => false,
+            Some(text) => {
+                self.warned.insert(about, text.to_owned());
+                true
+            }
+        }
+    }
+}
+
+impl Member {
+    /// Tells who waits what became of a commanded switch-over.
+    pub(crate) fn answer(&mut self, outcome: Switchover) {
+        let Some(waiting) = self.switchover.take() else { return };
+        let answer = match outcome {
+            Switchover::Done { reason } => Ok(reason),
+            Switchover::NoSuccessor => {
+                Err("nobody took over: this member is active as before; is another one in state Backup?"
+                    .to_owned())
+            }
+            Switchover::Refused { reason } => Err(reason.to_owned()),
+            Switchover::Interrupted { reason } => Err(format!("it ended otherwise: {reason}")),
+        };
+        // Who waited may have gone.
+        let _ = waiting.send(answer);
+    }
+}

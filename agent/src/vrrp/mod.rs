@@ -1,0 +1,39 @@
+//! VRRP on this machine: which groups' addresses are here.
+//!
+//! One thread ([`thread`]) speaks and listens, with real-time priority where it may. It owns the raw sockets ([`wire`]), the groups'
+//! addresses ([`kernel`]) and the library's state machines ([`member`]), and waits for nobody: keys are read before it gets them,
+//! log lines, hooks and the disk are another thread's ([`voice`]). What it does is in [`driver`]; what it decides is decided by
+//! `bascule_vrrp`, which has neither sockets nor a clock.
+//!
+//! ```text
+//! configuration ─► Handle ─► GroupPlan ─► ┌────────────────────────┐ ─► advertisements, gratuitous ARP
+//! switchover, stop, status ─────────────► │ thread: poll, turn     │ ─► addresses (rtnetlink)
+//! rtnetlink, protocol 112 ──────────────► │  Driver ─► Group       │ ─► record in /run
+//!                                         └───────────┬────────────┘
+//!                                                     └─► voice: log, transitions, services, disk
+//! ```
+
+mod addresses;
+mod announce;
+mod change;
+mod clock;
+mod config;
+mod driver;
+mod handle;
+mod inherit;
+mod kernel;
+mod member;
+mod network;
+mod record;
+mod secret;
+mod status;
+mod thread;
+mod voice;
+mod wire;
+
+pub use handle::{Handle, Options, SpawnError};
+pub use inherit::give;
+pub use status::{ForeignStatus, GroupStatus, InstanceStatus, VrrpStatus};
+pub use voice::Transition;
+
+pub use config::SERVICES;

@@ -1,0 +1,172 @@
+//! The groups as status and metrics show them.
+
+use std::collections::BTreeMap;
+
+use bascule_vrrp::group::RouterStatus;
+use bascule_vrrp::{BootTime, GroupState, Link};
+use serde::{Deserialize, Serialize};
+
+use super::clock;
+use super::driver::Driver;
+
+/// All groups of this director.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VrrpStatus {
+    /// The groups.
+    pub groups: Vec<GroupStatus>,
+    /// Advertisements heard for virtual routers that are nobody's here, since the start.
+    pub foreign_advertisements: u64,
+    /// Those virtual routers; at most 256 are remembered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub foreign: Vec<ForeignStatus>,
+    /// Addresses put back into active groups, or removed where they had no business.
+    pub repaired: u64,
+}
+
+/// A group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupStatus {
+    /// Its name.
+    pub group: String,
+    /// Its state: Initialize, Fault, Backup or Active.
+    pub state: GroupState,
+    /// It is Active and hands over.
+    pub releasing: bool,
+    /// Why it is in that state, in at most 128 characters.
+    pub reason: String,
+    /// For how long.
+    pub seconds_in_state: f64,
+    /// The priority that it advertises.
+    pub priority: u8,
+    /// Whether a commanded switch-over holds against preemption.
+    pub hold: bool,
+    /// Why what is configured now cannot be carried out, if so: it goes on as before, or does not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// Its virtual routers.
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// A virtual router: an instance's addresses of one family.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceStatus {
+    /// Name of the instance.
+    pub name: String,
+    /// IPv4 or IPv6.
+    pub family: String,
+    /// The interface.
+    pub interface: String,
+    /// The virtual router id.
+    pub virtual_router_id: u8,
+    /// The interface's state: Up, Down, NoAddress, Missing or Unknown.
+    pub link: String,
+    /// Its state: Initialize, Backup or Active.
+    pub state: String,
+    /// It is Backup and hears nobody; it waits for the rest of its group.
+    pub ready: bool,
+    /// The active router's own address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<String>,
+    /// When an active router was last heard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heard_seconds_ago: Option<f64>,
+    /// Advertisements sent.
+    pub sent: u64,
+    /// Of them, with priority 0.
+    pub sent_priority_zero: u64,
+    /// Datagrams received.
+    pub received: u64,
+    /// Of them, valid advertisements.
+    pub accepted: u64,
+    /// Of them, with priority 0.
+    pub accepted_priority_zero: u64,
+    /// What was dropped, by reason.
+    pub rejected: BTreeMap<String, u64>,
+    /// How often it became Active.
+    pub became_active: u64,
+}
+
+/// A virtual router that is nobody's here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForeignStatus {
+    /// Where it was heard.
+    pub interface: String,
+    /// Its virtual router id.
+    pub virtual_router_id: u8,
+    /// Version of the protocol.
+    pub version: u8,
+    /// Who speaks.
+    pub source: String,
+    /// Advertisements heard.
+    pub count: u64,
+    /// When it was last heard.
+    pub heard_seconds_ago: f64,
+}
+
+impl Driver {
+    /// What is to be shown.
+    pub(super) fn status(&self) -> VrrpStatus {
+        let now = clock::now().boot;
+        let groups = self.members.iter().map(|(name, member)| {
+            let status = member.group.status();
+            GroupStatus {
+                group: name.to_string(),
+                state: status.state,
+                releasing: status.releasing,
+                reason: status.reason,
+                seconds_in_state: now.since(status.since).as_secs_f64(),
+                priority: status.priority,
+                hold: status.hold,
+                refused: None,
+                instances: status.routers.into_iter().map(|router| instance(router, now)).collect(),
+            }
+        });
+        let foreign = self.foreign.routers().iter().map(|one| ForeignStatus {
+            interface: one.interface.to_string(),
+            virtual_router_id: one.vrid,
+            version: one.version,
+            source: one.source.to_string(),
+            count: one.count,
+            heard_seconds_ago: now.since(one.last).as_secs_f64(),
+        });
+        VrrpStatus {
+            groups: groups.collect(),
+            foreign_advertisements: self.totals.foreign,
+            foreign: foreign.collect(),
+            repaired: self.totals.repaired,
+        }
+    }
+}
+
+fn instance(router: RouterStatus, now: BootTime) -> InstanceStatus {
+    let counters = router.counters;
+    InstanceStatus {
+        name: router.id.instance.to_string(),
+        family: router.id.family.to_string(),
+        interface: router.interface,
+        virtual_router_id: router.vrid,
+        link: match router.link {
+            Link::Up { .. } => "Up",
+            Link::Down => "Down",
+            Link::NoAddress => "NoAddress",
+            Link::Missing => "Missing",
+            Link::Unknown => "Unknown",
+        }
+        .to_owned(),
+        state: format!("{:?}", router.state),
+        ready: router.ready,
+        active: router.active.map(|active| active.to_string()),
+        heard_seconds_ago: router.heard_at.map(|at| now.since(at).as_secs_f64()),
+        sent: counters.sent,
+        sent_priority_zero: counters.sent_priority_zero,
+        received: counters.received,
+        accepted: counters.accepted,
+        accepted_priority_zero: counters.accepted_priority_zero,
+        rejected: counters.rejected.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        became_active: counters.became_active,
+    }
+}

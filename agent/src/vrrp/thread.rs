@@ -1,0 +1,184 @@
+//! The thread: waits for the kernel, the networks, commands and deadlines, and gives the driver its turns.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bascule_vrrp::BootTime;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, ppoll},
+    sys::time::TimeSpec,
+};
+use tokio::sync::oneshot;
+
+use super::clock;
+use super::config::GroupPlan;
+use super::driver::Driver;
+use super::inherit::{self, Package};
+use super::member::Waiting;
+use super::status::VrrpStatus;
+use super::voice::{Remark, Voice};
+
+/// It looks around at least this often: after a suspension poll(2) knows nothing of the time that has passed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// After it could not even wait.
+const BREATH: Duration = Duration::from_millis(10);
+/// Commands that wait; who comes when there are more is refused.
+const QUEUE: usize = 256;
+/// Priority among the real-time threads of the machine, 1 to 99: above the ordinary, below what keeps the machine going.
+const REAL_TIME: i32 = 10;
+
+/// What the thread is told.
+pub(super) enum Command {
+    /// A configuration: its groups, and the names of those that stay as they are.
+    Configure(Vec<GroupPlan>, BTreeSet<String>),
+    /// Give a group to another member.
+    Switchover(String, Waiting),
+    /// What is to be shown?
+    Status(oneshot::Sender<VrrpStatus>),
+    /// Something that a group tracks outside failed or recovered: group, name, failing.
+    Tracked(String, String, bool),
+    /// Hand all groups over; answered when all have ended.
+    Stop(oneshot::Sender<()>),
+    /// Hold still and hand out everything for another process.
+    Freeze(oneshot::Sender<io::Result<Package>>),
+    /// Go on: the other process did not take it.
+    Thaw,
+    /// The other process has it: end without touching anything.
+    Leave,
+}
+
+/// How others reach the thread.
+pub(super) struct Inbox {
+    commands: Mutex<VecDeque<Command>>,
+    sleeper: UnixStream,
+    waker: UnixStream,
+}
+
+impl Inbox {
+    pub(super) fn new() -> io::Result<Self> {
+        let (sleeper, waker) = UnixStream::pair()?;
+        sleeper.set_nonblocking(true)?;
+        waker.set_nonblocking(true)?;
+        Ok(Self { commands: Mutex::default(), sleeper, waker })
+    }
+
+    fn commands(&self) -> MutexGuard<'_, VecDeque<Command>> {
+        // Whoever held the lock only moved values.
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a command over; false when too many wait. A configuration replaces one that waits, for it says everything.
+    pub(super) fn push(&self, command: Command) -> bool {
+        let mut commands = self.commands();
+        if matches!(command, Command::Configure(..)) {
+            commands.retain(|other| !matches!(other, Command::Configure(..)));
+        } else if commands.len() >= QUEUE
+            && !matches!(command, Command::Stop(_) | Command::Leave | Command::Thaw)
+        {
+            return false;
+        }
+        commands.push_back(command);
+        drop(commands);
+        // EAGAIN: the buffer is full, that is, the thread is woken already.
+        let _ = (&self.waker).write(&[1]);
+        true
+    }
+
+    fn take(&self) -> VecDeque<Command> {
+        let _ = (&self.sleeper).read(&mut [0; 512]);
+        std::mem::take(&mut *self.commands())
+    }
+}
+
+/// Runs until it is told to end.
+pub(super) fn run(mut driver: Driver, inbox: &Inbox, mut heritage: Option<UnixStream>, voice: &Voice) {
+    raise(voice);
+    let mut stopping: Option<oneshot::Sender<()>> = None;
+    let mut frozen = false;
+    loop {
+        let next = if frozen { None } else { driver.next_deadline() };
+        if let Err(error) = wait(&driver, inbox, next, frozen) {
+            voice.warn(format!("cannot wait for the network: {error}"));
+            std::thread::sleep(BREATH);
+        }
+        if !frozen {
+            driver.turn();
+        }
+        for command in inbox.take() {
+            match command {
+                Command::Configure(plans, keep) => {
+                    let plans = match heritage.take() {
+                        Some(stream) => inherit::receive(&mut driver, stream, plans),
+                        None => plans,
+                    };
+                    driver.configure(plans, &keep);
+                }
+                Command::Switchover(group, waiting) => driver.switchover(&group, waiting),
+                // Who asked may have gone.
+                Command::Status(waiting) => drop(waiting.send(driver.status())),
+                Command::Tracked(group, name, failing) => driver.tracked(&group, &name, failing),
+                Command::Stop(waiting) => {
+                    driver.stop();
+                    stopping = Some(waiting);
+                }
+                Command::Freeze(waiting) => {
+                    frozen = waiting.send(driver.pack()).is_ok();
+                }
+                Command::Thaw => frozen = false,
+                Command::Leave => return,
+            }
+        }
+        if driver.has_stopped()
+            && let Some(waiting) = stopping.take()
+        {
+            let _ = waiting.send(());
+            return;
+        }
+    }
+}
+
+/// Waits for something to happen, or until it is time.
+fn wait(driver: &Driver, inbox: &Inbox, next: Option<BootTime>, frozen: bool) -> io::Result<()> {
+    let now = clock::now().boot;
+    let time = next.map_or(LONGEST_SLEEP, |at| at.since(now)).min(LONGEST_SLEEP);
+    let mut descriptors: Vec<BorrowedFd<'_>> = vec![inbox.sleeper.as_fd()];
+    if !frozen {
+        descriptors.push(driver.kernel.descriptor());
+        descriptors.extend(driver.wires.descriptors());
+    }
+    let mut polled: Vec<_> =
+        descriptors.into_iter().map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN)).collect();
+    match ppoll(&mut polled, Some(TimeSpec::from_duration(time)), None) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Goes before everything ordinary. Without CAP_SYS_NICE or RLIMIT_RTPRIO the thread runs as the others do, and says so: on a busy
+/// machine its advertisements may then be late.
+fn raise(voice: &Voice) {
+    // SAFETY: all bytes zero is a valid sched_param.
+    let mut parameter: libc::sched_param = unsafe { std::mem::zeroed() };
+    parameter.sched_priority = REAL_TIME;
+    // On Linux 0 means the calling thread. What it starts shall not inherit this.
+    // SAFETY: the parameter is valid for the call.
+    let result = unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameter)
+    };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        crate::priority::raise();
+        voice.say(Remark::Info(format!(
+            "no real-time priority for the thread that speaks ({error}): on a busy machine advertisements may be late; CAP_SYS_NICE gives it"
+        )));
+    }
+}

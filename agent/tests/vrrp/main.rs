@@ -1,0 +1,6 @@
+//! VRRP on a real kernel: directors as network namespaces, real sockets, real addresses. Needs root and `ip`, but no IPVS; without
+//! rights the tests say "not run here" and pass, or fail when BASCULE_KERNEL_TESTS=require.
+
+mod groups;
+mod net;
+mod peers;
