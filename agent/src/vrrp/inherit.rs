@@ -170,16 +170,16 @@ fn take(stream: &UnixStream) -> io::Result<(Header, Vec<OwnedFd>)> {
     Ok((header, descriptors))
 }
 
-/// Takes everything from the process at the other end. Returns the plans of those groups that were not handed over, or that cannot
-/// go on from the state that they were in.
-pub(super) fn receive(driver: &mut Driver, stream: UnixStream, plans: Vec<GroupPlan>) -> Vec<GroupPlan> {
+/// Takes everything from the process at the other end. What was not handed over, and a group that cannot go on from the state that
+/// it was in, is left for [`Driver::configure`] to begin.
+pub(super) fn receive(driver: &mut Driver, stream: UnixStream, plans: &[GroupPlan]) {
     let (header, descriptors) = match take(&stream) {
         Ok(taken) => taken,
         Err(error) => {
             driver
                 .voice
                 .warn(format!("nothing was taken over from the former process: {error}; beginning anew"));
-            return plans;
+            return;
         }
     };
     for (wire, descriptor) in header.wires.into_iter().zip(descriptors) {
@@ -188,18 +188,14 @@ pub(super) fn receive(driver: &mut Driver, stream: UnixStream, plans: Vec<GroupP
         driver.wires.adopt(place, Wire::adopt(descriptor, &interface, wire.joined));
     }
     let mut snapshots = header.groups;
-    let mut left = Vec::new();
     for plan in plans {
         let at = snapshots.iter().position(|snapshot| *snapshot.group() == *plan.config.name);
-        let Some(at) = at else {
-            left.push(plan);
-            continue;
-        };
+        let Some(at) = at else { continue };
         let name = plan.config.name.clone();
         match Group::restore(plan.config.clone(), snapshots.swap_remove(at)) {
             Ok(group) => {
                 let (state, priority) = (group.state(), group.priority());
-                driver.add_restored(plan, group);
+                driver.add_restored(plan.clone(), group);
                 let reason = "taken over from the former process".to_owned();
                 driver.voice.say(Remark::Transition(Transition {
                     group: name,
@@ -211,7 +207,6 @@ pub(super) fn receive(driver: &mut Driver, stream: UnixStream, plans: Vec<GroupP
             }
             Err(error) => {
                 driver.voice.warn(format!("{name}: {error}; it begins anew"));
-                left.push(plan);
             }
         }
     }
@@ -219,5 +214,4 @@ pub(super) fn receive(driver: &mut Driver, stream: UnixStream, plans: Vec<GroupP
     if let Err(error) = answer.write_all(format!("{TAKEN}\n").as_bytes()) {
         driver.voice.warn(format!("the former process does not hear that it is relieved: {error}"));
     }
-    left
 }

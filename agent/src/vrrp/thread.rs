@@ -116,10 +116,9 @@ pub(super) fn run(mut driver: Driver, inbox: &Inbox, mut heritage: Option<UnixSt
         for command in inbox.take() {
             match command {
                 Command::Configure(plans, keep) => {
-                    let plans = match heritage.take() {
-                        Some(stream) => inherit::receive(&mut driver, stream, plans),
-                        None => plans,
-                    };
+                    if let Some(stream) = heritage.take() {
+                        inherit::receive(&mut driver, stream, &plans);
+                    }
                     driver.configure(plans, &keep);
                 }
                 Command::Switchover(group, waiting) => driver.switchover(&group, waiting),

@@ -29,13 +29,14 @@ impl Keepalived {
         let file = folder.join("keepalived.conf");
         std::fs::write(&file, configuration).unwrap();
         let pid = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+        let log = std::fs::File::create(folder.join("log")).unwrap();
         let child = Command::new("ip")
             .args(["netns", "exec", &machine.namespace, "keepalived", "-n", "-l", "-D", "-P", "-f"])
             .arg(&file)
             .args(["-p", &pid("main.pid"), "-r", &pid("vrrp.pid")])
             .stdin(Stdio::null())
-            .stdout(std::fs::File::create(folder.join("log")).unwrap())
-            .stderr(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
             .spawn()
             .ok()?;
         Some(Self { child })
@@ -89,7 +90,9 @@ fn with_keepalived(version: u8, interval: &str) {
         eventually(why, || (holder.has(ADDRESS) && !other.has(ADDRESS)).then_some(()));
     };
     let log = || std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
-    eventually("keepalived is in BACKUP", || log().contains("Entering BACKUP STATE").then_some(()));
+    eventually(&format!("keepalived is in BACKUP; its log is in {}", folder.path().display()), || {
+        log().contains("Entering BACKUP STATE").then_some(())
+    });
 
     // A planned switch: it takes over though its priority is lower, and keeps it, because the switch-over holds.
     let answer = block(one.handle.switchover("front"));
