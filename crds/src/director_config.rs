@@ -96,6 +96,9 @@ pub struct DirectorVrrpGroup {
     /// Whether no member has a higher priority.
     #[serde(default)]
     pub highest: bool,
+    /// Whether it has no other member: nobody could take over while it was late.
+    #[serde(default)]
+    pub alone: bool,
     /// 2 or 3.
     #[schemars(range(min = 2, max = 3))]
     pub version: u8,
