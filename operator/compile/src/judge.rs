@@ -140,6 +140,7 @@ pub(crate) fn in_group(
     if group.members().next().is_none() {
         let message = format!("no member of VrrpGroup {name} has a Director");
         problems.add(Reason::DirectorNotFound, field, message);
+        return;
     }
     for (field, addresses) in wanted_addresses(spec) {
         for (i, wanted) in addresses.iter().enumerate().filter(|(_, wanted)| !group.has(**wanted)) {

@@ -54,13 +54,13 @@ impl Compiler {
         new: Option<&ConnectionSync>,
         todo: &mut Todo,
     ) {
-        if let Some(sync) = old {
-            if let Some(those) = self.syncs.get_mut(&sync.sync_id) {
-                those.remove(name);
-                todo.beside.extend(those.iter().cloned());
-                if those.is_empty() {
-                    self.syncs.remove(&sync.sync_id);
-                }
+        if let Some(sync) = old
+            && let Some(those) = self.syncs.get_mut(&sync.sync_id)
+        {
+            those.remove(name);
+            todo.beside.extend(those.iter().cloned());
+            if those.is_empty() {
+                self.syncs.remove(&sync.sync_id);
             }
         }
         if let Some(sync) = new {
@@ -163,7 +163,7 @@ impl Compiler {
                 ),
             );
         }
-        let mut same_id = own.iter().flat_map(|own| self.syncs.get(&own.sync_id)).flatten();
+        let mut same_id = own.iter().filter_map(|own| self.syncs.get(&own.sync_id)).flatten();
         let stranger = same_id.find(|other| {
             let sync = self.sync_of(other);
             *other != name

@@ -144,7 +144,7 @@ pub(crate) fn on_director(
             problems.invalid(
                 format!("spec.track.interfaces[{i}].name"),
                 format!(
-                    "{} is {interface} on director {director}, as {other} is; leave one of them out",
+                    "{} and {other} both are {interface} on director {director}; leave one of them out",
                     one.name
                 ),
             );
