@@ -6,12 +6,11 @@ use std::time::Instant;
 use std::{fmt, io};
 
 use bascule_compile::NodeConfig;
-use bascule_crds::Object;
 use serde::Serialize;
 
 use super::catalog::{Examined, Form, Known};
 use super::disk::{self, Content};
-use super::engine::{Engine, Locate};
+use super::engine::{Engine, Locate, directors_of};
 use super::examine::examine;
 use super::locate::FromDisk;
 use super::problem::Problem;
@@ -112,11 +111,8 @@ pub fn read(directory: &Path, director: Option<(&str, BTreeMap<String, Saved>)>)
         if let Examined::Parsed { documents, nameless } = &file {
             objects += documents.len() + nameless.len();
             for document in documents {
-                if let Form::Good { object: Some(object), .. } = &document.form
-                    && let Object::VirtualService(service) = &**object
-                    && let Some(director) = &service.spec.director
-                {
-                    named.insert(director.name.clone());
+                if let Form::Good { object: Some(object), .. } = &document.form {
+                    named.extend(directors_of(object).into_iter().map(str::to_owned));
                 }
             }
         }

@@ -9,7 +9,7 @@ use bascule_compile::{
     BindingKey, Change as Compile, Compiled, Compiler, ConditionType, Delta, NodeConfig, Reason, Trust,
     is_refused_whole,
 };
-use bascule_crds::{Object, ObjectRef};
+use bascule_crds::{Kind, Object, ObjectRef};
 
 use super::catalog::{Catalog, Change, Put};
 use super::disk::FileName;
@@ -34,7 +34,7 @@ pub struct Engine {
     /// The canonical JSON of what is in force: what the file says or, where that collides with another object, the last
     /// form that did not.
     accepted: BTreeMap<ObjectRef, Arc<str>>,
-    /// Directors that a VirtualService named since the start.
+    /// Directors that an object named since the start.
     named: BTreeSet<String>,
     /// Problems as last told, by what they are about.
     told: BTreeMap<About, Vec<Problem>>,
@@ -44,6 +44,20 @@ pub struct Engine {
 enum About {
     File(FileName),
     Object(ObjectRef),
+}
+
+/// The directors that the object names.
+pub(super) fn directors_of(object: &Object) -> Vec<&str> {
+    match object {
+        Object::VirtualService(service) => {
+            service.spec.director.iter().map(|placement| placement.name.as_str()).collect()
+        }
+        Object::VrrpGroup(group) => {
+            group.spec.members.iter().map(|member| member.director.as_str()).collect()
+        }
+        Object::Director(director) => director.metadata.name.iter().map(String::as_str).collect(),
+        Object::HealthCheck(_) | Object::NatRule(_) | Object::EndpointSlice(_) => Vec::new(),
+    }
 }
 
 /// What one step changed.
@@ -148,14 +162,10 @@ impl Engine {
                         continue;
                     };
                     step.put += 1;
-                    if let Object::VirtualService(service) = &object
-                        && let Some(director) = &service.spec.director
-                        && !self.named.contains(&director.name)
-                    {
-                        self.named.insert(director.name.clone());
-                    }
-                    if let Object::Director(director) = &object {
-                        self.named.extend(director.metadata.name.clone());
+                    for director in directors_of(&object) {
+                        if !self.named.contains(director) {
+                            self.named.insert(director.to_owned());
+                        }
                     }
                     step.conditions.insert(reference);
                     batch.push(Compile::Put(object));
@@ -227,12 +237,22 @@ impl Engine {
         self.compiler.keeps_last_good(reference)
     }
 
+    /// Whether this director has to do something for the object.
+    pub fn is_ours(&self, reference: &ObjectRef) -> bool {
+        match reference.kind {
+            Kind::VrrpGroup => {
+                let config = self.compiled().nodes.get(&self.director);
+                config.is_some_and(|node| node.director.vrrp.iter().any(|group| group.name == reference.name))
+            }
+            _ => self.binding_key(reference).is_some(),
+        }
+    }
+
     /// The binding of a VirtualService on this director.
     pub fn binding_key(&self, reference: &ObjectRef) -> Option<BindingKey> {
         let key = BindingKey::new(reference.namespace.as_deref()?, &reference.name);
         let config = self.compiled().nodes.get(&self.director)?;
-        (reference.kind == bascule_crds::Kind::VirtualService && config.bindings.contains_key(&key))
-            .then_some(key)
+        (reference.kind == Kind::VirtualService && config.bindings.contains_key(&key)).then_some(key)
     }
 
     /// The part of a step that the kernel does not have to wait for.

@@ -59,6 +59,8 @@ pub struct ObjectView {
     pub last_good: bool,
     /// Its part of this director's configuration.
     pub binding: Option<BindingKey>,
+    /// This director has to do something for it: a binding, or a membership.
+    pub ours: bool,
     /// Serial of the newest update that concerned it.
     pub told: u64,
     /// What compiling says.
@@ -72,7 +74,7 @@ pub struct View {
     pub directory: String,
     /// This machine's name.
     pub director: String,
-    /// Directors that VirtualServices name.
+    /// Directors that the manifests name.
     pub named: Vec<String>,
     /// Of the newest update handed to the reconciler.
     pub serial: u64,
@@ -111,6 +113,7 @@ impl View {
                     line: active.line,
                     last_good: engine.keeps_last_good(reference) || last_good.contains(reference),
                     binding: engine.binding_key(reference),
+                    ours: engine.is_ours(reference),
                     told: 0,
                     conditions: conditions.iter().map(condition).collect(),
                 }
@@ -187,6 +190,7 @@ fn accept(objects: &mut Vec<ObjectView>, engine: &Engine, problems: &[Problem]) 
             line: first.line.unwrap_or(1),
             last_good: false,
             binding: None,
+            ours: false,
             told: 0,
             conditions: vec![refused(problems)],
             object,

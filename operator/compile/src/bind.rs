@@ -1,6 +1,5 @@
 //! What a director must do, spelled out.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -8,31 +7,31 @@ use bascule_crds::binding::{
     BindingFwmark, BindingPersistence, BindingPort, BindingRealServer, BindingScheduler,
 };
 use bascule_crds::common::{AddressOrRange, Family};
-use bascule_crds::virtual_service::{DirectorPlacement, RealServer};
+use bascule_crds::director::ConnectionSync;
+use bascule_crds::director_config::DirectorVrrpGroup;
+use bascule_crds::virtual_service::RealServer;
 use bascule_crds::{DirectorConfigSpec, DirectorSpec, VirtualServiceBindingSpec, VirtualServiceSpec};
 
 use crate::claims::{Claim, What};
 use crate::compiler::Trust;
+use crate::groups::{Aliases, resolved};
 use crate::service;
 use crate::types::BindingKey;
 
-/// The binding of a VirtualService in which nothing is wrong.
+/// The binding on this director of a VirtualService in which nothing is wrong.
 pub(crate) fn binding(
     name: &str,
     spec: &VirtualServiceSpec,
-    placement: &DirectorPlacement,
-    aliases: Option<&BTreeMap<String, String>>,
+    director: &str,
+    aliases: Option<&Aliases>,
 ) -> VirtualServiceBindingSpec {
-    let interface = placement
-        .interface
-        .as_ref()
-        .map(|interface| aliases.and_then(|aliases| aliases.get(interface)).unwrap_or(interface).clone());
+    let interface = spec.director.as_ref().and_then(|placement| placement.interface.as_ref());
     let scheduler = &spec.scheduler;
     VirtualServiceBindingSpec {
         virtual_service: name.to_owned(),
-        director: placement.name.clone(),
-        vrrp_group: None,
-        interface,
+        director: director.to_owned(),
+        vrrp_group: spec.vrrp_group.clone(),
+        interface: interface.map(|interface| resolved(aliases, interface).clone()),
         addresses: spec.addresses.clone(),
         fwmark: spec.fwmark.as_ref().map(|fwmark| BindingFwmark {
             mark: fwmark.mark,
@@ -130,7 +129,11 @@ pub(crate) fn claims(
 }
 
 /// What the machine itself needs; without a Director manifest, the defaults.
-pub(crate) fn director_config(name: &str, spec: Option<&DirectorSpec>) -> DirectorConfigSpec {
+pub(crate) fn director_config(
+    name: &str,
+    spec: Option<&DirectorSpec>,
+    vrrp: Vec<DirectorVrrpGroup>,
+) -> DirectorConfigSpec {
     let defaults = DirectorSpec::default();
     let spec = spec.unwrap_or(&defaults);
     DirectorConfigSpec {
@@ -138,10 +141,17 @@ pub(crate) fn director_config(name: &str, spec: Option<&DirectorSpec>) -> Direct
         sysctls: spec.sysctls,
         timeouts: spec.timeouts,
         expire: spec.expire,
-        connection_sync: None,
-        vrrp: Vec::new(),
+        connection_sync: connection_sync(spec),
+        vrrp,
         interface_aliases: spec.interface_aliases.clone(),
         allowed_targets: spec.allowed_targets.clone(),
         maintenance: None,
     }
+}
+
+/// The director's synchronisation of connections, its interface resolved.
+pub(crate) fn connection_sync(spec: &DirectorSpec) -> Option<ConnectionSync> {
+    let mut sync = spec.connection_sync.clone()?;
+    sync.interface = resolved(Some(&spec.interface_aliases), &sync.interface).clone();
+    Some(sync)
 }

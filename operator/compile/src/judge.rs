@@ -1,25 +1,22 @@
 //! What is wrong with an object: alone, in what it names, and in what it is allowed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bascule_crds::common::{AddressOrRange, AllowedKind};
+use bascule_crds::common::{AddressOrRange, Allow, AllowedKind};
 use bascule_crds::director::{Director, DirectorSpec};
 use bascule_crds::virtual_service::VirtualServiceSpec;
 use bascule_crds::{Kind, Object, VirtualServiceBindingSpec};
 
 use crate::compiler::{Named, Trust};
+use crate::groups::{self, Group};
 use crate::problem::Problems;
 use crate::types::{Problem, Reason};
 use crate::{service, unsupported};
 
-/// A VirtualService in which nothing is wrong, and where it is to be.
-#[derive(Clone, Debug)]
-pub(crate) struct Placed {
-    pub(crate) director: Arc<str>,
-    pub(crate) spec: Arc<VirtualServiceBindingSpec>,
-}
+/// A VirtualService in which nothing is wrong: what is to be where, by the director's name.
+pub(crate) type Placed = BTreeMap<Arc<str>, Arc<VirtualServiceBindingSpec>>;
 
 /// What is wrong with an object of a directory, whatever else there is: it contradicts itself, or uses what this version does not
 /// do.
@@ -27,6 +24,7 @@ pub fn problems_of(object: &Object) -> Vec<Problem> {
     match object {
         Object::VirtualService(object) => virtual_service(&object.spec),
         Object::Director(object) => director(&object.spec),
+        Object::VrrpGroup(object) => groups::problems(&object.spec),
         other => unsupported_kind(Trust::Files, other).unwrap_or_default(),
     }
 }
@@ -54,7 +52,6 @@ pub(crate) fn director(spec: &DirectorSpec) -> Vec<Problem> {
 pub(crate) fn unsupported_kind(trust: Trust, object: &Object) -> Option<Vec<Problem>> {
     let what = match object {
         Object::HealthCheck(_) => "health checks are",
-        Object::VrrpGroup(_) => "VRRP groups are",
         Object::NatRule(_) => "NAT rules are",
         // In a cluster they are Kubernetes' own, and there whether or not we use them.
         Object::EndpointSlice(_) if trust == Trust::Files => "EndpointSlices are",
@@ -101,11 +98,6 @@ pub(crate) fn resolve(
         };
         problems.add(Reason::DirectorNotFound, "spec.director.name", message);
     }
-    if let Some(group) = &spec.vrrp_group
-        && !known(&Named::VrrpGroup(group.clone()))
-    {
-        problems.add(Reason::VrrpGroupNotFound, "spec.vrrpGroup", format!("there is no VrrpGroup {group}"));
-    }
     let mut check = |field: String, name: &str| {
         if !known(&Named::HealthCheck(namespace.to_owned(), name.to_owned())) {
             let message = format!("there is no HealthCheck {name} in namespace {namespace}");
@@ -122,7 +114,88 @@ pub(crate) fn resolve(
     }
 }
 
-/// In a cluster: what the Director does not allow a VirtualService of that namespace.
+/// Says what is missing for addresses that the VirtualService wants to have where a group is active.
+pub(crate) fn in_group(
+    spec: &VirtualServiceSpec,
+    name: &str,
+    group: Option<&Group>,
+    trust: Trust,
+    problems: &mut Problems,
+) {
+    let field = "spec.vrrpGroup";
+    let Some(group) = group else {
+        let message = match trust {
+            Trust::Files => format!("there is no VrrpGroup {name}, or what its manifest says is refused"),
+            Trust::Cluster => format!("there is no VrrpGroup {name}"),
+        };
+        problems.add(Reason::VrrpGroupNotFound, field, message);
+        return;
+    };
+    if !group.is_in_force() {
+        let message =
+            format!("VrrpGroup {name} is not accepted, and nobody has its addresses; its conditions say why");
+        problems.add(Reason::VrrpGroupNotAccepted, field, message);
+        return;
+    }
+    if group.members().next().is_none() {
+        let message = format!("no member of VrrpGroup {name} has a Director");
+        problems.add(Reason::DirectorNotFound, field, message);
+        return;
+    }
+    for (field, addresses) in wanted_addresses(spec) {
+        for (i, wanted) in addresses.iter().enumerate().filter(|(_, wanted)| !group.has(**wanted)) {
+            problems.add(
+                Reason::AddressNotInGroup,
+                format!("{field}[{i}]"),
+                format!(
+                    "{wanted} is not among the addresses of VrrpGroup {name}, so that nobody would have it; add it to addresses \
+                     or excludedAddresses of an instance"
+                ),
+            );
+        }
+    }
+}
+
+/// The addresses that the spec names, and where.
+fn wanted_addresses(spec: &VirtualServiceSpec) -> [(&'static str, &[AddressOrRange]); 2] {
+    let marked = spec.fwmark.as_ref().and_then(|fwmark| fwmark.match_.as_ref());
+    [
+        ("spec.addresses", spec.addresses.as_slice()),
+        ("spec.fwmark.match.addresses", marked.map(|m| m.addresses.as_slice()).unwrap_or_default()),
+    ]
+}
+
+/// The entries that are for VirtualServices of the namespace.
+fn entries<'a>(allow: &'a [Allow], namespace: &'a str) -> impl Iterator<Item = &'a Allow> {
+    allow
+        .iter()
+        .filter(|entry| entry.kinds.contains(&AllowedKind::VirtualService))
+        .filter(move |entry| entry.namespaces.iter().any(|n| n == "*" || n == namespace))
+}
+
+/// In a cluster: what the group does not allow a VirtualService of that namespace. Its addresses everybody may use; a mark
+/// alone takes packets to any address.
+pub(crate) fn allowed_by_group(
+    spec: &VirtualServiceSpec,
+    namespace: &str,
+    name: &str,
+    group: &Group,
+    problems: &mut Problems,
+) {
+    let anything = spec.fwmark.as_ref().is_some_and(|fwmark| fwmark.match_.is_none());
+    if anything && entries(group.allow(), namespace).next().is_none() {
+        problems.add(
+            Reason::NotAllowed,
+            "spec.fwmark",
+            format!(
+                "VrrpGroup {name} allows namespace {namespace} its own addresses only, and a mark without match is for any; \
+                 add match, or have its spec.allow say so"
+            ),
+        );
+    }
+}
+
+/// In a cluster: what the Director on which it wants to be does not allow a VirtualService of that namespace.
 pub(crate) fn allowed(
     spec: &VirtualServiceSpec,
     namespace: &str,
@@ -130,13 +203,7 @@ pub(crate) fn allowed(
     problems: &mut Problems,
 ) {
     let name = director.metadata.name.as_deref().unwrap_or_default();
-    let entries: Vec<_> = director
-        .spec
-        .allow
-        .iter()
-        .filter(|entry| entry.kinds.contains(&AllowedKind::VirtualService))
-        .filter(|entry| entry.namespaces.iter().any(|n| n == "*" || n == namespace))
-        .collect();
+    let entries: Vec<_> = entries(&director.spec.allow, namespace).collect();
     if entries.is_empty() {
         problems.add(
             Reason::NotAllowed,
@@ -145,12 +212,7 @@ pub(crate) fn allowed(
         );
         return;
     }
-    let marked = spec.fwmark.as_ref().and_then(|fwmark| fwmark.match_.as_ref());
-    let wanted = [
-        ("spec.addresses", spec.addresses.as_slice()),
-        ("spec.fwmark.match.addresses", marked.map(|m| m.addresses.as_slice()).unwrap_or_default()),
-    ];
-    for (field, addresses) in wanted {
+    for (field, addresses) in wanted_addresses(spec) {
         for (i, wanted) in addresses.iter().enumerate() {
             let within = |AddressOrRange { first, last }: &AddressOrRange| {
                 entries
@@ -167,6 +229,12 @@ pub(crate) fn allowed(
             }
         }
     }
+    allowed_targets(spec, director, problems);
+}
+
+/// In a cluster: real servers that a Director does not allow anybody.
+pub(crate) fn allowed_targets(spec: &VirtualServiceSpec, director: &Director, problems: &mut Problems) {
+    let name = director.metadata.name.as_deref().unwrap_or_default();
     for (i, server) in spec.real_servers.iter().enumerate() {
         if let Some(what) = only_here(server.address)
             && !director.spec.allowed_targets.iter().any(|net| net.contains(server.address))

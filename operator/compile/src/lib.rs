@@ -9,6 +9,7 @@ mod bounds;
 mod claims;
 mod compiler;
 mod contest;
+mod groups;
 mod judge;
 mod problem;
 mod service;

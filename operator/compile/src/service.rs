@@ -49,7 +49,7 @@ fn check_addresses(field: &str, addresses: &[AddressOrRange], problems: &mut Pro
 }
 
 /// What an address is when no single machine can have it.
-fn not_of_a_machine(address: IpAddr) -> Option<&'static str> {
+pub(crate) fn not_of_a_machine(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {
         Some("the unspecified address")
     } else if address.is_multicast() {

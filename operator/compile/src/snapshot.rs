@@ -1,12 +1,11 @@
 //! Everything at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use bascule_crds::{Object, VirtualServiceBindingSpec};
+use bascule_crds::Object;
 
 use crate::compiler::{Change, Compiler, Trust};
-use crate::types::{BindingKey, Compiled};
+use crate::types::{Compiled, NodeConfig};
 
 /// All that decides what each director must do.
 #[derive(Clone, Debug)]
@@ -17,7 +16,7 @@ pub struct Snapshot {
     pub directors: BTreeSet<String>,
     /// By director, what has been programmed until now. It stays while an object cannot have what it wants now, and
     /// ([`Trust::Files`]) where two want the same.
-    pub programmed: BTreeMap<String, BTreeMap<BindingKey, Arc<VirtualServiceBindingSpec>>>,
+    pub programmed: BTreeMap<String, NodeConfig>,
     /// The objects, one of a kind, namespace and name; of several, the last counts.
     pub objects: Vec<Object>,
 }
@@ -36,8 +35,8 @@ pub fn compile(snapshot: &Snapshot) -> Compiled {
     for director in &snapshot.directors {
         compiler.declare_director(director);
     }
-    for (director, bindings) in &snapshot.programmed {
-        compiler.remember(director, bindings);
+    for (director, node) in &snapshot.programmed {
+        compiler.remember(director, node);
     }
     compiler.apply(snapshot.objects.iter().cloned().map(Change::Put));
     compiler.into_compiled()

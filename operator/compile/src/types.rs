@@ -151,7 +151,8 @@ pub enum Reason {
     Unsupported,
     /// The Director does not allow it (in a cluster).
     NotAllowed,
-    /// An older object has the same address and port, or mark.
+    /// Another object, which comes first, has the same: an address and port, a mark, a virtual router; or has left no room on a
+    /// director.
     Conflicted,
     /// `ResolvedRefs` is true.
     ResolvedRefs,
@@ -159,6 +160,10 @@ pub enum Reason {
     DirectorNotFound,
     /// No such VrrpGroup.
     VrrpGroupNotFound,
+    /// The VrrpGroup is there, and nothing of it is in force.
+    VrrpGroupNotAccepted,
+    /// The VrrpGroup does not have the address.
+    AddressNotInGroup,
     /// No such HealthCheck.
     HealthCheckNotFound,
 }
@@ -245,11 +250,14 @@ impl Condition {
         Condition { type_, status: false, reason, message, field, problems, warnings: Vec::new() }
     }
 
-    /// Adds a remark of at most [`REMARK`] characters to the message.
-    pub(crate) fn add(&mut self, remark: &str) {
-        self.message.push_str(remark);
+    /// Adds to the problems that the object's last good form is in force.
+    pub(crate) fn add_last_good(&mut self) {
+        self.message.push_str(LAST_GOOD_STAYS);
     }
 }
+
+/// What the condition of an object adds to its problems when its last good form is in force; at most [`REMARK`] characters.
+const LAST_GOOD_STAYS: &str = "; its last good form stays in force";
 
 /// Longest remark about all of an object's problems, in characters.
 const REMARK: usize = 48;

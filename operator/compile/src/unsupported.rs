@@ -2,13 +2,15 @@
 //! is missing. The specs are taken apart completely, so that a new field cannot be forgotten here.
 
 use bascule_crds::virtual_service::{InitialState, OnFailure, RealServer};
-use bascule_crds::{DirectorSpec, VirtualServiceSpec};
+use bascule_crds::vrrp_group::{Authentication, Hmac, HmacKey, Instance, Track};
+use bascule_crds::{DirectorSpec, VirtualServiceSpec, VrrpGroupSpec};
 
+use crate::compiler::Trust;
 use crate::problem::Problems;
+use crate::types::Reason;
 
 pub(crate) fn virtual_service(spec: &VirtualServiceSpec, problems: &mut Problems) {
     let VirtualServiceSpec {
-        vrrp_group,
         real_servers_from,
         health_checks,
         check_host,
@@ -19,6 +21,7 @@ pub(crate) fn virtual_service(spec: &VirtualServiceSpec, problems: &mut Problems
         drain,
         real_servers,
         // What bindings carry.
+        vrrp_group: _,
         director: _,
         addresses: _,
         fwmark: _,
@@ -34,7 +37,6 @@ pub(crate) fn virtual_service(spec: &VirtualServiceSpec, problems: &mut Problems
             problems.unsupported(format!("spec.{field}"), what);
         }
     };
-    refuse(vrrp_group.is_some(), "vrrpGroup", "VRRP groups are");
     refuse(real_servers_from.is_some(), "realServersFrom", "real servers from a Service of Kubernetes are");
     refuse(!health_checks.is_empty(), "healthChecks", "health checks are");
     refuse(check_host.is_some(), "checkHost", "health checks are");
@@ -75,8 +77,8 @@ pub(crate) fn director(spec: &DirectorSpec, problems: &mut Problems) {
         maintenance,
         failure_domain,
         service_account,
-        connection_sync,
         // What the configuration of a director carries, or what is asked while compiling.
+        connection_sync: _,
         interface_aliases: _,
         timeouts: _,
         expire: _,
@@ -92,5 +94,84 @@ pub(crate) fn director(spec: &DirectorSpec, problems: &mut Problems) {
     refuse(maintenance.is_some_and(|m| m.enabled), "maintenance.enabled", "maintenance is");
     refuse(failure_domain.is_some(), "failureDomain", "failure domains are");
     refuse(service_account.is_some(), "serviceAccount", "directors outside the cluster are");
-    refuse(connection_sync.is_some(), "connectionSync", "synchronising connections is");
+}
+
+pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Problems) {
+    let VrrpGroupSpec {
+        instances,
+        track,
+        authentication,
+        // What the configuration of a director carries, or what is asked while compiling.
+        members: _,
+        version: _,
+        advertisement_interval: _,
+        down_intervals: _,
+        warn_after: _,
+        startup_grace: _,
+        preempt: _,
+        preferred: _,
+        peers: _,
+        gratuitous_arp: _,
+        on_agent_loss: _,
+        services: _,
+        notify: _,
+        allow: _,
+    } = spec;
+    let mut refuse = |used: bool, field: &str, what: &str| {
+        if used {
+            problems.unsupported(format!("spec.{field}"), what);
+        }
+    };
+    let Track { virtual_services, health_checks, interfaces: _ } = &track.clone().unwrap_or_default();
+    refuse(!virtual_services.is_empty(), "track.virtualServices", "tracking virtual services is");
+    refuse(!health_checks.is_empty(), "track.healthChecks", "health checks are");
+    for (i, instance) in instances.iter().enumerate() {
+        let Instance {
+            virtual_router_id,
+            routes,
+            rules,
+            virtual_mac,
+            accept,
+            name: _,
+            interface: _,
+            addresses: _,
+            excluded_addresses: _,
+            label: _,
+        } = instance;
+        let allocated = virtual_router_id.is_none() && trust == Trust::Cluster;
+        let at = |field: &str| format!("instances[{i}].{field}");
+        if allocated {
+            problems.add(
+                Reason::Unsupported,
+                format!("spec.{}", at("virtualRouterId")),
+                "allocating an id is not supported by this version; give one that is unique on its network",
+            );
+        }
+        let mut refuse = |used: bool, field: &str, what: &str| {
+            if used {
+                problems.unsupported(format!("spec.{}", at(field)), what);
+            }
+        };
+        refuse(*virtual_mac, "virtualMac", "a virtual MAC address is");
+        refuse(!*accept, "accept", "refusing packets to the addresses is");
+        refuse(!routes.is_empty(), "routes", "routes that move are");
+        refuse(!rules.is_empty(), "rules", "policy rules that move are");
+    }
+    if let Some(Authentication { hmac, simple }) = authentication {
+        let mut secret = |used: bool, field: String| {
+            if used {
+                let way_out = match trust {
+                    Trust::Files => "Secrets need a cluster; use file",
+                    Trust::Cluster => "Secrets are not supported by this version; use file",
+                };
+                problems.add(Reason::Unsupported, field, way_out);
+            }
+        };
+        let secret_of_simple = simple.as_ref().is_some_and(|one| one.secret_ref.is_some());
+        secret(secret_of_simple, "spec.authentication.simple.secretRef".into());
+        let keys = hmac.iter().flat_map(|Hmac { keys, .. }| keys).enumerate();
+        for (i, HmacKey { secret_ref, id: _, file: _ }) in keys {
+            secret(secret_ref.is_some(), format!("spec.authentication.hmac.keys[{i}].secretRef"));
+        }
+    }
 }

@@ -1,9 +1,15 @@
 //! What the kernel does as it is told and hardly anybody means: it is in use for good reasons, so it is no mistake, but who meets it
 //! by accident finds a service that looks well and never answers.
 
-use bascule_crds::VirtualServiceSpec;
-use bascule_crds::virtual_service::{ForwardingMethod, PersistenceEngine};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
+use bascule_crds::common::Duration as Written;
+use bascule_crds::virtual_service::{ForwardingMethod, PersistenceEngine};
+use bascule_crds::vrrp_group::Member;
+use bascule_crds::{VirtualServiceSpec, VrrpGroupSpec};
+
+use crate::groups::priority;
 use crate::service;
 use crate::types::Warning;
 
@@ -33,4 +39,72 @@ fn one_packet(spec: &VirtualServiceSpec) -> Option<Warning> {
             server.name
         ),
     })
+}
+
+/// What is to be said of a VrrpGroup in which nothing is wrong.
+pub(crate) fn vrrp_group(spec: &VrrpGroupSpec) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut warn = |field: String, message: String| warnings.push(Warning { field, message });
+    if spec.down_intervals == 1 {
+        warn(
+            "spec.downIntervals".into(),
+            "one advertisement that is lost, or late by a scheduling delay, is taken for a dead director; 3 is usual".into(),
+        );
+    }
+    let patience = |member: &Member| active_down_interval(spec, priority(spec, member));
+    let by_patience = || spec.members.iter().map(|member| (patience(member), member.director.as_str()));
+    if let (Some(grace), Some((longest, member))) = (spec.startup_grace, by_patience().max())
+        && grace.as_std() < longest * 2
+    {
+        warn(
+            "spec.startupGrace".into(),
+            format!(
+                "{grace} is less than twice the Active_Down_Interval, {} on {member}: a director that boots before its network \
+                 is up may take the addresses although another one has them; set at least {} (heartbeat: initdead at least \
+                 twice deadtime)",
+                rounded_up(longest),
+                rounded_up(longest * 2)
+            ),
+        );
+    }
+    if let (Some(after), Some((shortest, member))) = (spec.warn_after, by_patience().min())
+        && spec.members.len() > 1
+        && after.as_std() >= shortest
+    {
+        warn(
+            "spec.warnAfter".into(),
+            format!(
+                "{after} is not below the Active_Down_Interval, {} on {member}, which takes over before it warns; set less",
+                rounded_up(shortest)
+            ),
+        );
+    }
+    let mut seen: BTreeMap<u8, &str> = BTreeMap::new();
+    for (m, member) in spec.members.iter().enumerate() {
+        if let Some(other) = seen.insert(member.priority, &member.director) {
+            warn(
+                format!("spec.members[{m}].priority"),
+                format!(
+                    "members {other} and {} both have priority {}: which of them becomes active depends on their addresses; \
+                     give each its own",
+                    member.director, member.priority
+                ),
+            );
+        }
+    }
+    warnings
+}
+
+/// How long a member of this priority hears nothing until it takes over (RFC 9568 section 6.1; in version 2, RFC 3768 section
+/// 6.1, the skew is a part of one second).
+fn active_down_interval(spec: &VrrpGroupSpec, priority: u8) -> Duration {
+    let interval = spec.advertisement_interval.as_std();
+    let skewed = if spec.version == 2 { Duration::from_secs(1) } else { interval };
+    interval * spec.down_intervals + skewed * (256 - u32::from(priority)) / 256
+}
+
+/// As it is written in manifests, in whole milliseconds.
+fn rounded_up(time: Duration) -> Written {
+    let millis = time.as_nanos().div_ceil(1_000_000);
+    Written::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
 }

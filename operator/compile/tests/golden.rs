@@ -43,8 +43,7 @@ fn case(folder: &Path) -> Compiled {
     let mut snapshot = read(&folder.join("input.yaml"));
     let before = folder.join("before.yaml");
     if before.exists() {
-        snapshot.programmed =
-            compile(&read(&before)).nodes.into_iter().map(|(name, node)| (name, node.bindings)).collect();
+        snapshot.programmed = compile(&read(&before)).nodes;
     }
     compile(&snapshot)
 }

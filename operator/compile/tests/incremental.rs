@@ -37,7 +37,9 @@ fn service() -> impl Strategy<Value = Object> {
             2 => json!({"director": {"name": director, "interface": "eth1"}}),
             _ => json!({"director": {"name": director}}),
         });
-    let placement = prop_oneof![12 => on_director, 1 => Just(json!({"vrrpGroup": "front"}))];
+    let in_group = prop_oneof![6 => Just("g0"), 4 => Just("g1"), 2 => Just("g2"), 1 => Just("g9")];
+    let placement =
+        prop_oneof![10 => on_director, 8 => in_group.prop_map(|group| json!({"vrrpGroup": group}))];
     let address = (1..8u8, 0..3u8).prop_map(|(first, more)| match more {
         0 => format!("10.0.0.{first}"),
         _ => format!("10.0.0.{first}-10.0.0.{}", first + more),
@@ -82,8 +84,13 @@ fn service() -> impl Strategy<Value = Object> {
 }
 
 fn director() -> impl Strategy<Value = Object> {
-    (prop_oneof![Just("dir1"), Just("dir2")], 0..3u8, 0..4u8).prop_map(|(name, alias, access)| {
+    let name = prop_oneof![4 => Just("dir1"), 4 => Just("dir2"), 1 => Just("dir3")];
+    (name, 0..3u8, 0..4u8, 0..6u8).prop_map(|(name, alias, access, sync)| {
         let mut spec = json!({});
+        if sync < 3 {
+            let interface = if sync == 0 { "outside" } else { "eth0" };
+            spec["connectionSync"] = json!({"interface": interface, "syncId": 1 + sync / 2});
+        }
         if alias > 0 {
             spec["interfaceAliases"] = json!({"outside": format!("eth{}", alias - 1)});
         }
@@ -103,15 +110,44 @@ fn director() -> impl Strategy<Value = Object> {
     })
 }
 
+/// Few enough members, ids and addresses that groups meet, and so many machine services that a director has room for two.
+fn group() -> impl Strategy<Value = Object> {
+    let members = proptest::sample::subsequence(vec!["dir1", "dir2", "dir3", "dir4"], 1..4);
+    let interface = prop_oneof![Just("eth0"), Just("eth1"), Just("outside")];
+    let addresses = proptest::collection::btree_set(1..8u8, 1..4);
+    let instance = (interface, 1..5u8, addresses);
+    let extra = prop_oneof![
+        12 => Just(json!({})),
+        1 => Just(json!({"preferred": "dir1"})),
+        1 => Just(json!({"allow": [{"namespaces": ["a"], "kinds": ["VirtualService"]}]})),
+        2 => Just(json!({"services": (0..6).map(|n| json!({"systemd": format!("s{n}")})).collect::<Vec<_>>()})),
+        1 => Just(json!({"track": {"healthChecks": [{"namespace": "a", "name": "up"}]}})),
+    ];
+    (0..4u8, 0..4u32, members, instance.clone(), proptest::option::weighted(0.3, instance), extra).prop_map(
+        |(n, created, members, first, second, extra)| {
+            let instances: Vec<_> = [Some(first), second]
+                .into_iter()
+                .flatten()
+                .enumerate()
+                .map(|(i, (interface, id, addresses))| {
+                    let addresses: Vec<_> = addresses.iter().map(|last| format!("10.0.0.{last}/32")).collect();
+                    json!({"name": format!("i{i}"), "interface": interface, "virtualRouterId": id, "addresses": addresses})
+                })
+                .collect();
+            let members: Vec<_> = members.iter().map(|director| json!({"director": director})).collect();
+            let mut spec = json!({"members": members, "instances": instances});
+            spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            manifest("VrrpGroup", None, &format!("g{n}"), created, &spec)
+        },
+    )
+}
+
 fn change() -> impl Strategy<Value = Change> {
     let object = prop_oneof![
         8 => service(),
-        2 => director(),
+        4 => group(),
+        3 => director(),
         1 => Just(manifest("HealthCheck", Some("a"), "up", 0, &json!({"tcp": {}}))),
-        1 => Just(manifest("VrrpGroup", None, "front", 0, &json!({
-            "members": [{"director": "dir1"}],
-            "instances": [{"name": "a", "interface": "eth0", "virtualRouterId": 1, "addresses": ["10.0.0.1/32"]}],
-        }))),
         1 => (1..3u16).prop_map(|port| manifest("NatRule", Some("a"), "nat", 0, &json!({
             "director": "dir1",
             "portForward": {"address": "10.0.0.1", "protocol": "TCP", "port": 79 + port, "to": "172.16.0.1"},
@@ -148,7 +184,8 @@ fn difference(before: &Compiled, after: &Compiled) -> Delta {
     delta
 }
 
-/// Those that had a binding, are still there with nothing wrong in themselves, and have none.
+/// Those that had a binding or were in force, are still there with nothing wrong in themselves, and are not. A group takes its
+/// addresses from interfaces.
 fn lost(before: &Compiled, after: &Compiled) -> Vec<ObjectRef> {
     // With a director goes what it had.
     let nodes = before.nodes.iter().filter(|(name, _)| after.nodes.contains_key(*name));
@@ -161,10 +198,22 @@ fn lost(before: &Compiled, after: &Compiled) -> Vec<ObjectRef> {
             .iter()
             .all(|one| one.status || one.problems.iter().all(|problem| problem.reason == Reason::Conflicted))
     };
-    let services = after.conditions.iter().filter(|(_, conditions)| sound(conditions));
-    services
+    let of_group = |(_, conditions): &(&ObjectRef, &Vec<Condition>)| {
+        conditions.iter().any(|one| one.message.contains("VrrpGroup"))
+    };
+    let sound = after.conditions.iter().filter(|(_, conditions)| sound(conditions));
+    let groups = |compiled: &Compiled| -> BTreeSet<String> {
+        let nodes = compiled.nodes.values();
+        nodes.flat_map(|node| node.director.vrrp.iter().map(|group| group.name.clone())).collect()
+    };
+    let (groups_before, groups_after) = (groups(before), groups(after));
+    sound
+        .filter(|one| one.0.kind == Kind::VrrpGroup || !of_group(one))
         .map(|(reference, _)| reference)
         .filter(|reference| {
+            if reference.kind == Kind::VrrpGroup {
+                return groups_before.contains(&reference.name) && !groups_after.contains(&reference.name);
+            }
             let key = format!("{}/{}", reference.namespace.as_deref().unwrap_or_default(), reference.name);
             reference.kind == Kind::VirtualService && had.contains(&key) && !has.contains(&key)
         })
@@ -200,7 +249,7 @@ proptest! {
             let full = compile(&Snapshot {
                 trust,
                 directors: directors.clone(),
-                programmed: before.nodes.iter().map(|(name, node)| (name.clone(), node.bindings.clone())).collect(),
+                programmed: before.nodes.clone(),
                 objects: objects.values().cloned().collect(),
             });
             prop_assert_eq!(compiler.compiled(), &full);
@@ -260,4 +309,62 @@ fn a_change_among_ten_thousand_costs_only_itself() {
         delta.nodes["dir1"].bindings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["tp/a", "tp/web-77"]
     );
+}
+
+/// A group with one instance.
+fn front(addresses: &[&str], priority: u8, members: &[&str]) -> Object {
+    let members: Vec<_> =
+        members.iter().map(|director| json!({"director": director, "priority": priority})).collect();
+    let instance = json!({"name": "a", "interface": "eth0", "virtualRouterId": 1, "addresses": addresses});
+    manifest("VrrpGroup", None, "front", 0, &json!({"members": members, "instances": [instance]}))
+}
+
+fn in_front(n: u32) -> Object {
+    let spec = json!({
+        "vrrpGroup": "front",
+        "addresses": ["192.0.2.1"],
+        "ports": [{"protocol": "TCP", "port": 1000 + n}],
+        "realServers": [{"name": "s", "address": "172.16.0.1"}],
+    });
+    manifest("VirtualService", Some("tp"), &format!("front-{n}"), 0, &spec)
+}
+
+#[test]
+fn a_change_of_a_group_costs_its_users_and_only_where_it_concerns_them() {
+    let mut compiler = Compiler::new(Trust::Files);
+    compiler.declare_director("dir1");
+    compiler.apply((0..5_000).map(|n| Change::Put(web(n, 1))));
+    compiler.apply((0..100).map(|n| Change::Put(in_front(n))));
+    assert!(compiler.compiled().nodes["dir1"].bindings.len() == 5_000);
+
+    let counted = |compiler: &mut Compiler, change: Change| {
+        let before = compiler.evaluated();
+        let delta = compiler.apply([change]);
+        (compiler.evaluated() - before, delta)
+    };
+    let (cost, delta) = counted(&mut compiler, Change::Put(front(&["192.0.2.1/32"], 100, &["dir1", "dir2"])));
+    assert_eq!(cost, 100);
+    assert_eq!(delta.nodes["dir1"].bindings.len(), 100);
+    assert_eq!(delta.nodes["dir2"].bindings, delta.nodes["dir1"].bindings);
+
+    // A priority is the machines' business alone.
+    let (cost, delta) = counted(&mut compiler, Change::Put(front(&["192.0.2.1/32"], 90, &["dir1", "dir2"])));
+    assert_eq!(cost, 0);
+    assert!(delta.nodes.values().all(|node| node.director && node.bindings.is_empty()), "{delta:?}");
+
+    // A member that is exchanged takes its bindings with it, and the others' stay as they are.
+    let (cost, delta) = counted(&mut compiler, Change::Put(front(&["192.0.2.1/32"], 90, &["dir1", "dir3"])));
+    assert_eq!(cost, 100);
+    assert!(!delta.nodes.contains_key("dir1"), "{delta:?}");
+    assert_eq!((delta.nodes["dir2"].bindings.len(), delta.nodes["dir3"].bindings.len()), (100, 100));
+    assert!(!compiler.compiled().nodes.contains_key("dir2"));
+
+    // An address of somebody's interface concerns that one, too.
+    let both = ["192.0.2.1/32", "10.0.0.7/32"];
+    let (cost, delta) = counted(&mut compiler, Change::Put(front(&both, 90, &["dir1", "dir3"])));
+    assert_eq!(cost, 101);
+    assert_eq!(delta.nodes["dir1"].bindings.len(), 1);
+    let (cost, delta) = counted(&mut compiler, Change::Delete(front(&both, 90, &["dir1"]).reference()));
+    assert_eq!(cost, 101);
+    assert_eq!(delta.nodes["dir1"].bindings.len(), 101);
 }

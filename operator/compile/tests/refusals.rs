@@ -88,7 +88,6 @@ fn the_unpatched_service_is_served() {
 #[test]
 fn what_does_not_exist_yet_is_refused_by_name() {
     let rows = [
-        ("spec.vrrpGroup", json!({"director": null, "vrrpGroup": "front"})),
         (
             "spec.realServersFrom",
             json!({"realServers": null, "realServersFrom": {"service": {"name": "web"}}}),
@@ -124,21 +123,127 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         ("spec.maintenance.enabled", json!({"maintenance": {"enabled": true}})),
         ("spec.failureDomain", json!({"failureDomain": "rack1"})),
         ("spec.serviceAccount", json!({"serviceAccount": {"namespace": "a", "name": "b"}})),
-        ("spec.connectionSync", json!({"connectionSync": {"interface": "eth0", "syncId": 1}})),
     ] {
         refused(object("Director", "dir1", &spec), Unsupported, field, "not supported by this version");
         documented(&format!("Director {field}"));
     }
-    let instance =
-        json!({"name": "a", "interface": "eth0", "virtualRouterId": 1, "addresses": ["192.0.2.1/32"]});
+    let secret = json!({"name": "a", "key": "b"});
+    let tracked = json!([{"namespace": "tp", "name": "a"}]);
+    for (field, patch) in [
+        ("spec.track.virtualServices", json!({"track": {"virtualServices": tracked}})),
+        ("spec.track.healthChecks", json!({"track": {"healthChecks": tracked}})),
+        ("spec.instances[0].virtualMac", instances(json!({"virtualMac": true}))),
+        ("spec.instances[0].accept", instances(json!({"accept": false}))),
+        ("spec.instances[0].routes", instances(json!({"routes": [{"to": "192.0.2.0/24"}]}))),
+        ("spec.instances[0].rules", instances(json!({"rules": [{"from": "192.0.2.0/24", "table": 7}]}))),
+    ] {
+        refused(group(&patch), Unsupported, field, "not supported by this version");
+        documented(&format!("VrrpGroup {}", field.replace("[0]", "[]")));
+    }
+    for (field, authentication) in [
+        (
+            "spec.authentication.hmac.keys[0].secretRef",
+            json!({"hmac": {"keys": [{"id": 1, "secretRef": secret}], "activeKey": 1}}),
+        ),
+        ("spec.authentication.simple.secretRef", json!({"simple": {"secretRef": secret}})),
+    ] {
+        let object = group(&json!({"authentication": authentication}));
+        refused(object, Unsupported, field, "Secrets need a cluster; use file");
+        documented(&format!("VrrpGroup {}", field.replace("[0]", "[]")));
+    }
     for (kind, spec) in [
         ("HealthCheck", json!({"tcp": {}})),
-        ("VrrpGroup", json!({"members": [{"director": "dir1"}], "instances": [instance]})),
         ("NatRule", json!({"director": "dir1", "masquerade": {"outInterface": "eth0"}})),
         ("EndpointSlice", json!({})),
     ] {
         refused(object(kind, "x", &spec), Unsupported, "kind", "not supported by this version");
         documented(kind);
+    }
+}
+
+/// One instance, patched.
+fn instances(patch: Value) -> Value {
+    let instance =
+        json!({"name": "a", "interface": "eth0", "virtualRouterId": 1, "addresses": ["192.0.2.1/32"]});
+    json!({"instances": [patched(instance, &patch)]})
+}
+
+/// A VrrpGroup of dir1 and dir2.
+fn group(patch: &Value) -> Object {
+    let spec =
+        patched(instances(json!({})), &json!({"members": [{"director": "dir1"}, {"director": "dir2"}]}));
+    object("VrrpGroup", "front", &patched(spec, patch))
+}
+
+#[test]
+fn a_group_contradicts_itself_at_a_field() {
+    let own = |a: &str, b: &str| json!([{"director": "dir1", "addresses": {"a": a}}, {"director": "dir2", "addresses": {"a": b}}]);
+    let mixed = json!({"addresses": ["192.0.2.1/32", "2001:db8::1/128"]});
+    let unicast = json!({"members": own("192.0.2.7", "192.0.2.8"), "peers": {"unicast": {}}});
+    for (field, words, patch) in [
+        (
+            "spec.instances[0].virtualRouterId",
+            "only in a cluster",
+            instances(json!({"virtualRouterId": null})),
+        ),
+        (
+            "spec.instances[0].addresses[1]",
+            "stands in instances[0].addresses[0], too",
+            instances(json!({"addresses": ["192.0.2.1/32", "192.0.2.1/24"]})),
+        ),
+        (
+            "spec.instances[0].excludedAddresses[0]",
+            "stands in instances[0].addresses[0], too",
+            instances(json!({"excludedAddresses": ["192.0.2.1/32"]})),
+        ),
+        (
+            "spec.instances[0].excludedAddresses[0]",
+            "multicast",
+            instances(json!({"excludedAddresses": ["224.0.0.18/32"]})),
+        ),
+        (
+            "spec.members[1].addresses.a",
+            "is a virtual address of the group",
+            json!({"members": own("192.0.2.7", "192.0.2.1")}),
+        ),
+        (
+            "spec.members[1].addresses.a",
+            "is the address of member dir1 as well",
+            json!({"members": own("192.0.2.7", "192.0.2.7")}),
+        ),
+        (
+            "spec.members[0].addresses.a",
+            "instance a has no IPv6 address",
+            json!({"members": own("2001:db8::7", "192.0.2.7")}),
+        ),
+        (
+            "spec.members[0].addresses.a",
+            "by IPv4 only, and it has IPv6 addresses",
+            patched(instances(mixed), &unicast),
+        ),
+    ] {
+        refused(group(&patch), Invalid, field, words);
+    }
+    // In a cluster an id may be missing, and is allocated: not yet.
+    let mut compiler = Compiler::new(Trust::Cluster);
+    let object = group(&instances(json!({"virtualRouterId": null})));
+    let reference = object.reference();
+    compiler.apply([Change::Put(object)]);
+    let accepted = &compiler.compiled().conditions[&reference][0];
+    assert_eq!((accepted.status, accepted.reason), (false, Unsupported), "{}", accepted.message);
+}
+
+/// What a group has that is carried out is not refused.
+#[test]
+fn what_a_group_may_use_is_not_refused() {
+    for patch in [
+        json!({"services": [{"systemd": "postfix.service"}], "notify": {"eventStream": true}}),
+        json!({"authentication": {"hmac": {"keys": [{"id": 1, "file": "/etc/key"}], "activeKey": 1}}}),
+        json!({"track": {"interfaces": [{"name": "eth1"}]}, "preferred": "dir2", "onAgentLoss": "Keep"}),
+        json!({"warnAfter": "2s", "startupGrace": "30s"}),
+        instances(json!({"label": "0", "excludedAddresses": ["192.0.2.9/32"]})),
+    ] {
+        assert_eq!(problems_of(&group(&patch)), [], "{patch}");
     }
 }
 

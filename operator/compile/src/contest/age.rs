@@ -13,8 +13,8 @@ impl Contest {
     /// Settles for wishes of objects that were taken out with what they had.
     pub(super) fn settle_by_age(&mut self, wishes: Vec<(BindingKey, Wish, Vec<Claim>)>, stir: &mut Stir) {
         let mut open = BTreeSet::new();
-        for (key, wish, had) in wishes {
-            let kept = if wish.keeps { had } else { Vec::new() };
+        for (key, wish, mut kept) in wishes {
+            kept.retain(|claim| wish.keeps.contains(&claim.director));
             let form = if kept.is_empty() { Form::Nothing } else { Form::LastGood };
             let age = wish.created.unwrap_or(i128::MAX);
             self.put_in(&key, Contender { wanted: wish.claims, kept, form, age }, stir);
@@ -48,9 +48,10 @@ impl Contest {
         }
     }
 
-    /// Whether nobody before it in the order has any of this.
+    /// Whether nobody before it in the order has any of this, and nothing of it is reserved.
     fn is_left(&self, key: &BindingKey, claims: &[Claim]) -> bool {
         let place = self.place(key);
-        claims.iter().all(|claim| self.taken.rivals(claim, key).all(|rival| self.place(rival) > place))
+        let left = |claim: &Claim| self.taken.rivals(claim, key).all(|rival| self.place(rival) > place);
+        claims.iter().all(|claim| left(claim) && !self.is_reserved(claim))
     }
 }

@@ -19,9 +19,10 @@ use crate::types::BindingKey;
 impl Contest {
     /// Settles for wishes of objects that were taken out with what they had.
     pub(super) fn settle_by_holding(&mut self, wishes: Vec<(BindingKey, Wish, Vec<Claim>)>, stir: &mut Stir) {
-        for (key, wish, had) in wishes {
+        for (key, wish, mut had) in wishes {
+            had.retain(|claim| wish.keeps.contains(&claim.director));
             // What is remembered from outside may be at odds with itself.
-            let kept = if wish.keeps && self.is_free(&key, &had) { had } else { Vec::new() };
+            let kept = if self.is_free(&key, &had) { had } else { Vec::new() };
             let form = if kept.is_empty() {
                 Form::Nothing
             } else if wish.claims.iter().all(|claim| kept.contains(claim)) {
@@ -42,7 +43,8 @@ impl Contest {
     }
 
     fn is_free(&self, key: &BindingKey, claims: &[Claim]) -> bool {
-        claims.iter().all(|claim| self.taken.rivals(claim, key).next().is_none())
+        let free = |claim: &Claim| self.taken.rivals(claim, key).next().is_none();
+        claims.iter().all(|claim| free(claim) && !self.is_reserved(claim))
     }
 
     /// Those with a form who wait for something that somebody got or gave up, or who changed themselves.
@@ -107,7 +109,7 @@ impl Contest {
         while let Some(key) = open.pop() {
             let contender = self.contenders.get(&key)?;
             for claim in &contender.wanted {
-                if wanted.rivals(claim, &key).next().is_some() {
+                if self.is_reserved(claim) || wanted.rivals(claim, &key).next().is_some() {
                     return None;
                 }
                 if !seen.insert(claim) {

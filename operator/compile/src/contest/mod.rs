@@ -8,8 +8,10 @@ mod age;
 mod holding;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::claims::{Claim, Claims};
+use crate::compiler::Trust;
 use crate::types::BindingKey;
 
 /// Who comes first.
@@ -19,6 +21,16 @@ pub(crate) enum Precedence {
     Holding,
     /// The older one, then by name. See [`age`].
     Age,
+}
+
+impl Precedence {
+    /// Who comes first where objects trust each other so.
+    pub(crate) const fn of(trust: Trust) -> Precedence {
+        match trust {
+            Trust::Files => Precedence::Holding,
+            Trust::Cluster => Precedence::Age,
+        }
+    }
 }
 
 /// Which of its forms an object was granted.
@@ -40,8 +52,8 @@ pub(crate) struct Wish {
     pub(crate) claims: Vec<Claim>,
     /// When it was created, in nanoseconds since 1970; unknown comes last. Counts with [`Precedence::Age`] only.
     pub(crate) created: Option<i128>,
-    /// What it has may stay when it cannot have what it wants.
-    pub(crate) keeps: bool,
+    /// The directors on which what it has may stay when it cannot have what it wants.
+    pub(crate) keeps: BTreeSet<Arc<str>>,
 }
 
 /// An object that wants something.
@@ -82,6 +94,8 @@ pub(crate) struct Contest {
     taken: Claims,
     /// What those want who did not get it.
     waiting: Claims,
+    /// What is out of everybody's reach, and because of whom.
+    reserved: Claims,
     /// What was held before the first settlement.
     remembered: BTreeMap<BindingKey, Vec<Claim>>,
 }
@@ -94,13 +108,30 @@ impl Contest {
             contenders: BTreeMap::new(),
             taken: Claims::default(),
             waiting: Claims::default(),
+            reserved: Claims::default(),
             remembered: BTreeMap::new(),
         }
     }
 
-    /// Tells, before the first settlement, what an object has had until now. The first to be told of an object counts.
+    /// Tells, before the first settlement, what an object has had until now, on one director after the other.
     pub(crate) fn remember(&mut self, key: BindingKey, claims: Vec<Claim>) {
-        self.remembered.entry(key).or_insert(claims);
+        self.remembered.entry(key).or_default().extend(claims);
+    }
+
+    /// Puts something out of everybody's reach, for `owner` who does not take part, or back within it. Returns those who have
+    /// it or want it: their wishes have to be settled once more.
+    pub(crate) fn reserve(
+        &mut self,
+        claim: &Claim,
+        owner: &BindingKey,
+        reserved: bool,
+    ) -> BTreeSet<BindingKey> {
+        if reserved {
+            self.reserved.insert(claim, owner);
+        } else {
+            self.reserved.remove(claim, owner);
+        }
+        self.taken.excluded(claim).chain(self.waiting.excluded(claim)).cloned().collect()
     }
 
     /// Takes changed wishes in (`None`: it wants nothing any more) and settles. Returns those whose form, or the reason
@@ -131,10 +162,14 @@ impl Contest {
         self.contenders.get(key).map(|contender| contender.form).unwrap_or_default()
     }
 
-    /// For an object that was not granted what it wants: the first of its claims that another one has, and that one.
+    /// For an object that was not granted what it wants: the first of its claims that another one has, or for whom it is
+    /// reserved, and that one.
     pub(crate) fn lost_to<'a>(&'a self, key: &'a BindingKey) -> Option<(&'a Claim, &'a BindingKey)> {
         let contender = self.contenders.get(key).filter(|contender| contender.form != Form::Wanted)?;
         contender.wanted.iter().find_map(|claim| {
+            if let Some(owner) = self.reserved.excluded(claim).min() {
+                return Some((claim, owner));
+            }
             let rivals = self.taken.rivals(claim, key);
             let stands = |rival: &&BindingKey| match self.precedence {
                 Precedence::Holding => true,
@@ -143,6 +178,10 @@ impl Contest {
             let winner = rivals.filter(stands).min_by_key(|rival| self.place(rival))?;
             Some((claim, winner))
         })
+    }
+
+    fn is_reserved(&self, claim: &Claim) -> bool {
+        self.reserved.excluded(claim).next().is_some()
     }
 
     /// The place in the order of those who want the same.

@@ -108,7 +108,7 @@ fn by_age(objects: &BTreeMap<u8, Wanted>, held: &BTreeMap<u8, Vec<Claim>>) -> Ou
 }
 
 fn wishes(list: impl IntoIterator<Item = (u8, Option<Wanted>)>) -> BTreeMap<BindingKey, Option<Wish>> {
-    let wish = |(claims, created)| Wish { claims, created, keeps: true };
+    let wish = |(claims, created)| Wish { claims, created, keeps: BTreeSet::from(["dir1".into()]) };
     list.into_iter().map(|(n, wanted)| (key(n), wanted.map(wish))).collect()
 }
 
