@@ -13,7 +13,6 @@ use super::places::nonblocking;
 /// The user that a program runs as.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
-    pub(super) name: String,
     pub(super) uid: libc::uid_t,
     pub(super) gid: libc::gid_t,
 }

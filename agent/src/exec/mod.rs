@@ -247,9 +247,7 @@ fn identity(name: &str) -> Result<Identity, ExecError> {
             "programs of manifests do not run as root: what needs privileges is a systemd unit (`systemd:`)"
                 .into(),
         )),
-        Ok(Some(user)) => {
-            Ok(Identity { name: name.to_owned(), uid: user.uid.as_raw(), gid: user.gid.as_raw() })
-        }
+        Ok(Some(user)) => Ok(Identity { uid: user.uid.as_raw(), gid: user.gid.as_raw() }),
         Ok(None) => Err(refused("there is no such user; add one, or name another by --exec-user".into())),
         Err(error) => Err(refused(format!("it cannot be looked up: {error}"))),
     }

@@ -96,7 +96,7 @@ pub struct Entry {
     /// When it was restarted last.
     pub(super) restarted: Option<Instant>,
     /// It is taken for stopped, and nobody could find out.
-    doubtful: bool,
+    pub(super) doubtful: bool,
     /// It is why the group is failing.
     pub(super) is_guilty: bool,
 }
