@@ -5,12 +5,15 @@
 //! [`state`] keeps the last good configuration; [`status`] and [`http`] tell how it goes; [`cli`] is the program.
 
 pub mod cli;
+pub mod exec;
 pub mod http;
 pub mod manifests;
 mod memory;
+pub mod notify;
 pub mod plane;
 mod priority;
 pub mod reconcile;
+pub mod services;
 pub mod state;
 pub mod status;
 pub mod vrrp;
