@@ -5,6 +5,7 @@
 pub mod address;
 pub mod ipvs;
 pub mod nat;
+pub mod sync;
 pub mod sysctl;
 
 pub(crate) mod attribute;
@@ -43,10 +44,11 @@ fn forwardings(spec: &VirtualServiceBindingSpec) -> impl Iterator<Item = Forward
 }
 
 /// Whether the agent sets what differs, and the settings that are the director's.
-fn director_sysctls(director: &DirectorConfigSpec) -> (bool, BTreeMap<&'static str, bool>) {
+fn director_sysctls(director: &DirectorConfigSpec) -> (bool, BTreeMap<&'static str, &'static str>) {
+    let word = |on| if on { "1" } else { "0" };
     let values = BTreeMap::from([
-        (sysctl::EXPIRE_NO_DESTINATION, director.expire.no_destination),
-        (sysctl::EXPIRE_QUIESCENT, director.expire.quiescent_template),
+        (sysctl::EXPIRE_NO_DESTINATION, word(director.expire.no_destination)),
+        (sysctl::EXPIRE_QUIESCENT, word(director.expire.quiescent_template)),
     ]);
     (director.sysctls == Sysctls::Manage, values)
 }

@@ -1,10 +1,15 @@
 //! The nf_tables messages (linux/netfilter/nf_tables.h) that more than one plane speaks: tables, chains, rules, and the
 //! expressions that rules are made of.
 
+use sha2::{Digest, Sha256};
+
 use super::{
-    attribute::Writer,
-    netlink::{ACK, REQUEST, append},
+    attribute::{Attributes, Writer, find, text},
+    netlink::{ACK, Message, REQUEST, append},
 };
+
+/// NFNLGRP_NFTABLES.
+pub(super) const GROUP: u32 = 7;
 
 /// NETLINK_NETFILTER.
 pub(super) const PROTOCOL: isize = 12;
@@ -12,14 +17,32 @@ pub(super) const PROTOCOL: isize = 12;
 pub(super) const SUBSYSTEM: u16 = 10 << 8;
 /// NFT_MSG_NEWTABLE.
 pub(super) const NEW_TABLE: u16 = SUBSYSTEM;
+/// NFT_MSG_GETTABLE.
+pub(super) const GET_TABLE: u16 = SUBSYSTEM | 1;
 /// NFT_MSG_DELTABLE.
 pub(super) const DELETE_TABLE: u16 = SUBSYSTEM | 2;
 /// NFT_MSG_NEWCHAIN.
 pub(super) const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+/// NFT_MSG_GETCHAIN.
+pub(super) const GET_CHAIN: u16 = SUBSYSTEM | 4;
 /// NFT_MSG_NEWRULE.
 pub(super) const NEW_RULE: u16 = SUBSYSTEM | 6;
+/// NFT_MSG_GETRULE.
+pub(super) const GET_RULE: u16 = SUBSYSTEM | 7;
 /// NFT_MSG_DELRULE.
 pub(super) const DELETE_RULE: u16 = SUBSYSTEM | 8;
+/// NFT_MSG_NEWSET.
+pub(super) const NEW_SET: u16 = SUBSYSTEM | 9;
+/// NFT_MSG_GETSET.
+pub(super) const GET_SET: u16 = SUBSYSTEM | 10;
+/// NFT_MSG_NEWSETELEM.
+pub(super) const NEW_ELEMENTS: u16 = SUBSYSTEM | 12;
+/// NFT_MSG_GETSETELEM.
+pub(super) const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
+/// NFT_MSG_DELSETELEM.
+pub(super) const DELETE_ELEMENTS: u16 = SUBSYSTEM | 14;
+/// NFT_MSG_NEWGEN.
+pub(super) const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 
@@ -27,6 +50,9 @@ const BATCH_END: u16 = 0x11;
 pub(super) const INET: u8 = 1;
 /// struct nfgenmsg: family, version, resource id.
 pub(super) const HEADER: usize = 4;
+
+/// Elements in one message: its list is one attribute, which has at most 65,535 bytes.
+pub(super) const ELEMENTS: usize = 400;
 
 /// NFTA_LIST_ELEM.
 pub(super) const LIST_ELEMENT: u16 = 1;
@@ -135,6 +161,11 @@ pub(super) fn equals(list: Writer, value: &[u8]) -> Writer {
 
 /// One of these bits is set in the byte of the first register, or the rule ends.
 pub(super) fn has_bit(list: Writer, mask: u8) -> Writer {
+    differs(list, mask, 0)
+}
+
+/// Of these bits in the byte of the first register others are set than these, or the rule ends.
+pub(super) fn differs(list: Writer, mask: u8, from: u8) -> Writer {
     let list = expression(list, "bitwise", |data| {
         data.network(1, FIRST)
             .network(2, FIRST)
@@ -142,7 +173,7 @@ pub(super) fn has_bit(list: Writer, mask: u8) -> Writer {
             .nest(4, |value| value.bytes(DATA_VALUE, &[mask]))
             .nest(5, |value| value.bytes(DATA_VALUE, &[0]))
     });
-    compare(list, UNEQUAL, &[0])
+    compare(list, UNEQUAL, &[from])
 }
 
 /// The packet is IPv4 or IPv6, or the rule ends.
@@ -158,4 +189,59 @@ pub(super) fn destination_address(list: Writer, is_ipv4: bool, into: u32) -> Wri
 /// Loads the destination port, which stands at the same place in TCP, UDP and SCTP.
 pub(super) fn destination_port(list: Writer, into: u32) -> Writer {
     payload(list, TRANSPORT, 2, 2, into)
+}
+
+/// The register at an offset in the space that a key takes.
+pub(super) fn register(offset: usize) -> u32 {
+    // Registers of 16 bytes where aligned so, as nft does.
+    if offset.is_multiple_of(16) { FIRST + length(offset / 16) } else { 8 + length(offset / 4) }
+}
+
+/// Whether an attribute list that begins with a table's name names this table of the family `inet`.
+fn names(payload: &[u8], table: &str) -> bool {
+    payload.first() == Some(&INET)
+        && payload
+            .get(HEADER..)
+            .and_then(|attributes| find(attributes, 1))
+            .is_some_and(|name| text(name) == table)
+}
+
+/// Whether a notification says that a table changed. All objects name their table in attribute 1.
+pub(super) fn concerns(message: &Message, table: &str) -> bool {
+    message.kind & 0xff00 == SUBSYSTEM && message.kind != NEW_GENERATION && names(&message.payload, table)
+}
+
+/// What makes up a table besides elements: chains, rules and sets as the kernel lists them, without what the kernel counts or
+/// numbers. A listing is not what was written, so it is compared with one that was read right after a commit.
+pub(super) fn fingerprint(table: &str, chains: &[Message], rules: &[Message], sets: &[Message]) -> String {
+    // NFTA_CHAIN_NAME, HOOK, POLICY, TYPE, FLAGS; NFTA_RULE_CHAIN, EXPRESSIONS; NFTA_SET_NAME, FLAGS, KEY_TYPE, KEY_LEN, DATA_TYPE,
+    // DATA_LEN.
+    let listings: [(&[Message], &[u16]); 3] =
+        [(chains, &[3, 4, 5, 7, 10]), (rules, &[2, 4]), (sets, &[2, 3, 4, 5, 6, 7])];
+    let mut hash = Sha256::new();
+    for (messages, kinds) in listings {
+        for message in messages.iter().filter(|message| names(&message.payload, table)) {
+            for (kind, value) in
+                Attributes(&message.payload[HEADER..]).filter(|(kind, _)| kinds.contains(kind))
+            {
+                hash.update(kind.to_ne_bytes());
+                hash.update(length(value.len()).to_ne_bytes());
+                hash.update(value);
+            }
+            hash.update(u16::MAX.to_ne_bytes());
+        }
+        hash.update(0u16.to_ne_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::register;
+
+    #[test]
+    fn registers_are_nfts() {
+        // As `nft --debug=netlink` shows them for keys of these lengths.
+        assert_eq!([0, 4, 8, 12, 16, 20, 24].map(register), [1, 9, 10, 11, 2, 13, 14]);
+    }
 }

@@ -23,6 +23,7 @@ use crate::plane::{
     address::{self, AddressPlane},
     ipvs::{IpvsPlane, KernelPause, Sampled, named},
     nat::{self, NatPlane},
+    sync::{self, SyncPlane},
     sysctl::{self, SysctlPlane},
 };
 
@@ -89,6 +90,8 @@ pub fn spawn(options: Options) -> Result<Handle, SpawnError> {
     })?;
     let (seal, of) = (options.seal(), identity.clone());
     handle.start(move || NatPlane::new(move || nat::Kernel::open(&seal, &of, true)))?;
+    let (path, of) = (options.ledger(PlaneName::ConnectionSync), identity.clone());
+    handle.start(move || SyncPlane::new(sync::Kernel::open, Ledger::open(&path, &of)).listening())?;
     let (path, of) = (options.ledger(PlaneName::Ipvs), identity.clone());
     let adopt = options.adopt;
     handle.start(move || {

@@ -16,6 +16,8 @@ use crate::plane::{
     ipvs::{self, Scope},
     nat,
     nat::Io as _,
+    sync,
+    sync::{Io as _, Note, guard::Io as _},
     sysctl,
     sysctl::Io as _,
 };
@@ -108,6 +110,7 @@ fn plan_here(config: &NodeConfig, options: &Options) -> Result<Vec<PlannedOp>, P
             plan_ipvs(config, options, &identity, &mut ipvs);
             plan_sysctl(config, options, &mut sheet);
             plan_nat(config, options, &identity, &mut sheet);
+            plan_sync(config, options, &identity, &mut sheet);
             sheet.ops.append(&mut ipvs.ops);
             sheet.problems.append(&mut ipvs.problems);
             plan_address(config, options, &identity, &mut sheet);
@@ -215,5 +218,48 @@ fn plan_nat(config: &NodeConfig, options: &Options, identity: &Identity, sheet: 
             Some(message) => sheet.problem(name, message),
             None => sheet.problem(name, format_args!("cannot read our nftables table: {error}")),
         },
+    }
+}
+
+fn plan_sync(config: &NodeConfig, options: &Options, identity: &Identity, sheet: &mut Sheet) {
+    let name = PlaneName::ConnectionSync;
+    let wanted = sync::desired(&config.director);
+    let ledger: Ledger<Note> = Ledger::read(&options.ledger(name), identity);
+    if let Some(error) = ledger.error() {
+        sheet.problem(name, error);
+    }
+    let mut kernel = match sync::Kernel::open() {
+        Ok(kernel) => kernel,
+        Err(error) => return sheet.problem(name, format_args!("cannot open an rtnetlink socket: {error}")),
+    };
+    let started = |role| sync::started(ledger.entries(), role);
+    if wanted.is_some() || sync::ROLES.iter().any(|role| started(*role).is_some()) {
+        match kernel.observe(wanted.as_ref().map(|wanted| wanted.interface.as_str())) {
+            Ok(observed) => {
+                let plan = sync::plan(wanted.as_ref(), &observed, started);
+                for op in &plan.ops {
+                    sheet.op(name, op.kind(), op);
+                }
+                if let Some(wanted) = wanted.as_ref().filter(|_| !plan.homeless.is_empty()) {
+                    sheet.problem(name, sync::homeless(wanted));
+                }
+            }
+            Err(error) => sheet.problem(name, error),
+        }
+    }
+    let mut guard = sync::guard::Desired::default();
+    guard.wanted = wanted.is_some();
+    for (key, spec) in &config.bindings {
+        guard.set(key, Some(spec));
+    }
+    let ours = |seen: &str| ledger.contains(&Note::Guard(seen.to_owned()));
+    match kernel.guard().and_then(|mut kernel| kernel.observe(&ours)) {
+        Ok(observed) => {
+            if let Some(op) = sync::guard::plan(None, &guard, &observed) {
+                sheet.op(name, op.kind(), &op);
+            }
+        }
+        Err(_) if !guard.wanted => {}
+        Err(error) => sheet.problem(name, format_args!("cannot read the guard's nftables table: {error}")),
     }
 }

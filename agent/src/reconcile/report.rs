@@ -10,14 +10,18 @@ use std::{
 use bascule_compile::BindingKey;
 use serde::Serialize;
 
+use crate::plane::sync::SyncState;
+
 /// A data plane: one kind of kernel table, with a thread of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum PlaneName {
     /// net.* settings.
     Sysctl,
     /// Our nftables table.
     Nat,
+    /// The daemons that synchronise connections, and the guard after a takeover.
+    ConnectionSync,
     /// Virtual services and real servers.
     Ipvs,
     /// Addresses on interfaces.
@@ -27,13 +31,14 @@ pub enum PlaneName {
 impl PlaneName {
     /// All, in the order in which a new configuration reaches the kernel: what a service needs first, then the service, and
     /// its address last, so that nobody is answered with a reset meanwhile.
-    pub const ALL: [Self; 4] = [Self::Sysctl, Self::Nat, Self::Ipvs, Self::Address];
+    pub const ALL: [Self; 5] = [Self::Sysctl, Self::Nat, Self::ConnectionSync, Self::Ipvs, Self::Address];
 
     /// The name in metrics and status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sysctl => "sysctl",
             Self::Nat => "nat",
+            Self::ConnectionSync => "connection-sync",
             Self::Ipvs => "ipvs",
             Self::Address => "address",
         }
@@ -158,6 +163,8 @@ pub struct PlaneReport {
     pub last_error: Option<String>,
     /// Bindings whose change waits for something else: addresses for the services behind them.
     pub pending: Arc<BTreeSet<BindingKey>>,
+    /// What is known of the synchronisation of connections; only of [`PlaneName::ConnectionSync`].
+    pub connection_sync: Option<Arc<SyncState>>,
 }
 
 /// From the moment a change was seen until the kernel held it.

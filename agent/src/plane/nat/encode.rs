@@ -5,34 +5,16 @@
 
 use std::collections::BTreeMap;
 
-use sha2::{Digest, Sha256};
-
 use super::table::{By, Field, Key, Set, TABLE, Version};
 use crate::plane::{
-    attribute::{Attributes, Writer, find, text},
+    attribute::{Attributes, Writer, find},
     netlink::{APPEND, CREATE, Message},
     nftables::{
-        self, DATA_VALUE, DELETE_TABLE, FIRST, HEADER, INET, LIST_ELEMENT, LOCAL_OUT, META_MARK,
-        META_PROTOCOL, NETWORK, NEW_CHAIN, NEW_RULE, NEW_TABLE, SUBSYSTEM, Unsent, about,
-        destination_address, destination_port, expression, length, meta, payload,
+        self, DATA_VALUE, DELETE_ELEMENTS, DELETE_TABLE, ELEMENTS, FIRST, HEADER, LIST_ELEMENT, LOCAL_OUT,
+        META_MARK, META_PROTOCOL, NETWORK, NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, Unsent,
+        about, destination_address, destination_port, expression, length, meta, payload, register,
     },
 };
-
-/// NFNLGRP_NFTABLES.
-pub(super) const GROUP: u32 = 7;
-
-pub(super) const GET_TABLE: u16 = SUBSYSTEM | 1;
-pub(super) const GET_CHAIN: u16 = SUBSYSTEM | 4;
-pub(super) const GET_RULE: u16 = SUBSYSTEM | 7;
-const NEW_SET: u16 = SUBSYSTEM | 9;
-pub(super) const GET_SET: u16 = SUBSYSTEM | 10;
-const NEW_ELEMENTS: u16 = SUBSYSTEM | 12;
-pub(super) const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
-const DELETE_ELEMENTS: u16 = SUBSYSTEM | 14;
-const NEW_GENERATION: u16 = SUBSYSTEM | 15;
-
-/// Elements in one message: its list is one attribute, which has at most 65,535 bytes.
-const ELEMENTS: usize = 400;
 
 const SET_INTERVAL: u32 = 0x4;
 const SET_MAP: u32 = 0x8;
@@ -50,18 +32,9 @@ fn start() -> Writer {
     about(TABLE)
 }
 
-/// Whether an attribute list that begins with a table's name names ours.
-fn is_ours(payload: &[u8]) -> bool {
-    payload.first() == Some(&INET)
-        && payload
-            .get(HEADER..)
-            .and_then(|attributes| find(attributes, 1))
-            .is_some_and(|name| text(name) == TABLE)
-}
-
-/// Whether a notification says that our table changed. All objects name their table in attribute 1.
+/// Whether a notification says that our table changed.
 pub(super) fn concerns_us(message: &Message) -> bool {
-    message.kind & 0xff00 == SUBSYSTEM && message.kind != NEW_GENERATION && is_ours(&message.payload)
+    nftables::concerns(message, TABLE)
 }
 
 /// A request for what is in our table.
@@ -213,12 +186,6 @@ fn rule(chain: &str, expressions: Writer) -> Writer {
     nftables::rule(TABLE, chain, expressions)
 }
 
-/// The register at an offset in the space that a key takes.
-fn register(offset: usize) -> u32 {
-    // Registers of 16 bytes where aligned so, as nft does.
-    if offset.is_multiple_of(16) { FIRST + length(offset / 16) } else { 8 + length(offset / 4) }
-}
-
 /// NFT_CT_* of the original direction.
 fn original(list: Writer, key: u32, into: u32) -> Writer {
     expression(list, "ct", |data| data.network(2, key).network(1, into).bytes(3, &[0]))
@@ -315,40 +282,18 @@ pub(super) fn read_elements(set: Set, message: &Message, into: &mut BTreeMap<Key
     }
 }
 
-/// What makes up the table besides elements: chains, rules and sets as the kernel lists them, without what the kernel counts or
-/// numbers. A listing is not what was written, so it is compared with one that was read right after a commit.
+/// See [`nftables::fingerprint`].
 pub(super) fn fingerprint(chains: &[Message], rules: &[Message], sets: &[Message]) -> String {
-    // NFTA_CHAIN_NAME, HOOK, POLICY, TYPE, FLAGS; NFTA_RULE_CHAIN, EXPRESSIONS; NFTA_SET_NAME, FLAGS, KEY_TYPE, KEY_LEN, DATA_TYPE,
-    // DATA_LEN.
-    let listings: [(&[Message], &[u16]); 3] =
-        [(chains, &[3, 4, 5, 7, 10]), (rules, &[2, 4]), (sets, &[2, 3, 4, 5, 6, 7])];
-    let mut hash = Sha256::new();
-    for (messages, kinds) in listings {
-        for message in messages.iter().filter(|message| is_ours(&message.payload)) {
-            for (kind, value) in
-                Attributes(&message.payload[HEADER..]).filter(|(kind, _)| kinds.contains(kind))
-            {
-                hash.update(kind.to_ne_bytes());
-                hash.update(length(value.len()).to_ne_bytes());
-                hash.update(value);
-            }
-            hash.update(u16::MAX.to_ne_bytes());
-        }
-        hash.update(0u16.to_ne_bytes());
-    }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    nftables::fingerprint(TABLE, chains, rules, sets)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plane::{netlink::ACK, nftables::header};
-
-    #[test]
-    fn registers_are_nfts() {
-        // As `nft --debug=netlink` shows them for keys of these lengths.
-        assert_eq!([0, 4, 8, 12, 16, 20, 24].map(register), [1, 9, 10, 11, 2, 13, 14]);
-    }
+    use crate::plane::{
+        netlink::ACK,
+        nftables::{INET, NEW_GENERATION, header},
+    };
 
     #[test]
     fn a_batch_asks_for_one_acknowledgement() {

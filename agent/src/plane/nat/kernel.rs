@@ -10,15 +10,12 @@ use std::{
 
 use super::{
     Connected, Observed, Op, Set,
-    encode::{
-        Batch, GET_CHAIN, GET_ELEMENTS, GET_RULE, GET_SET, GET_TABLE, GROUP, concerns_us, elements_of,
-        fingerprint, question, read_elements,
-    },
+    encode::{Batch, concerns_us, elements_of, fingerprint, question, read_elements},
 };
 use crate::{
     plane::{
         netlink::{Connection, Listener},
-        nftables::PROTOCOL,
+        nftables::{GET_CHAIN, GET_ELEMENTS, GET_RULE, GET_SET, GET_TABLE, GROUP, PROTOCOL},
         rtnl::{
             self, GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE, GROUP_IPV6_ADDRESS, GROUP_IPV6_ROUTE, GROUP_LINK,
             HeldAddress,

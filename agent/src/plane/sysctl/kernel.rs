@@ -40,7 +40,8 @@ impl Kernel {
 
     fn read(&self, path: &str) -> io::Result<Option<String>> {
         match fs::read_to_string(self.root.join(path)) {
-            Ok(value) => Ok(Some(value.trim().to_owned())),
+            // Several numbers are written with spaces and read with tabs.
+            Ok(value) => Ok(Some(value.split_whitespace().collect::<Vec<_>>().join(" "))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

@@ -3,6 +3,7 @@
 //! Only what is needed is set, and nothing is set back when it is no longer needed: somebody else may rely on it by then.
 
 mod kernel;
+mod synchronisation;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -29,6 +30,12 @@ pub const CONNTRACK: &str = "net/ipv4/vs/conntrack";
 pub const EXPIRE_NO_DESTINATION: &str = "net/ipv4/vs/expire_nodest_conn";
 /// net.ipv4.vs.expire_quiescent_template.
 pub const EXPIRE_QUIESCENT: &str = "net/ipv4/vs/expire_quiescent_template";
+/// net.ipv4.vs.sync_threshold: packets until a connection is first sent, and after how many again.
+pub const SYNC_THRESHOLD: &str = "net/ipv4/vs/sync_threshold";
+/// net.ipv4.vs.sync_refresh_period, in seconds.
+pub const SYNC_REFRESH_PERIOD: &str = "net/ipv4/vs/sync_refresh_period";
+/// net.ipv4.vs.sync_retries.
+pub const SYNC_RETRIES: &str = "net/ipv4/vs/sync_retries";
 /// Directory of the IPv6 settings of interfaces.
 pub const INTERFACES_IPV6: &str = "net/ipv6/conf";
 
@@ -63,7 +70,9 @@ struct Needs {
 /// The wanted settings.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
-    director: BTreeMap<&'static str, bool>,
+    director: BTreeMap<&'static str, &'static str>,
+    /// Wanted with connectionSync, with or without bindings.
+    synchronisation: BTreeMap<&'static str, String>,
     /// Whether to set what differs, or only to say so.
     pub manage: bool,
     needed: BTreeMap<String, BTreeSet<BindingKey>>,
@@ -87,11 +96,12 @@ impl Desired {
     }
 
     /// The paths whose values matter, with the values.
-    pub fn values(&self) -> impl Iterator<Item = (&str, &'static str)> {
+    pub fn values(&self) -> impl Iterator<Item = (&str, &str)> {
         // Without any binding there is no IPVS in use whose connections could expire.
         let director = self.director.iter().filter(|_| !self.bindings.is_empty());
-        let director = director.map(|(path, on)| (*path, if *on { "1" } else { "0" }));
-        director.chain(self.needed.keys().map(|path| (path.as_str(), "1")))
+        let director = director.map(|(path, value)| (*path, *value));
+        let synchronisation = self.synchronisation.iter().map(|(path, value)| (*path, value.as_str()));
+        director.chain(synchronisation).chain(self.needed.keys().map(|path| (path.as_str(), "1")))
     }
 
     /// The bindings that need a value; none when it is the director's.
@@ -102,7 +112,12 @@ impl Desired {
     /// Takes the director's settings; true when something changed.
     pub fn set_director(&mut self, director: &DirectorConfigSpec) -> bool {
         let (manage, values) = super::director_sysctls(director);
-        let changed = self.manage != manage || self.director != values;
+        let synchronisation =
+            director.connection_sync.as_ref().map(synchronisation::values).unwrap_or_default();
+        let changed = self.manage != manage
+            || self.director != values
+            || self.synchronisation != synchronisation;
+        self.synchronisation = synchronisation;
         self.manage = manage;
         self.director = values;
         changed

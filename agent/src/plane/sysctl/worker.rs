@@ -9,7 +9,7 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{CONNTRACK, Desired, EXPIRE_NO_DESTINATION, EXPIRE_QUIESCENT, Op, kernel::Io, name, plan};
+use super::{CONNTRACK, Desired, Op, kernel::Io, name, plan};
 use crate::reconcile::{
     Failure, FailureReason, PlaneName, PlaneReport,
     backoff::Backoff,
@@ -164,7 +164,7 @@ pub(crate) fn unmanaged(op: &Op) -> String {
 
 /// What is said of a setting that this kernel does not have.
 pub(crate) fn absent(path: &str) -> String {
-    if [CONNTRACK, EXPIRE_NO_DESTINATION, EXPIRE_QUIESCENT].contains(&path) {
+    if path.starts_with("net/ipv4/vs/") {
         let conntrack = if path == CONNTRACK { ", built with CONFIG_IP_VS_NFCT" } else { "" };
         format!("this kernel has no such setting: it comes with the module ip_vs{conntrack}")
     } else {

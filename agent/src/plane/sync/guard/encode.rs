@@ -1,0 +1,252 @@
+//! The nf_tables messages of the guard's table (linux/netfilter/nf_tables.h).
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use super::{ARMED, Element, Elements, Set, TABLE};
+use crate::plane::{
+    attribute::{Attributes, Writer, find, octets},
+    nat::Version,
+    netlink::{APPEND, CREATE, Message},
+    nftables::{
+        DATA_VALUE, DELETE_ELEMENTS, DELETE_TABLE, ELEMENTS, FIRST, HEADER, LIST_ELEMENT, LOCAL_IN,
+        META_PROTOCOL, NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, SUBSYSTEM, TRANSPORT, Unsent,
+        about, chain, destination_address, destination_port, differs, equals, expression, length, meta,
+        of_family, payload, register, rule,
+    },
+};
+
+/// NFT_MSG_NEWOBJ.
+const NEW_OBJECT: u16 = SUBSYSTEM | 18;
+/// NFT_MSG_GETOBJ.
+pub(super) const GET_OBJECT: u16 = SUBSYSTEM | 19;
+/// NFT_OBJECT_COUNTER.
+const COUNTER: u32 = 1;
+/// The counter's name: segments that were dropped.
+const DROPPED: &str = "dropped";
+
+/// The chain at the hook, and the one for segments that IPVS does not know.
+const INPUT: &str = "input";
+const UNKNOWN: &str = "unknown";
+/// Behind IPVS at NF_IP_PRI_NAT_SRC - 2 and - 1, that is 98 and 99.
+const PRIORITY: i32 = 110;
+
+/// NFT_SET_TIMEOUT.
+const SET_TIMEOUT: u32 = 0x10;
+/// NFTA_SET_ELEM_TIMEOUT and NFTA_SET_ELEM_EXPIRATION, in milliseconds.
+const ELEMENT_TIMEOUT: u16 = 4;
+const ELEMENT_EXPIRATION: u16 = 5;
+
+/// nft's numbers of the types of addresses and ports.
+fn type_number(set: Set) -> u32 {
+    let address = if set.version() == Version::V4 { 7 } else { 8 };
+    if matches!(set, Set::Ports(_)) { address << 6 | 13 } else { address }
+}
+
+fn declaration(set: Set, id: u32) -> Writer {
+    let flags = if matches!(set, Set::Armed(_)) { SET_TIMEOUT } else { 0 };
+    about(TABLE)
+        .string(2, set.name())
+        .network(3, flags)
+        .network(4, type_number(set))
+        .network(5, length(set.key_length()))
+        .network(10, id)
+}
+
+/// Removes the table, whether it is there or not.
+pub(super) fn delete_table() -> Vec<Unsent> {
+    vec![(NEW_TABLE, CREATE, about(TABLE).finish()), (DELETE_TABLE, 0, about(TABLE).finish())]
+}
+
+/// Makes the table without elements.
+pub(super) fn create_table() -> Vec<Unsent> {
+    let mut messages: Vec<(u16, u16, Writer)> = vec![(NEW_TABLE, CREATE, about(TABLE))];
+    for (id, set) in (1..).zip(Set::ALL) {
+        messages.push((NEW_SET, CREATE, declaration(set, id)));
+    }
+    let counter = about(TABLE).string(2, DROPPED).network(3, COUNTER).nest(4, |data| data);
+    messages.push((NEW_OBJECT, CREATE, counter));
+    messages.push((NEW_CHAIN, CREATE, about(TABLE).string(3, UNKNOWN)));
+    messages.push((NEW_CHAIN, CREATE, chain(TABLE, INPUT, "filter", LOCAL_IN, PRIORITY)));
+    for list in unknown() {
+        messages.push((NEW_RULE, CREATE | APPEND, rule(TABLE, UNKNOWN, list)));
+    }
+    for version in Version::ALL {
+        for set in [Set::Ports(version), Set::Whole(version)] {
+            messages.push((NEW_RULE, CREATE | APPEND, rule(TABLE, INPUT, input(set))));
+        }
+    }
+    messages.into_iter().map(|(kind, flags, message)| (kind, flags, message.finish())).collect()
+}
+
+fn lookup(list: Writer, set: Set) -> Writer {
+    expression(list, "lookup", |data| data.string(1, set.name()).network(2, FIRST))
+}
+
+/// Everything of TCP but a plain SYN, to an armed address and a service of this set: `jump unknown`.
+fn input(set: Set) -> Writer {
+    const FIN_SYN_RST_ACK: u8 = 0x17;
+    const SYN: u8 = 0x02;
+    const TCP: u8 = 6;
+    let is_ipv4 = set.version() == Version::V4;
+    let list = of_family(Writer::default(), is_ipv4);
+    let list = equals(meta(list, META_PROTOCOL, FIRST), &[TCP]);
+    let list = differs(payload(list, TRANSPORT, 13, 1, FIRST), FIN_SYN_RST_ACK, SYN);
+    let list = lookup(destination_address(list, is_ipv4, FIRST), Set::Armed(set.version()));
+    let list = destination_address(list, is_ipv4, FIRST);
+    let list = match set {
+        Set::Ports(_) => destination_port(list, register(set.version().length())),
+        Set::Whole(_) | Set::Armed(_) => list,
+    };
+    verdict(lookup(list, set), Verdict::Jump)
+}
+
+/// What IPVS hands on to this machine's own sockets, because the machine is one of its own real servers, comes by, too. So what
+/// belongs to a connection of a socket here passes. A socket that only listens, on every address, does not: it is what would
+/// answer with a reset. (One that listens on the virtual address alone looks like a connection, and passes.)
+fn unknown() -> [Writer; 3] {
+    // NFT_SOCKET_TRANSPARENT is there for sockets of every state, NFT_SOCKET_WILDCARD for those that listen or are established.
+    let socket = |list, key: u32| {
+        expression(list, "socket", |data| data.network(1, key).network(2, FIRST))
+    };
+    let listens = equals(socket(Writer::default(), 2), &[1]);
+    let any = socket(Writer::default(), 0);
+    [drop(listens), verdict(any, Verdict::Accept), drop(Writer::default())]
+}
+
+fn drop(list: Writer) -> Writer {
+    let list = expression(list, "objref", |data| data.network(1, COUNTER).string(2, DROPPED));
+    verdict(list, Verdict::Drop)
+}
+
+#[derive(Clone, Copy)]
+enum Verdict {
+    Drop,
+    Accept,
+    /// To the chain for unknown segments.
+    Jump,
+}
+
+fn verdict(list: Writer, verdict: Verdict) -> Writer {
+    let code: i32 = match verdict {
+        Verdict::Drop => 0,
+        Verdict::Accept => 1,
+        Verdict::Jump => -3,
+    };
+    // NFTA_IMMEDIATE_DREG: NFT_REG_VERDICT; NFTA_IMMEDIATE_DATA: NFTA_DATA_VERDICT.
+    expression(list, "immediate", |data| {
+        data.network(1, 0).nest(2, |data| {
+            data.nest(2, |data| {
+                let data = data.network(1, code.cast_unsigned());
+                if matches!(verdict, Verdict::Jump) { data.string(2, UNKNOWN) } else { data }
+            })
+        })
+    })
+}
+
+fn list(
+    kind: u16,
+    flags: u16,
+    set: Set,
+    keys: impl Iterator<Item = (Vec<u8>, Option<Duration>)>,
+    into: &mut Vec<Unsent>,
+) {
+    let mut keys = keys.peekable();
+    while keys.peek().is_some() {
+        let message = about(TABLE).string(2, set.name()).nest(3, |list| {
+            keys.by_ref().take(ELEMENTS).fold(list, |list, (key, timeout)| {
+                list.nest(LIST_ELEMENT, |one| {
+                    let one = one.nest(1, |value| value.bytes(DATA_VALUE, &key));
+                    match timeout {
+                        Some(timeout) => one.bytes(ELEMENT_TIMEOUT, &milliseconds(timeout).to_be_bytes()),
+                        None => one,
+                    }
+                })
+            })
+        });
+        into.push((kind, flags, message.finish()));
+    }
+}
+
+/// 0 would be for ever.
+fn milliseconds(timeout: Duration) -> u64 {
+    u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// Adds services.
+pub(super) fn add(elements: &Elements, into: &mut Vec<Unsent>) {
+    for (set, keys) in elements {
+        list(NEW_ELEMENTS, CREATE, *set, keys.iter().map(|key| (key.clone(), None)), into);
+    }
+}
+
+/// Removes services, all of which must be there.
+pub(super) fn remove(elements: &Elements, into: &mut Vec<Unsent>) {
+    for (set, keys) in elements {
+        list(DELETE_ELEMENTS, 0, *set, keys.iter().map(|key| (key.clone(), None)), into);
+    }
+}
+
+/// Keeps addresses armed for what is left of their time.
+pub(super) fn keep(armed: &BTreeMap<Element, Duration>, into: &mut Vec<Unsent>) {
+    for set in Version::ALL.map(Set::Armed) {
+        let keys = armed.iter().filter(|((of, _), _)| *of == set);
+        list(NEW_ELEMENTS, CREATE, set, keys.map(|((_, key), left)| (key.clone(), Some(*left))), into);
+    }
+}
+
+/// Arms addresses, anew where they are. Adding what is there leaves its time as it is, and removing what is not there fails: so
+/// each is added, removed and added.
+pub(super) fn arm(addresses: &[IpAddr]) -> Vec<Unsent> {
+    let mut messages = Vec::new();
+    for version in Version::ALL {
+        let keys = || addresses.iter().filter(|address| Version::of(**address) == version);
+        let timed = || keys().map(|address| (octets(*address), Some(ARMED)));
+        list(NEW_ELEMENTS, CREATE, Set::Armed(version), timed(), &mut messages);
+        list(
+            DELETE_ELEMENTS,
+            0,
+            Set::Armed(version),
+            keys().map(|address| (octets(*address), None)),
+            &mut messages,
+        );
+        list(NEW_ELEMENTS, CREATE, Set::Armed(version), timed(), &mut messages);
+    }
+    messages
+}
+
+/// A request for what is in the table.
+pub(super) fn question() -> Vec<u8> {
+    about(TABLE).finish()
+}
+
+/// A request for the elements of a set.
+pub(super) fn elements_of(set: Set) -> Vec<u8> {
+    about(TABLE).string(2, set.name()).finish()
+}
+
+/// A request for the counter.
+pub(super) fn counter() -> Vec<u8> {
+    about(TABLE).string(2, DROPPED).network(3, COUNTER).finish()
+}
+
+/// The elements of a set in an answer, with the time that is left of those that have one.
+pub(super) fn read_elements(set: Set, message: &Message) -> Vec<(Element, Duration)> {
+    let list = message.payload.get(HEADER..).and_then(|attributes| find(attributes, 3)).unwrap_or_default();
+    Attributes(list)
+        .filter_map(|(_, one)| {
+            let key = find(one, 1).and_then(|value| find(value, DATA_VALUE))?;
+            let left = find(one, ELEMENT_EXPIRATION).and_then(wide).unwrap_or_default();
+            Some(((set, key.to_vec()), Duration::from_millis(left)))
+        })
+        .collect()
+}
+
+/// Packets counted in an answer.
+pub(super) fn read_counter(message: &Message) -> Option<u64> {
+    // NFTA_OBJ_DATA, NFTA_COUNTER_PACKETS.
+    find(find(message.payload.get(HEADER..)?, 4)?, 2).and_then(wide)
+}
+
+fn wide(value: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(*value.first_chunk()?))
+}
