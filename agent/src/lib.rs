@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod exec;
+pub mod groups;
 pub mod http;
 pub mod manifests;
 mod memory;

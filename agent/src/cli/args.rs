@@ -45,7 +45,13 @@ A manifest, /etc/bascule/manifests/web.yaml:
       - {name: srv1, address: 172.16.193.10}
       - {name: srv2, address: 172.16.193.40}
 
-Signals: SIGTERM and SIGINT end it and leave the kernel's rules as they are; SIGHUP looks at the directory anew."
+  bascule-agent switchover front
+        give the addresses of a VrrpGroup to another director
+  bascule-agent --take-over --manifests /etc/bascule/manifests --director dir1
+        an upgrade: the new program takes over from the running one, without a gap
+
+Signals: SIGTERM and SIGINT end it: groups are handed over, the kernel's rules stay; SIGHUP looks at the directory and at
+key files anew; SIGUSR2 starts the program that now stands in its place to take over."
 )]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -89,6 +95,20 @@ pub(super) enum Command {
   bascule-agent status -o json | jq '.objects[] | select(.ready == false)'"
     )]
     Status(Status),
+    /// Give a group's addresses to another director
+    #[command(
+        long_about = "Has the running agent, whose group must be active, give its addresses to the best other member: it says \
+                      so by VRRP (priority 0) and keeps them until the successor is heard, so that at no moment nobody has \
+                      them. Afterwards it does not preempt until the new active member is lost or gives way in its turn.\n\n\
+                      Exit code: 0 another member is active, 1 nobody took over (this one is active as before), the group \
+                      is not active here, or no agent runs.",
+        after_help = "Examples:
+  bascule-agent switchover front
+        gives the addresses of VrrpGroup front away
+  bascule-agent status
+        who has them, and why"
+    )]
+    Switchover(Switchover),
     /// Print a completion script for a shell
     #[command(after_help = "Example:
   bascule-agent completion bash > /etc/bash_completion.d/bascule-agent")]
@@ -145,6 +165,10 @@ pub(super) struct Run {
     /// User that these programs run as, without capabilities; not root: what needs privileges is a systemd unit
     #[arg(long, value_name = "NAME", default_value = crate::exec::DEFAULT_USER, env = "BASCULE_EXEC_USER")]
     pub(super) exec_user: String,
+    /// Take the sockets and states of the agent that runs now, which ends: no group changes its state, no advertisement is
+    /// missed. Where none runs, the same as without
+    #[arg(long)]
+    pub(super) take_over: bool,
     /// How the log is written
     #[arg(long, value_name = "FORMAT", default_value = "text", env = "BASCULE_LOG_FORMAT")]
     pub(super) log_format: LogFormat,
@@ -183,6 +207,16 @@ pub(super) struct Status {
     /// How it is printed
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub(super) output: Output,
+}
+
+/// `switchover`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Switchover {
+    /// Name of the VrrpGroup
+    pub(super) group: String,
+    /// Directory of the running agent's control socket
+    #[arg(long, value_name = "DIR", default_value = RUN_DIR, env = "BASCULE_RUN_DIR")]
+    pub(super) run_dir: PathBuf,
 }
 
 /// For people or for programs.

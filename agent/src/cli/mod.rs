@@ -26,6 +26,7 @@ pub fn main() -> ExitCode {
         Some(Command::Plan(plan)) => plan::plan(&plan),
         Some(Command::Validate(validate)) => validate::validate(&validate),
         Some(Command::Status(status)) => show::status(&status),
+        Some(Command::Switchover(switchover)) => show::switchover(&switchover),
         Some(Command::Completion { shell }) => {
             clap_complete::generate(shell, &mut Args::command(), "bascule-agent", &mut std::io::stdout());
             ExitCode::SUCCESS

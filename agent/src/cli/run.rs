@@ -1,11 +1,14 @@
 //! Running: everything is started here, and ended in order.
 
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::args::{Listen, Run};
@@ -13,11 +16,13 @@ use super::fail;
 use super::lock::{self, LockError, RunLock};
 use super::logging;
 use super::service_manager::ServiceManager;
+use crate::exec;
+use crate::groups::{self, Groups};
 use crate::http;
 use crate::manifests::{self, Manifests};
 use crate::reconcile;
 use crate::state::{self, Keeper};
-use crate::status::{Gatherer, HttpStatus, Server};
+use crate::status::{self, ClientError, Gatherer, HttpStatus, Server, YIELDED};
 
 /// How long the service manager waits for the first full pass before it hears that the agent is up all the same: it
 /// is, and tries again by itself, when the kernel lacks something.
@@ -26,13 +31,23 @@ const READY_WITHIN: Duration = Duration::from_secs(15);
 /// How long open requests may take when the agent ends.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How long groups wait at most for the kernel's tables to be filled before they take part, after the machine was started.
+const FILLED_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often what a group was refused for is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
 pub(super) fn run(args: &Run) -> ExitCode {
     let started = Instant::now();
     if let Err(error) = logging::start(args.log_format, &args.log_level) {
         return fail(error, super::USAGE);
     }
     let mut notes = Vec::new();
-    let lock = match lock::lock(&args.source.run_dir) {
+    let heritage = match take_over(args) {
+        Ok(heritage) => heritage,
+        Err(error) => return fail(error, 1),
+    };
+    let lock = match lock_patiently(&args.source.run_dir, heritage.is_some()) {
         Ok(lock) => Some(lock),
         Err(error @ LockError::Taken { .. }) => return fail(error, 1),
         Err(error @ LockError::Unusable { .. }) => {
@@ -50,23 +65,118 @@ pub(super) fn run(args: &Run) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(format_args!("cannot start: {error}"), 1),
     };
-    let result = runtime.block_on(work(args, lock.as_ref(), notes, started));
+    let result = runtime.block_on(live(args, lock, notes, started, heritage));
     runtime.shutdown_timeout(GRACE);
-    drop(lock);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error, 1),
     }
 }
 
-async fn work(
+/// With `--take-over`: asks the agent that runs to make room.
+fn take_over(args: &Run) -> Result<Option<UnixStream>, ClientError> {
+    if !args.take_over {
+        return Ok(None);
+    }
+    match status::take_over(&args.source.run_dir) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error @ ClientError::NoAgent { .. }) => {
+            tracing::warn!("nothing to take over: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The lock of the run directory. One that has just been given up may take a moment to be free.
+fn lock_patiently(run_dir: &Path, patiently: bool) -> Result<RunLock, LockError> {
+    let until = Instant::now() + GRACE;
+    loop {
+        match lock::lock(run_dir) {
+            Err(LockError::Taken { .. }) if patiently && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// From the start to the end, through attempts to be followed by another process.
+async fn live(
     args: &Run,
-    lock: Option<&RunLock>,
+    mut lock: Option<RunLock>,
     notes: Vec<String>,
     started: Instant,
+    heritage: Option<UnixStream>,
 ) -> Result<(), String> {
     let source = &args.source;
     let mut signals = Signals::new().map_err(|error| format!("signals cannot be received: {error}"))?;
+    let options = exec::Options {
+        directory: args.allow_exec.clone(),
+        user: args.exec_user.clone(),
+        ..exec::Options::default()
+    };
+    let runner = exec::Runner::new(&options).map_err(|error| format!("programs cannot be run: {error}"))?;
+    let at_once = heritage.is_some() || groups::ran_before(&source.run_dir);
+    let groups = Groups::spawn(&runner, &source.run_dir, &source.state_dir, heritage)
+        .map_err(|error| error.to_string())?;
+    if at_once {
+        groups.open();
+    }
+    let manager = ServiceManager::from_env();
+    loop {
+        let end = work(args, lock.as_ref(), &notes, started, &groups, &manager, &mut signals).await?;
+        let End::Yield(stream) = end else { return Ok(()) };
+        // What follows needs the lock and the sockets before it can ask for more.
+        drop(lock.take());
+        let successor = peer(&stream);
+        match yield_to(&groups, stream).await {
+            Ok(()) => {
+                tracing::info!(?successor, "another agent has taken over: ending");
+                if let Some(pid) = successor {
+                    manager.tell(&format!("MAINPID={pid}"));
+                }
+                return Ok(());
+            }
+            Err(error) => {
+                tracing::error!("the agent that wanted to take over did not ({error}): going on as before");
+                lock = lock_patiently(&source.run_dir, true).map_err(|error| error.to_string()).map(Some)?;
+            }
+        }
+    }
+}
+
+async fn yield_to(groups: &Arc<Groups>, stream: UnixStream) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(GRACE))?;
+    (&stream).write_all(format!("{YIELDED}\n").as_bytes())?;
+    groups.give(stream).await
+}
+
+/// The process at the other end.
+fn peer(stream: &UnixStream) -> Option<i32> {
+    let credentials = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials);
+    credentials.ok().map(|credentials| credentials.pid())
+}
+
+/// Why the work ended.
+enum End {
+    /// A signal; groups have been handed over.
+    Stop,
+    /// Another agent waits at the other end to take over. Groups go on.
+    Yield(UnixStream),
+}
+
+async fn work(
+    args: &Run,
+    lock: Option<&RunLock>,
+    notes: &[String],
+    started: Instant,
+    groups: &Arc<Groups>,
+    manager: &ServiceManager,
+    signals: &mut Signals,
+) -> Result<End, String> {
+    let source = &args.source;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         director = source.director(),
@@ -77,7 +187,7 @@ async fn work(
     for note in &loaded.notes {
         tracing::error!("{note}");
     }
-    let notes = notes.into_iter().chain(loaded.notes.iter().cloned()).collect();
+    let notes = notes.iter().chain(&loaded.notes).cloned().collect();
     let remembered = loaded.objects.clone();
     let keeper = Keeper::spawn(&source.state_dir, loaded).map(Arc::new);
     let keeper = keeper.map_err(|error| format!("a thread cannot be started: {error}"))?;
@@ -91,9 +201,14 @@ async fn work(
         remembered,
         keeper: Some(keeper.clone()),
     };
-    let updates = reconcile.updates();
-    let manifests = Manifests::spawn(options, move |update| updates.send(&update))
-        .map_err(|error| format!("a thread cannot be started: {error}"))?;
+    let (updates, told) = (reconcile.updates(), Arc::clone(groups));
+    let manifests = Manifests::spawn(options, move |update| {
+        updates.send(&update);
+        if let Some(director) = update.change.director() {
+            told.configure(director);
+        }
+    })
+    .map_err(|error| format!("a thread cannot be started: {error}"))?;
     let gatherer = Arc::new(Gatherer {
         manifests,
         reconcile,
@@ -101,10 +216,12 @@ async fn work(
         keeper: Some(keeper),
         http: Arc::new(Mutex::new(HttpStatus::default())),
         started,
+        groups: Arc::clone(groups),
         notes,
     });
 
     let (stop, stopped) = watch::channel(false);
+    let (successors, mut successor) = mpsc::channel(1);
     let mut servers = JoinSet::new();
     if let Listen::At(listen) = args.listen {
         servers.spawn(http::serve(listen, gatherer.clone(), stopped.clone()));
@@ -116,22 +233,30 @@ async fn work(
                 let mut stopped = stopped.clone();
                 servers.spawn(async move {
                     tokio::select! {
-                        () = server.serve(gatherer) => {}
+                        () = server.serve(gatherer, successors) => {}
                         _ = stopped.wait_for(|stop| *stop) => {}
                     }
                 });
             }
             Err(error) => tracing::error!(
                 "the control socket {} cannot be made: {error}; status cannot ask this agent",
-                source.run_dir.join(crate::status::SOCKET).display()
+                source.run_dir.join(status::SOCKET).display()
             ),
         }
     }
 
-    let manager = ServiceManager::from_env();
-    let why = supervise(&gatherer, &manager, &mut signals).await;
-    manager.tell("STOPPING=1");
-    tracing::info!("{why}: ending; what the kernel holds stays");
+    let end = match supervise(&gatherer, manager, signals, &mut successor).await {
+        Ok(stream) => {
+            tracing::info!("another agent takes over");
+            End::Yield(stream)
+        }
+        Err(why) => {
+            manager.tell("STOPPING=1");
+            tracing::info!("{why}: ending; groups are handed over, what else the kernel holds stays");
+            Arc::clone(groups).stop().await;
+            End::Stop
+        }
+    };
     let _ = stop.send(true);
     let ended = tokio::time::timeout(GRACE, async { while servers.join_next().await.is_some() {} }).await;
     if ended.is_err() {
@@ -147,13 +272,14 @@ async fn work(
     if let Some(keeper) = keeper {
         keeper.close();
     }
-    Ok(())
+    Ok(end)
 }
 
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
+    upgrade: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -162,22 +288,35 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 }
 
-/// Until the end: signals, and what the service manager and the log are told. Returns why it ends.
-async fn supervise(gatherer: &Gatherer, manager: &ServiceManager, signals: &mut Signals) -> &'static str {
+/// Until the end: signals, and what the service manager and the log are told. Returns who takes over, or why it ends.
+async fn supervise(
+    gatherer: &Gatherer,
+    manager: &ServiceManager,
+    signals: &mut Signals,
+    successor: &mut mpsc::Receiver<UnixStream>,
+) -> Result<UnixStream, &'static str> {
     let mut report = gatherer.report.clone();
     let mut watchdog = tokio::time::interval(manager.watchdog().unwrap_or(Duration::from_hours(1)));
     let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut again = tokio::time::interval(TRY_AGAIN);
     let mut told_ready = false;
     let mut told: Option<Result<(), String>> = None;
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => return "SIGTERM",
-            _ = signals.interrupt.recv() => return "SIGINT",
-            _ = signals.hangup.recv() => gatherer.manifests.rescan(),
+            _ = signals.terminate.recv() => return Err("SIGTERM"),
+            _ = signals.interrupt.recv() => return Err("SIGINT"),
+            _ = signals.hangup.recv() => {
+                gatherer.manifests.rescan();
+                gatherer.groups.reload();
+            }
+            _ = signals.upgrade.recv() => upgrade(),
+            Some(stream) = successor.recv() => return Ok(stream),
+            _ = again.tick() => gatherer.groups.retry(),
             _ = watchdog.tick() => {
                 if gatherer.manifests.is_alive() {
                     manager.tell("WATCHDOG=1");
@@ -187,11 +326,14 @@ async fn supervise(gatherer: &Gatherer, manager: &ServiceManager, signals: &mut 
             _ = second.tick(), if !matches!(told, Some(Ok(()))) => {}
             changed = report.changed() => {
                 if changed.is_err() {
-                    return "the reconciler ended";
+                    return Err("the reconciler ended");
                 }
             }
         }
         let ready = gatherer.readiness();
+        if !gatherer.groups.is_open() && (ready.is_ok() || gatherer.started.elapsed() >= FILLED_WITHIN) {
+            gatherer.groups.open();
+        }
         let is_up = ready.is_ok() || gatherer.started.elapsed() >= READY_WITHIN;
         if told.as_ref() != Some(&ready) {
             match &ready {
@@ -213,6 +355,30 @@ async fn supervise(gatherer: &Gatherer, manager: &ServiceManager, signals: &mut 
             told_ready = true;
             manager.tell("READY=1");
         }
+    }
+}
+
+/// SIGUSR2: starts the program that stands where this one stood when it was started, with the same arguments, to take over. It
+/// belongs to the same service then.
+fn upgrade() {
+    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| {
+        let path = std::env::current_exe().ok()?;
+        // What the kernel adds when the file was replaced.
+        Some(path.to_str().and_then(|text| text.strip_suffix(" (deleted)")).map_or(path.clone(), PathBuf::from))
+    });
+    let Some(program) = program else {
+        tracing::error!("SIGUSR2: this program's own file is not known");
+        return;
+    };
+    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--take-over");
+    match std::process::Command::new(program).arg("--take-over").args(arguments).spawn() {
+        Ok(mut child) => {
+            tracing::info!(pid = child.id(), "SIGUSR2: {} is started to take over", program.display());
+            // If it fails it says so itself; nobody else waits for it.
+            std::thread::spawn(move || child.wait());
+        }
+        Err(error) => tracing::error!("SIGUSR2: {} cannot be started: {error}", program.display()),
     }
 }
 

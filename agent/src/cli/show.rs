@@ -1,11 +1,11 @@
-//! `status`: asks the running agent.
+//! `status` and `switchover`: ask the running agent.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use super::args::{Output, Status};
+use super::args::{Output, Status, Switchover};
 use super::{fail, paint};
-use crate::status::{ask, render};
+use crate::status::{self, ask, render};
 
 pub(super) fn status(args: &Status) -> ExitCode {
     let status = match ask(&args.run_dir) {
@@ -22,4 +22,14 @@ pub(super) fn status(args: &Status) -> ExitCode {
     // A reader that closed early (head, less) has what it wanted.
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
     ExitCode::SUCCESS
+}
+
+pub(super) fn switchover(args: &Switchover) -> ExitCode {
+    match status::switchover(&args.run_dir, &args.group) {
+        Ok(reason) => {
+            println!("{}: {reason}", args.group);
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(error, 1),
+    }
 }

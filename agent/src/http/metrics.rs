@@ -12,9 +12,11 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
+use super::groups;
 use crate::manifests::Summary;
 use crate::reconcile::{Counters, DestinationCounters, LAG_BOUNDS, PlaneReport, Report, ServiceCounters};
 use crate::status::{Gatherer, readiness};
+use crate::vrrp::VrrpStatus;
 
 /// Size of a piece of the answer, in bytes.
 const PIECE: usize = 64 * 1024;
@@ -25,17 +27,19 @@ pub(super) struct Snapshot {
     summary: Summary,
     report: Arc<Report>,
     counters: Counters,
+    vrrp: VrrpStatus,
     last_good_error: bool,
     uptime: f64,
 }
 
 impl Snapshot {
     /// As they are now.
-    pub(super) fn of(gatherer: &Gatherer, counters: Counters) -> Self {
+    pub(super) fn of(gatherer: &Gatherer, counters: Counters, vrrp: VrrpStatus) -> Self {
         Self {
             summary: gatherer.manifests.summary(),
             report: gatherer.report.borrow().clone(),
             counters,
+            vrrp,
             last_good_error: gatherer.keeper.as_ref().is_none_or(|keeper| keeper.status().error.is_some()),
             uptime: gatherer.started.elapsed().as_secs_f64(),
         }
@@ -80,6 +84,7 @@ impl Collector for Snapshot {
         self.agent(to)?;
         self.manifests(to)?;
         self.planes(to)?;
+        groups::encode(&self.vrrp, to)?;
         self.services(to)?;
         self.real_servers(to)
     }
@@ -304,7 +309,7 @@ impl Snapshot {
     }
 }
 
-fn count(metric: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+pub(super) fn count(metric: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
     metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
@@ -353,6 +358,7 @@ mod tests {
 
     use super::*;
     use crate::reconcile::{Lag, LagHistogram, PlaneName};
+    use crate::vrrp::{GroupStatus, InstanceStatus};
 
     fn scrape(snapshot: Snapshot) -> String {
         let (sender, mut receiver) = mpsc::channel(1000);
@@ -381,6 +387,39 @@ mod tests {
                 ..Stats64::default()
             },
         }
+    }
+
+    fn vrrp() -> VrrpStatus {
+        let instance = InstanceStatus {
+            name: "outside".into(),
+            family: "IPv4".into(),
+            interface: "eth0".into(),
+            virtual_router_id: 30,
+            link: "Up".into(),
+            state: "Active".into(),
+            ready: false,
+            active: None,
+            heard_seconds_ago: None,
+            sent: 100,
+            sent_priority_zero: 1,
+            received: 9,
+            accepted: 8,
+            accepted_priority_zero: 2,
+            rejected: [("ttl".into(), 1)].into(),
+            became_active: 3,
+        };
+        let group = GroupStatus {
+            group: "front".into(),
+            state: bascule_vrrp::GroupState::Active,
+            releasing: false,
+            reason: "heard nothing".into(),
+            seconds_in_state: 12.5,
+            priority: 200,
+            hold: false,
+            refused: None,
+            instances: vec![instance],
+        };
+        VrrpStatus { groups: vec![group], foreign_advertisements: 4, foreign: Vec::new(), repaired: 5 }
     }
 
     fn snapshot() -> Snapshot {
@@ -419,6 +458,7 @@ mod tests {
             summary: Summary { serial: 3, started: true, files: 1, objects: 2, problems: 3, lost: None },
             report: Arc::new(report),
             counters: Counters { services: services.into(), age: Duration::from_millis(1500) },
+            vrrp: vrrp(),
             last_good_error: false,
             uptime: 12.5,
         }

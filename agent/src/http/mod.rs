@@ -2,6 +2,7 @@
 //!
 //! A port that is in use does not hinder the agent: it says so, goes on with its work and tries again every few seconds.
 
+mod groups;
 mod metrics;
 
 use std::convert::Infallible;
@@ -106,8 +107,8 @@ async fn scrape(State(app): State<App>) -> Response {
     let Ok(place) = app.scrapes.clone().try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at a time\n").into_response();
     };
-    let counters = app.gatherer.reconcile.counters().await;
-    let snapshot = metrics::Snapshot::of(&app.gatherer, counters);
+    let (counters, vrrp) = tokio::join!(app.gatherer.reconcile.counters(), app.gatherer.groups.status());
+    let snapshot = metrics::Snapshot::of(&app.gatherer, counters, vrrp.unwrap_or_default());
     // In pieces: the figures of ten thousand services are tens of megabytes of text.
     let (sender, receiver) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {

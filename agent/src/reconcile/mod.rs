@@ -55,6 +55,16 @@ pub enum ConfigChange {
     },
 }
 
+impl ConfigChange {
+    /// The director's own settings, if they are said.
+    pub fn director(&self) -> Option<&DirectorConfigSpec> {
+        match self {
+            Self::All(config) => Some(&config.director),
+            Self::Some { director, .. } => director.as_ref(),
+        }
+    }
+}
+
 /// How to reconcile.
 #[derive(Clone, Debug)]
 pub struct Options {

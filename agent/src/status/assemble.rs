@@ -11,6 +11,7 @@ use super::{
     FailureStatus, HttpStatus, LagStatus, LastGoodStatus, ManifestsStatus, ObjectStatus, PlaneStatus,
     RealServerStatus, ReconcileStatus, ServiceStatus, Status,
 };
+use crate::groups::Groups;
 use crate::manifests::{Condition, Manifests, ObjectView, Summary, View};
 use crate::reconcile::{Counters, Failure, Handle, PlaneName, PlaneReport, Report, ServiceCounters};
 use crate::state::Keeper;
@@ -35,6 +36,8 @@ pub struct Gatherer {
     pub http: Arc<Mutex<HttpStatus>>,
     /// When the agent started.
     pub started: Instant,
+    /// The groups.
+    pub groups: Arc<Groups>,
     /// What went wrong at the start and does not hinder.
     pub notes: Vec<String>,
 }
@@ -42,13 +45,16 @@ pub struct Gatherer {
 impl Gatherer {
     /// Everything; an error when the manifests thread does not answer in time.
     pub async fn status(&self) -> Result<Status, String> {
-        let (view, counters) = tokio::join!(self.manifests.view(WAIT), self.reconcile.counters());
+        let (view, counters, vrrp) =
+            tokio::join!(self.manifests.view(WAIT), self.reconcile.counters(), self.groups.status());
         let view = view.ok_or("the agent is busy reading manifests: try again")?;
         let report = self.report.borrow().clone();
         let mut status = assemble(&view, &report, &counters, SystemTime::now());
         status.manifests.notes.extend(self.notes.iter().cloned());
         status.version = env!("CARGO_PKG_VERSION").into();
         status.pid = std::process::id();
+        status.vrrp = vrrp.ok_or("the thread that speaks VRRP does not answer: try again")?;
+        status.services = self.groups.services();
         status.uptime_seconds = self.started.elapsed().as_secs_f64();
         let ready = readiness(&self.manifests.summary(), &report);
         status.ready = ready.is_ok();

@@ -1,11 +1,12 @@
 //! What the agent knows about itself and its work, put together when somebody asks.
 
 mod assemble;
+mod groups;
 mod socket;
 mod text;
 
 pub use assemble::{Gatherer, readiness};
-pub use socket::{ClientError, SOCKET, Server, ask};
+pub use socket::{ClientError, SOCKET, Server, YIELDED, ask, switchover, take_over};
 pub use text::render;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::manifests::{Condition, Problem};
+use crate::services::GroupServices;
+use crate::vrrp::VrrpStatus;
 
 /// Everything, as `status -o json` prints it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -37,6 +40,11 @@ pub struct Status {
     pub last_good: LastGoodStatus,
     /// What it does.
     pub reconcile: ReconcileStatus,
+    /// The groups of which this director is a member.
+    pub vrrp: VrrpStatus,
+    /// The machine's services that run where a group is active.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<GroupServices>,
     /// /healthz, /readyz, /metrics.
     pub http: HttpStatus,
     /// The objects of the manifests.

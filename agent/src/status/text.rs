@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::{ObjectStatus, PlaneStatus, Status};
+use super::{ObjectStatus, PlaneStatus, Status, groups};
 
-const GREEN: &str = "\x1b[32m";
-const RED: &str = "\x1b[31m";
-const YELLOW: &str = "\x1b[33m";
-const BOLD: &str = "\x1b[1m";
+pub(super) const GREEN: &str = "\x1b[32m";
+pub(super) const RED: &str = "\x1b[31m";
+pub(super) const YELLOW: &str = "\x1b[33m";
+pub(super) const BOLD: &str = "\x1b[1m";
 const PLAIN: &str = "\x1b[0m";
 
 /// Objects spelled out when all is well; with more, only those that are not well are.
@@ -21,12 +21,12 @@ pub fn render(status: &Status, colours: bool) -> String {
     text
 }
 
-struct Painter {
+pub(super) struct Painter {
     colours: bool,
 }
 
 impl Painter {
-    fn paint(&self, colour: &str, text: &str) -> String {
+    pub(super) fn paint(&self, colour: &str, text: &str) -> String {
         if self.colours { format!("{colour}{text}{PLAIN}") } else { text.to_owned() }
     }
 }
@@ -49,6 +49,7 @@ fn write(text: &mut String, status: &Status, painter: &Painter) -> std::fmt::Res
     }
     manifests(text, status, painter)?;
     kernel(text, status, painter)?;
+    groups::write(text, status, painter)?;
     if let Some(error) = &status.http.error {
         writeln!(text, "{}   {}", painter.paint(BOLD, "http"), painter.paint(RED, error))?;
     }
@@ -197,7 +198,7 @@ fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let whole = std::time::Duration::from_secs_f64(seconds.max(0.0)).as_secs();
     match whole {
         0..60 => format!("{whole}s"),

@@ -1,0 +1,92 @@
+//! The groups for people.
+
+use std::fmt::Write as _;
+
+use bascule_vrrp::GroupState;
+
+use super::Status;
+use super::text::{BOLD, GREEN, Painter, RED, YELLOW, duration};
+use crate::vrrp::{GroupStatus, InstanceStatus};
+
+/// Groups, their virtual routers and services, and who else speaks on their networks.
+pub(super) fn write(text: &mut String, status: &Status, painter: &Painter) -> std::fmt::Result {
+    for group in &status.vrrp.groups {
+        one(text, group, painter)?;
+        for services in status.services.iter().filter(|services| services.group == group.group) {
+            for service in &services.services {
+                let message = if service.message.is_empty() { "" } else { ": " };
+                writeln!(text, "  service {} {:?}{message}{}", service.name, service.state, service.message)?;
+            }
+        }
+    }
+    for foreign in &status.vrrp.foreign {
+        let line = format!(
+            "{}: {} speaks VRRPv{} for virtual router {}, which is no group's here (heard {} ago)",
+            foreign.interface,
+            foreign.source,
+            foreign.version,
+            foreign.virtual_router_id,
+            duration(foreign.heard_seconds_ago)
+        );
+        writeln!(text, "  {}", painter.paint(YELLOW, &line))?;
+    }
+    Ok(())
+}
+
+fn one(text: &mut String, group: &GroupStatus, painter: &Painter) -> std::fmt::Result {
+    let state = match group.state {
+        GroupState::Active if group.releasing => painter.paint(YELLOW, "Active, handing over"),
+        GroupState::Active => painter.paint(GREEN, "Active"),
+        GroupState::Backup => "Backup".to_owned(),
+        GroupState::Initialize => painter.paint(YELLOW, "Initialize"),
+        GroupState::Fault => painter.paint(RED, "Fault"),
+    };
+    writeln!(
+        text,
+        "{} {}: {state} for {} (priority {}): {}",
+        painter.paint(BOLD, "group"),
+        group.group,
+        duration(group.seconds_in_state),
+        group.priority,
+        group.reason
+    )?;
+    if let Some(refused) = &group.refused {
+        let line = format!("as configured now it cannot be carried out: {refused}");
+        writeln!(text, "  {}", painter.paint(RED, &line))?;
+    }
+    if group.hold {
+        writeln!(
+            text,
+            "  {}",
+            painter.paint(YELLOW, "switched away by command: it does not preempt until the new active one is lost")
+        )?;
+    }
+    for instance in &group.instances {
+        writeln!(text, "  {}", router(instance, painter))?;
+    }
+    Ok(())
+}
+
+fn router(router: &InstanceStatus, painter: &Painter) -> String {
+    let link = match router.link.as_str() {
+        "Up" => String::new(),
+        other => format!(", link {}", painter.paint(RED, other)),
+    };
+    let active = match (&router.active, router.heard_seconds_ago) {
+        (Some(active), Some(ago)) => format!(", active is {active}, heard {ago:.1}s ago"),
+        (Some(active), None) => format!(", active is {active}"),
+        (None, _) => String::new(),
+    };
+    let rejected: u64 = router.rejected.values().sum();
+    let rejected = if rejected == 0 { String::new() } else { format!(", {rejected} dropped") };
+    format!(
+        "{} ({}) on {} id {}: {}{link}{active}; {} sent, {} heard{rejected}",
+        router.name,
+        router.family,
+        router.interface,
+        router.virtual_router_id,
+        router.state,
+        router.sent,
+        router.accepted
+    )
+}
