@@ -91,7 +91,11 @@ fn listen(remarks: &Receiver<Remark>, dropped: &AtomicU64, observer: &Observer) 
         match remark {
             Remark::Transition(transition) => {
                 let Transition { group, from, to, reason, priority } = &transition;
-                info!(%group, ?from, ?to, priority, "vrrp: {group}: {from:?} -> {to:?}: {reason}");
+                if from == to {
+                    info!(%group, state = ?to, priority, "vrrp: {group}: goes on as {to:?}: {reason}");
+                } else {
+                    info!(%group, ?from, ?to, priority, "vrrp: {group}: {from:?} -> {to:?}: {reason}");
+                }
                 observer(&transition);
             }
             Remark::Info(text) => info!("vrrp: {text}"),
