@@ -153,8 +153,11 @@ fn readers_get_the_present_states_and_then_every_transition() {
 fn a_reader_that_does_not_read_is_dropped_and_the_others_are_not() {
     let world = World::new();
     world.notifier.configure(&[("front".into(), Notify { event_stream: true, ..Notify::default() })]);
+    world.notifier.transition(transition("front", VrrpState::Initialize, VrrpState::Backup, 1));
     let lazy = world.connect();
     let mut busy = world.connect();
+    // Once it has heard the first one, it is among the readers, and so is the one before it.
+    assert_eq!(event(&mut busy).to, "Backup");
     // More than the kernel and the agent keep for one, a line at a time, each read by the one who reads.
     let lines = 2 * 1024 * 1024 / 150;
     for number in 0..lines {

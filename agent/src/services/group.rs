@@ -303,7 +303,10 @@ impl Group {
                     actions.push(Action::Warn(format!("{name} {why}")));
                     entry.message.clone_from(&why);
                 }
-                if !entry.leaving {
+                let leaving = entry.leaving;
+                entry.is_guilty |= !leaving;
+                // A hold that stands is not made longer: it is tried again by itself.
+                if !leaving && self.fault.is_none() {
                     self.fault(now, at, &why, actions);
                 }
             }
