@@ -33,10 +33,13 @@ status) lives || { echo "$name is dead"; exit 3; };;
 esac
 "#;
 
+/// What was reported of which group.
+type Reports = Arc<Mutex<Vec<(String, Option<String>)>>>;
+
 struct World {
     directory: TempDir,
     services: Services,
-    reports: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    reports: Reports,
 }
 
 impl World {
@@ -54,7 +57,7 @@ impl World {
         Self { directory, services: services.0, reports: services.1 }
     }
 
-    fn services(directory: &Path) -> (Services, Arc<Mutex<Vec<(String, Option<String>)>>>) {
+    fn services(directory: &Path) -> (Services, Reports) {
         let user = if geteuid().is_root() {
             DEFAULT_USER.to_owned()
         } else {
