@@ -1,8 +1,9 @@
 //! Starts a program as nobody in particular: own user, own session, no capabilities, nothing inherited.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io::{self, PipeReader, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -69,21 +70,18 @@ pub(super) fn start(
     let (mut told, tell) = io::pipe().map_err(descriptors)?;
     let both = theirs.try_clone().map_err(descriptors)?;
 
+    let image = Image::new(path, args, environment).map_err(&failed)?;
     let mut command = Command::new(path);
-    command
-        .args(args)
-        .env_clear()
-        .envs(environment)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::from(theirs))
-        .stderr(Stdio::from(both));
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::from(theirs)).stderr(Stdio::from(both));
     let user = user.map(|user| (user.uid, user.gid));
     let tell_fd = tell.as_raw_fd();
     // SAFETY: between fork and exec in a process of several threads only what is async-signal-safe may be done:
-    // `become_nobody` makes system calls on values that are ready, and allocates nothing.
+    // these make system calls on values that are ready, and allocate nothing.
     unsafe {
-        command.pre_exec(move || become_nobody(user, tell_fd));
+        command.pre_exec(move || {
+            become_nobody(user, tell_fd)?;
+            Err(image.execute())
+        });
     }
     let spawned = command.spawn();
     // The command holds the writing end of the output.
@@ -99,6 +97,54 @@ pub(super) fn start(
             };
             Err(failed(explain(&error, step, user)))
         }
+    }
+}
+
+/// What execve(2) takes. The standard library's way ends in execvp(3), which hands what is no program to a shell.
+struct Image {
+    path: CString,
+    args: Vec<*const libc::c_char>,
+    environment: Vec<*const libc::c_char>,
+    /// What the pointers point at.
+    _owned: Vec<CString>,
+}
+
+// SAFETY: the pointers lead to strings that the image owns and nobody changes.
+unsafe impl Send for Image {}
+// SAFETY: as above.
+unsafe impl Sync for Image {}
+
+impl Image {
+    fn new(path: &Path, args: &[String], environment: Vec<(OsString, OsString)>) -> Result<Self, String> {
+        let string =
+            |bytes: Vec<u8>| CString::new(bytes).map_err(|_| "an argument has a zero byte".to_owned());
+        let path = string(path.as_os_str().as_bytes().to_vec())?;
+        let args = args.iter().map(|arg| string(arg.clone().into_bytes()));
+        let args: Vec<CString> = std::iter::once(Ok(path.clone())).chain(args).collect::<Result<_, _>>()?;
+        let environment: Vec<CString> = environment
+            .into_iter()
+            .map(|(mut name, value)| {
+                name.push("=");
+                name.push(value);
+                string(name.into_vec())
+            })
+            .collect::<Result<_, _>>()?;
+        let pointers = |strings: &[CString]| {
+            strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
+        };
+        Ok(Self {
+            path,
+            args: pointers(&args),
+            environment: pointers(&environment),
+            _owned: args.into_iter().chain(environment).collect(),
+        })
+    }
+
+    /// Returns only when it fails.
+    fn execute(&self) -> io::Error {
+        // SAFETY: a string and two lists that end with a null pointer, all owned by `self`.
+        unsafe { libc::execve(self.path.as_ptr(), self.args.as_ptr(), self.environment.as_ptr()) };
+        io::Error::last_os_error()
     }
 }
 
@@ -151,11 +197,20 @@ fn check(result: libc::c_int) -> io::Result<()> {
 }
 
 fn session() -> io::Result<()> {
-    // SAFETY: these take integers and the address of a set on the stack. Every signal is its default again, also one that
-    // the agent ignores; the numbers that the C library keeps for itself are refused, which does not matter.
+    // The kernel's `struct sigaction` of all architectures, with SIG_DFL, no flags and an empty mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    // SAFETY: these take integers and addresses of values that live. Every signal is its default again, also one that the
+    // agent ignores, and those that the C library keeps for itself and would not let signal(2) touch. SIGKILL and SIGSTOP
+    // are refused, and need nothing.
     unsafe {
         for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null_mut::<libc::c_void>(),
+                size_of::<u64>(),
+            );
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);

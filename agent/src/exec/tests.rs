@@ -167,30 +167,49 @@ fn output_is_bounded_and_the_rest_read() {
     assert_eq!(outcome.dropped, 3_000_000 + 6 + 5 - MAX_OUTPUT as u64);
 }
 
+/// Runs a program, calls it off when the files are there, and says how it ended.
+fn called_off(world: &World, program: &str, files: &[PathBuf]) -> ExecError {
+    let cancel = Cancel::new().unwrap();
+    let call = Call::of(program, LONG);
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| world.runner.run(&call, Some(&cancel)));
+        wait_for("the program's start", || {
+            files.iter().all(|file| fs::metadata(file).is_ok_and(|f| f.len() > 0))
+        });
+        cancel.cancel();
+        run.join().unwrap().unwrap_err()
+    })
+}
+
 #[test]
-fn what_takes_too_long_is_killed_with_its_children() {
+fn what_takes_too_long_is_killed() {
+    let world = World::new();
+    world.script("slow", "exec sleep 1000");
+    let error = world.runner.run(&Call::of("slow", Duration::from_millis(300)), None).unwrap_err();
+    assert_eq!(error.to_string(), "slow was killed with its children: it had not ended after 300ms");
+    assert!(!error.is_permanent());
+}
+
+#[test]
+fn children_are_killed_with_it_wherever_they_went() {
     let world = World::new();
     let scratch = world.scratch();
     let dir = scratch.display();
-    // One in its group, one in a group of its own, one in a session of its own; all deaf to SIGTERM.
+    // One in its group and one in a session of its own; all deaf to SIGTERM.
     world.script(
         "slow",
         &format!(
             "trap '' TERM
              sh -c 'echo $$ > {dir}/one; exec sleep 1000' &
              setsid sh -c 'echo $$ > {dir}/two; exec sleep 1000' &
-             echo waiting
              while :; do sleep 1; done"
         ),
     );
-    let call = Call::of("slow", Duration::from_secs(3));
-    let error = world.runner.run(&call, None).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "slow was killed with its children: it had not ended after 3s; it said last: waiting"
-    );
-    for name in ["one", "two"] {
-        let pid = fs::read_to_string(scratch.join(name)).unwrap();
+    let files = ["one", "two"].map(|name| scratch.join(name));
+    let error = called_off(&world, "slow", &files);
+    assert_eq!(error.to_string(), "slow was cancelled");
+    for file in files {
+        let pid = fs::read_to_string(file).unwrap();
         wait_for("the child's end", || !lives(&pid));
     }
 }
@@ -199,13 +218,17 @@ fn what_takes_too_long_is_killed_with_its_children() {
 fn sigterm_comes_first() {
     let world = World::new();
     let scratch = world.scratch();
+    let (ready, bye) = (scratch.join("ready"), scratch.join("bye"));
     world.script(
         "polite",
-        &format!("trap 'echo bye > {}/bye; exit 0' TERM\nwhile :; do sleep 0.05; done", scratch.display()),
+        &format!(
+            "trap 'echo bye > {}; exit 0' TERM\necho > {}\nwhile :; do sleep 0.05; done",
+            bye.display(),
+            ready.display()
+        ),
     );
-    let error = world.runner.run(&Call::of("polite", Duration::from_secs(3)), None).unwrap_err();
-    assert!(matches!(error, ExecError::TimedOut { .. }), "{error}");
-    assert_eq!(fs::read_to_string(scratch.join("bye")).unwrap(), "bye\n");
+    assert!(matches!(called_off(&world, "polite", &[ready]), ExecError::Cancelled { .. }));
+    assert_eq!(fs::read_to_string(bye).unwrap(), "bye\n");
 }
 
 #[test]

@@ -66,6 +66,11 @@ impl Event {
         }
     }
 
+    /// As it is told at connect, by its group.
+    fn into_present(self) -> (String, Event) {
+        (self.group.clone(), Event { present: true, ..self })
+    }
+
     fn line(&self) -> Vec<u8> {
         let mut line = serde_json::to_vec(self).unwrap_or_default();
         line.push(b'\n');
@@ -76,11 +81,19 @@ impl Event {
 /// What the thread has not taken yet.
 #[derive(Debug, Default)]
 struct Mail {
-    /// In place of the states that it knows.
-    present: Option<Vec<Event>>,
-    events: VecDeque<Event>,
-    forgotten: Vec<String>,
+    /// In order: a state told after a list of states is newer than the list.
+    messages: VecDeque<Message>,
     ending: bool,
+}
+
+#[derive(Debug)]
+enum Message {
+    /// These are the states, and no others.
+    Present(Vec<Event>),
+    /// To every reader.
+    Event(Event),
+    /// This group has none any more.
+    Forget(String),
 }
 
 /// The socket and its thread. Dropped, it is gone.
@@ -119,26 +132,24 @@ impl Stream {
 
     /// These are the present states; others are forgotten.
     pub(super) fn present(&self, events: Vec<Event>) {
-        self.send(|mail| {
-            // What waits is older than they are, and still to be told.
-            mail.present = Some(events);
-        });
+        self.send(|mail| mail.messages.push_back(Message::Present(events)));
     }
 
     /// To every reader.
     pub(super) fn tell(&self, event: Event) {
         self.send(|mail| {
             // The thread writes without waiting, so that this many are never there unless the machine stands still.
-            if mail.events.len() >= MAX_EVENTS {
-                mail.events.pop_front();
+            if mail.messages.len() >= MAX_EVENTS {
+                let oldest = mail.messages.iter().position(|message| matches!(message, Message::Event(_)));
+                oldest.and_then(|at| mail.messages.remove(at));
             }
-            mail.events.push_back(event);
+            mail.messages.push_back(Message::Event(event));
         });
     }
 
     /// The group has no state here any more.
     pub(super) fn forget(&self, group: &str) {
-        self.send(|mail| mail.forgotten.push(group.to_owned()));
+        self.send(|mail| mail.messages.push_back(Message::Forget(group.to_owned())));
     }
 
     fn send(&self, change: impl FnOnce(&mut Mail)) {
@@ -248,27 +259,31 @@ impl Work {
     fn take_mail(&mut self) -> bool {
         while matches!((&self.woken).read(&mut [0; 64]), Ok(64)) {}
         let mail = std::mem::take(&mut *lock(&self.mail));
-        for event in mail.events {
-            let line = event.line();
-            self.readers.retain_mut(|reader| {
-                let stays = reader.push(&line);
-                if !stays && reader.unread.len() > MAX_UNREAD {
-                    tracing::warn!("a reader of the event stream does not read: dropped");
+        for message in mail.messages {
+            match message {
+                Message::Event(event) => self.tell(event),
+                Message::Present(events) => {
+                    self.present = events.into_iter().map(Event::into_present).collect();
                 }
-                stays
-            });
-            self.present.insert(event.group.clone(), Event { present: true, ..event });
-        }
-        if let Some(present) = mail.present {
-            self.present = present
-                .into_iter()
-                .map(|event| (event.group.clone(), Event { present: true, ..event }))
-                .collect();
-        }
-        for group in mail.forgotten {
-            self.present.remove(&group);
+                Message::Forget(group) => {
+                    self.present.remove(&group);
+                }
+            }
         }
         mail.ending
+    }
+
+    fn tell(&mut self, event: Event) {
+        let line = event.line();
+        self.readers.retain_mut(|reader| {
+            let stays = reader.push(&line);
+            if !stays && reader.unread.len() > MAX_UNREAD {
+                tracing::warn!("a reader of the event stream does not read: dropped");
+            }
+            stays
+        });
+        let (group, event) = event.into_present();
+        self.present.insert(group, event);
     }
 
     fn accept(&mut self) {

@@ -33,9 +33,8 @@ pub(super) fn operate(runner: &Runner, group: &str, operation: &Operation, cance
                 leftovers: if operation.verb == Verb::Start { Leftovers::Leave } else { Leftovers::Kill },
                 ..Call::new(call, patience(operation.verb)).arg(operation.verb.word())
             };
-            judge(runner.run(&call, Some(cancel)), |outcome| match outcome.succeeded() {
-                true => Done::Yes,
-                false => Done::No(outcome.summary(QUOTED)),
+            judge(runner.run(&call, Some(cancel)), |outcome| {
+                if outcome.succeeded() { Done::Yes } else { Done::No(outcome.summary(QUOTED)) }
             })
         }
     }

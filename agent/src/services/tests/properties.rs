@@ -60,7 +60,7 @@ impl World {
             }
         }
         assert_eq!(self.group.failing(), self.reported.as_deref());
-        assert_eq!(self.group.next_deadline().is_some() && self.in_flight.is_some(), false);
+        assert!(self.group.next_deadline().is_none() || self.in_flight.is_none());
     }
 
     /// A start needs everything before it to run; a stop for the role's sake nothing after it that runs and could stop.
