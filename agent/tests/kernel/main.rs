@@ -10,6 +10,7 @@ mod nat;
 mod ownership;
 mod pause;
 mod scale;
+mod sync;
 mod sysctl;
 mod traffic;
 mod world;

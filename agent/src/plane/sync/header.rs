@@ -60,10 +60,7 @@ mod tests {
     fn what_the_kernel_sends_is_read() {
         // Of a master of Linux 6.1 with syncid 51: one IPv4 connection of 36 bytes.
         let message = [0, 51, 0, 44, 1, 1, 0, 0];
-        assert_eq!(
-            decode(&message, 44),
-            Some(Header { version: 1, sync_id: 51, size: 44, connections: 1 })
-        );
+        assert_eq!(decode(&message, 44), Some(Header { version: 1, sync_id: 51, size: 44, connections: 1 }));
         for (bytes, length) in [(&message[..], 43), (&message[..3], 3), (&[][..], 0)] {
             assert_eq!(decode(bytes, length), None, "{bytes:?} of {length}");
         }

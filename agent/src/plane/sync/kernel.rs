@@ -82,12 +82,14 @@ impl Io for Kernel {
         let result = self.client().and_then(|client| client.execute(&command));
         result.or_else(|error| match (&error, op) {
             // Somebody was faster.
-            (Error::Command { source: CommandError::Kernel { errno: Errno::ESRCH, .. }, .. }, Op::Stop(..)) => {
-                Ok(())
-            }
-            (Error::Command { source: CommandError::Kernel { errno: Errno::ENODEV, .. }, .. }, Op::Start(..)) => {
-                Err((FailureReason::Missing, error.to_string()))
-            }
+            (
+                Error::Command { source: CommandError::Kernel { errno: Errno::ESRCH, .. }, .. },
+                Op::Stop(..),
+            ) => Ok(()),
+            (
+                Error::Command { source: CommandError::Kernel { errno: Errno::ENODEV, .. }, .. },
+                Op::Start(..),
+            ) => Err((FailureReason::Missing, error.to_string())),
             _ => Err((FailureReason::Refused, error.to_string())),
         })
     }

@@ -117,9 +117,7 @@ impl Wanted {
         let fits = held.max_length.is_none_or(|held_length| match held.role {
             DaemonRole::Master => held_length == length.unwrap_or(self.usual_length()),
             // By default it has what the MTU was when it was started. Longer than needed does no harm, and a restart would.
-            DaemonRole::Backup => {
-                held_length >= length.unwrap_or(self.usual_length()).max(SHORTEST_BACKUP)
-            }
+            DaemonRole::Backup => held_length >= length.unwrap_or(self.usual_length()).max(SHORTEST_BACKUP),
         });
         held.interface == self.interface
             && held.sync_id == self.sync_id
@@ -220,7 +218,11 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start(daemon, _) => {
-                write!(f, "start the {} daemon on {}, syncId {}", daemon.role, daemon.interface, daemon.sync_id)?;
+                write!(
+                    f,
+                    "start the {} daemon on {}, syncId {}",
+                    daemon.role, daemon.interface, daemon.sync_id
+                )?;
                 if let (Some(group), Some(port)) = (daemon.group, daemon.port) {
                     write!(f, ", group {group} port {port}")?;
                 }

@@ -197,8 +197,7 @@ impl Monitor {
             backup: backup.is_some(),
             peers: self.peers(),
             deaf: self.deaf.clone(),
-            receive_drops: backup
-                .and_then(|_| files::drops(wanted, self.ear.as_ref().map_or(0, Ear::inode))),
+            receive_drops: backup.and_then(|_| files::drops(wanted, self.ear.as_ref().map_or(0, Ear::inode))),
             synchronised: self.synchronised.map(|count| count.connections),
             synchronised_at_least: self.synchronised.is_some_and(|count| count.at_least),
             guard_dropped,

@@ -111,9 +111,10 @@ impl<I: Io, C: FnMut() -> io::Result<I>> SyncPlane<I, C> {
         if looks {
             self.report.last_look = Some(SystemTime::now());
             let dropped = self.shield.dropped();
-            let state = self.monitor.as_mut().and_then(|monitor| {
-                monitor.look(self.wanted.as_ref(), &self.observed, dropped, now)
-            });
+            let state = self
+                .monitor
+                .as_mut()
+                .and_then(|monitor| monitor.look(self.wanted.as_ref(), &self.observed, dropped, now));
             self.report.connection_sync = state.map(Arc::new);
         }
         self.dirty = false;
@@ -320,7 +321,10 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for SyncPlane<I, C> {
             self.shield.deadline(),
             (watches && self.io.is_some()).then_some(self.look),
         ];
-        Turn { next: deadlines.into_iter().flatten().min(), done: self.io.is_some() || self.report.missing.is_some() }
+        Turn {
+            next: deadlines.into_iter().flatten().min(),
+            done: self.io.is_some() || self.report.missing.is_some(),
+        }
     }
 
     fn report(&mut self) -> &mut PlaneReport {

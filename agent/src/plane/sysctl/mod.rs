@@ -114,9 +114,8 @@ impl Desired {
         let (manage, values) = super::director_sysctls(director);
         let synchronisation =
             director.connection_sync.as_ref().map(synchronisation::values).unwrap_or_default();
-        let changed = self.manage != manage
-            || self.director != values
-            || self.synchronisation != synchronisation;
+        let changed =
+            self.manage != manage || self.director != values || self.synchronisation != synchronisation;
         self.synchronisation = synchronisation;
         self.manage = manage;
         self.director = values;

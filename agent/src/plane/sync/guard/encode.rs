@@ -105,9 +105,7 @@ fn input(set: Set) -> Writer {
 /// answer with a reset. (One that listens on the virtual address alone looks like a connection, and passes.)
 fn unknown() -> [Writer; 3] {
     // NFT_SOCKET_TRANSPARENT is there for sockets of every state, NFT_SOCKET_WILDCARD for those that listen or are established.
-    let socket = |list, key: u32| {
-        expression(list, "socket", |data| data.network(1, key).network(2, FIRST))
-    };
+    let socket = |list, key: u32| expression(list, "socket", |data| data.network(1, key).network(2, FIRST));
     let listens = equals(socket(Writer::default(), 2), &[1]);
     let any = socket(Writer::default(), 0);
     [drop(listens), verdict(any, Verdict::Accept), drop(Writer::default())]

@@ -1,10 +1,6 @@
 //! The guard's table by netlink, and arming it.
 
-use std::{
-    io,
-    net::IpAddr,
-    os::fd::BorrowedFd,
-};
+use std::{io, net::IpAddr, os::fd::BorrowedFd};
 
 use super::{
     Element, Observed, Op, Set, TABLE, by_set,
@@ -13,8 +9,8 @@ use super::{
 use crate::plane::{
     netlink::{Connection, Listener},
     nftables::{
-        GET_CHAIN, GET_ELEMENTS, GET_RULE, GET_SET, GET_TABLE, GROUP, PROTOCOL, Unsent, concerns, fingerprint,
-        transaction,
+        GET_CHAIN, GET_ELEMENTS, GET_RULE, GET_SET, GET_TABLE, GROUP, PROTOCOL, Unsent, concerns,
+        fingerprint, transaction,
     },
 };
 

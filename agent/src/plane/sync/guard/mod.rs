@@ -170,7 +170,9 @@ fn services(spec: &VirtualServiceBindingSpec) -> Option<BTreeSet<Element>> {
         Some(matched) => {
             matched.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port).collect()
         }
-        None => spec.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port).collect(),
+        None => {
+            spec.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port).collect()
+        }
     };
     for address in crate::plane::addresses(spec) {
         for port in &ports {
@@ -271,7 +273,8 @@ impl Observed {
     pub(crate) fn after(&mut self, op: &Op) {
         match op {
             Op::Replace { services, .. } => {
-                *self = Self { exists: true, intact: true, services: services.clone(), armed: BTreeMap::new() };
+                *self =
+                    Self { exists: true, intact: true, services: services.clone(), armed: BTreeMap::new() };
             }
             Op::Change { remove, add } => {
                 self.services.retain(|element| !remove.contains(element));

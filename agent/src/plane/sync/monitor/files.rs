@@ -34,7 +34,8 @@ fn count(text: &str, cut: bool) -> Count {
 
 /// Datagrams that found no room in the sockets of the group, but for the socket with this inode.
 pub(super) fn drops(wanted: &Wanted, but: u64) -> Option<u64> {
-    let path = if wanted.group.is_ipv4() { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" };
+    let path =
+        if wanted.group.is_ipv4() { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" };
     let (text, _) = read_bounded(path, SOCKETS).ok()?;
     Some(sum(&text, wanted, but))
 }
@@ -53,9 +54,7 @@ fn sum(text: &str, wanted: &Wanted, but: u64) -> u64 {
 
 /// Words of four bytes, each in the order of the machine.
 fn parse(hex: &str) -> Option<IpAddr> {
-    let word = |at: usize| {
-        Some(u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?.to_ne_bytes())
-    };
+    let word = |at: usize| Some(u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
     match hex.len() {
         8 => Some(Ipv4Addr::from(word(0)?).into()),
         32 => {

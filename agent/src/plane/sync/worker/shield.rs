@@ -209,7 +209,10 @@ impl<G: crate::plane::sync::guard::Io> Shield<G> {
                         info!(plane = "connection-sync", "{op}");
                     } else {
                         *report.repaired.entry(op.kind()).or_default() += 1;
-                        warn!(plane = "connection-sync", "put back what somebody changed of inet {TABLE}: {op}");
+                        warn!(
+                            plane = "connection-sync",
+                            "put back what somebody changed of inet {TABLE}: {op}"
+                        );
                     }
                     if self.observed.is_some() {
                         return self.rest();
