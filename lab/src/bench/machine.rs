@@ -66,6 +66,8 @@ pub(super) fn arguments(args: &BenchArgs, folder: &str, agent: Option<&str>, ins
         add("--agent", &agent);
     }
     add("--inside", &inside);
+    arguments.extend(args.failover.arguments());
+    arguments.extend(args.scale.arguments());
     if args.check {
         arguments.push("--check".to_owned());
     }

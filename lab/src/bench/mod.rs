@@ -7,6 +7,7 @@
 mod bare;
 mod change;
 mod drift;
+mod failover;
 mod generations;
 mod machine;
 mod metrics;
@@ -14,6 +15,7 @@ mod program;
 mod report;
 mod rules;
 mod site;
+mod vrrp_scale;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -42,6 +44,10 @@ enum Name {
     IpvsChange,
     /// How long it takes until what was changed by hand is put back.
     Drift,
+    /// How long an address is not answered when its director fails or gives it away, beside keepalived.
+    Failover,
+    /// Very many groups on one network, beside keepalived.
+    VrrpScale,
 }
 
 impl Name {
@@ -50,6 +56,26 @@ impl Name {
             Self::IpvsProgram => "ipvs-program",
             Self::IpvsChange => "ipvs-change",
             Self::Drift => "drift",
+            Self::Failover => "failover",
+            Self::VrrpScale => "vrrp-scale",
+        }
+    }
+
+    /// What the kernel has to have, besides what every network needs.
+    fn needs(self) -> &'static [Ability] {
+        match self {
+            Self::IpvsProgram | Self::IpvsChange | Self::Drift => &[Ability::Ipvs, Ability::Nftables],
+            // Frames are cut by nftables.
+            Self::Failover | Self::VrrpScale => &[Ability::Nftables],
+        }
+    }
+
+    /// The programs that have to be installed.
+    fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::IpvsProgram => &["ipvsadm", "keepalived"],
+            Self::IpvsChange | Self::Failover | Self::VrrpScale => &["keepalived"],
+            Self::Drift => &["ipvsadm", "nft", "ip"],
         }
     }
 }
@@ -78,6 +104,10 @@ pub struct BenchArgs {
     /// Seconds at rest over which CPU time is counted (ipvs-change).
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     rest: u64,
+    #[command(flatten)]
+    failover: failover::FailoverArgs,
+    #[command(flatten)]
+    scale: vrrp_scale::ScaleArgs,
     /// Where it runs.
     #[arg(long, value_enum, default_value_t)]
     kernel: Kernel,
@@ -95,15 +125,19 @@ pub struct BenchArgs {
     inside: Option<String>,
 }
 
+impl BenchArgs {
+    /// Whether nothing of ours is measured.
+    fn peer_only(&self) -> bool {
+        self.failover.peer_only && matches!(self.name, Name::Failover | Name::VrrpScale)
+    }
+}
+
 /// Measures, writes `OUT/NAME/bench.json` and prints a table.
 ///
 /// # Errors
 /// When something could not be measured or written.
 pub fn run(args: BenchArgs) -> Result<ExitCode> {
-    match args
-        .kernel
-        .choose(&[Ability::Ipvs, Ability::Nftables], &mut |text| eprintln!("bascule-lab: {text}"))
-    {
+    match args.kernel.choose(args.name.needs(), &mut |text| eprintln!("bascule-lab: {text}")) {
         Place::Host => here(&args),
         Place::Vm => machine::run(&args),
     }
@@ -118,6 +152,8 @@ fn here(args: &BenchArgs) -> Result<ExitCode> {
         Name::IpvsProgram => program::run(&bench),
         Name::IpvsChange => change::run(&bench),
         Name::Drift => drift::run(&bench),
+        Name::Failover => failover::run(&bench, args),
+        Name::VrrpScale => vrrp_scale::run(&bench, args),
     }?;
     let report = Report {
         name: args.name.as_str().to_owned(),
@@ -153,7 +189,8 @@ struct Bench {
     folder: PathBuf,
     /// This program.
     program: PathBuf,
-    agent: PathBuf,
+    /// The agent's program; none where only a peer is measured.
+    agent: Option<PathBuf>,
     /// The agent's version.
     version: String,
     began: Instant,
@@ -166,15 +203,8 @@ impl Bench {
             bail!("benchmarks need root: network namespaces and IPVS are made");
         }
         let mut needed = Ability::ALWAYS.to_vec();
-        needed.push(Ability::Ipvs);
-        let programs: &[&str] = match args.name {
-            Name::IpvsProgram => &["ipvsadm", "keepalived"],
-            Name::IpvsChange => &["keepalived"],
-            Name::Drift => {
-                needed.push(Ability::Nftables);
-                &["ipvsadm", "nft", "ip"]
-            }
-        };
+        needed.extend(args.name.needs());
+        let programs = args.name.programs();
         let mut lacking: Vec<String> = kernel::lacking(&needed)
             .into_iter()
             .map(|finding| {
@@ -189,15 +219,21 @@ impl Bench {
         }
         let program = std::env::current_exe().context("finding this program")?;
         let agent = match &args.agent {
-            Some(path) => path.clone(),
-            None => Some(program.with_file_name("bascule-agent"))
+            _ if args.peer_only() => None,
+            Some(path) => Some(path.clone()),
+            None => Some(
+                Some(program.with_file_name("bascule-agent"))
                 .filter(|path| path.is_file())
                 .or_else(|| in_path("bascule-agent"))
                 .context(
                     "there is no bascule-agent beside bascule-lab and none in PATH; build it or give --agent",
                 )?,
+            ),
         };
-        let version = said(&agent, "--version")?;
+        let version = match &agent {
+            Some(agent) => said(agent, "--version")?,
+            None => "none".to_owned(),
+        };
         let folder = args.out.join(args.name.as_str());
         match std::fs::remove_dir_all(folder.join("logs")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -334,7 +370,24 @@ mod tests {
 
     #[test]
     fn what_goes_into_the_machine_is_understood_there() {
-        let line = ["bench", "drift", "--services", "7", "--peer-samples", "2", "--check", "--kernel", "vm"];
+        let line = [
+            "bench",
+            "drift",
+            "--services",
+            "7",
+            "--peer-samples",
+            "2",
+            "--check",
+            "--kernel",
+            "vm",
+            "--intervals",
+            "1s,250ms",
+            "--events",
+            "planned,link-loss",
+            "--peer-only",
+            "--groups",
+            "9",
+        ];
         let args = Line::try_parse_from(line).expect("good").args;
         let mut inside = vec!["bench".to_owned()];
         inside.extend(machine::arguments(&args, "/tmp/x", None, "virtual machine, TCG"));
@@ -352,6 +405,8 @@ mod tests {
                 args.changes,
                 args.rest,
                 args.check,
+                args.failover.arguments(),
+                args.scale.arguments(),
             )
         };
         assert_eq!(compared(&again), compared(&args));

@@ -74,7 +74,7 @@ impl<'a> Site<'a> {
             label: format!("bench {} {label}", bench.name),
             logs: logs.clone(),
             program: bench.program.clone(),
-            programs: [("bascule-agent".to_owned(), bench.agent.clone())].into(),
+            programs: bench.agent.iter().map(|path| ("bascule-agent".to_owned(), path.clone())).collect(),
             cancel: bench.cancel.clone(),
         };
         let world = World::build(topology, &dir, &|_| {})?;

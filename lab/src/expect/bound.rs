@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Finding, Verdict};
+use crate::scenario::expectation::Bound;
 
 /// How a length of time was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +20,9 @@ pub struct Measured {
 ///
 /// The limit is the bound plus the lateness. Beyond the limit by no more than the resolution nobody can tell; neither when the
 /// machine was later than the whole bound.
-pub fn judge(what: &str, measured: Measured, bound: Duration) -> Finding {
+pub fn judge(what: &str, measured: Measured, bound: &Bound) -> Finding {
     let Measured { seen, resolution, lateness } = measured;
+    let (bound, from) = (bound.at_most.get(), bound.from.as_deref());
     let limit = bound + lateness;
     let verdict = if seen <= bound {
         Verdict::Passed
@@ -34,6 +36,9 @@ pub fn judge(what: &str, measured: Measured, bound: Duration) -> Finding {
         Verdict::Failed
     };
     let mut wanted = format!("{what} at most {} ({}", show(limit), show(bound));
+    if let Some(from) = from {
+        wanted = format!("{wanted} = {from}");
+    }
     if lateness.is_zero() {
         wanted.push(')');
     } else {
@@ -81,7 +86,11 @@ mod tests {
         ];
         for (seen, resolution, lateness, bound, verdict) in cases {
             let measured = Measured { seen: ms(seen), resolution: ms(resolution), lateness: ms(lateness) };
-            let finding = judge("a gap", measured, ms(bound));
+            let finding = judge(
+                "a gap",
+                measured,
+                &Bound { at_most: crate::scenario::Span::from_millis(bound), from: None },
+            );
             assert_eq!(finding.verdict, verdict, "{measured:?} against {bound}: {finding:?}");
         }
     }
@@ -93,11 +102,18 @@ mod tests {
             resolution: Duration::from_millis(10),
             lateness: Duration::from_micros(12_340),
         };
-        let finding = judge("the longest gap", measured, Duration::from_secs(1));
+        let bound = |from: Option<&str>| Bound {
+            at_most: crate::scenario::Span::from_secs(1),
+            from: from.map(str::to_owned),
+        };
+        let finding = judge("the longest gap", measured, &bound(None));
         assert_eq!(
             finding.wanted,
             "the longest gap at most 1.01 s (1.00 s + 12.3 ms lateness of the machine)"
         );
         assert_eq!(finding.seen, "1.25 s, to within 10 ms");
+        let finding =
+            judge("it", Measured { lateness: Duration::ZERO, ..measured }, &bound(Some("3 intervals")));
+        assert_eq!(finding.wanted, "it at most 1.00 s (1.00 s = 3 intervals)");
     }
 }

@@ -23,12 +23,16 @@ pub struct Frame {
     pub tcp_flags: u8,
     /// ARP for the sender's own address, or an unsolicited neighbour advertisement.
     pub gratuitous: bool,
+    /// Which address it says is where: the sender of ARP, the target of a neighbour advertisement.
+    pub claim: Option<(IpAddr, [u8; 6])>,
 }
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
+/// ICMPv6 type (RFC 4861 section 4.4).
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
 /// Reads a frame from its Ethernet header on; what is cut off or unknown is left out.
 pub fn decode(bytes: &[u8]) -> Frame {
@@ -60,6 +64,11 @@ fn arp(bytes: &[u8], frame: &mut Frame) -> Option<()> {
     frame.source = Some(address(14)?);
     frame.destination = Some(address(24)?);
     frame.gratuitous = frame.source == frame.destination;
+    // 0.0.0.0 asks whether somebody has the address, before it is taken (RFC 5227).
+    frame.claim = frame
+        .source
+        .filter(|source| !source.is_unspecified())
+        .zip(bytes.get(8..14).and_then(|mac| mac.try_into().ok()));
     Some(())
 }
 
@@ -95,7 +104,12 @@ fn transport(protocol: u8, bytes: &[u8], frame: &mut Frame) -> Option<()> {
         58 => {
             frame.protocol = Some(FrameProtocol::Icmp);
             // A neighbour advertisement without the solicited flag.
-            frame.gratuitous = *bytes.first()? == 136 && *bytes.get(4)? & 0x40 == 0;
+            let advertisement = *bytes.first()? == NEIGHBOUR_ADVERTISEMENT;
+            frame.gratuitous = advertisement && *bytes.get(4)? & 0x40 == 0;
+            if advertisement {
+                let target = Ipv6Addr::from_octets(bytes.get(8..24)?.try_into().ok()?);
+                frame.claim = Some((target.into(), frame.source_mac));
+            }
         }
         4 | 41 => frame.protocol = Some(FrameProtocol::Ipip),
         47 => frame.protocol = Some(FrameProtocol::Gre),
@@ -203,6 +217,9 @@ mod tests {
         assert_eq!(own.protocol, Some(FrameProtocol::Arp));
         assert_eq!(own.source, Some("192.16.193.30".parse().unwrap()));
         assert!(own.gratuitous);
+        assert_eq!(own.claim, Some(("192.16.193.30".parse().unwrap(), [2, 0, 0, 0, 0, 1])));
+        let probe = frame("0806 0001 0800 06 04 0001 020000000001 00000000 000000000000 c010c11e");
+        assert_eq!(probe.claim, None, "who asks for an address does not claim it");
         let asked = frame("0806 0001 0800 06 04 0001 020000000001 c010c101 000000000000 c010c11e");
         assert!(!asked.gratuitous);
         let filter = FrameFilter { gratuitous: Some(true), ..FrameFilter::default() };
@@ -245,6 +262,9 @@ mod tests {
         let six = "20010db8000000000000000000000001 ff020000000000000000000000000001";
         let advertisement = frame(&format!("86dd 60000000 0018 3a ff {six} 88 00 0000 20000000"));
         assert!(advertisement.gratuitous && advertisement.protocol == Some(FrameProtocol::Icmp));
+        let target = "20010db8000000000000000000000030";
+        let whole = frame(&format!("86dd 60000000 0018 3a ff {six} 88 00 0000 20000000 {target}"));
+        assert_eq!(whole.claim, Some(("2001:db8::30".parse().unwrap(), [2, 0, 0, 0, 0, 1])));
         let hop = frame(&format!("86dd 60000000 0018 00 ff {six} 11 00 000000000000 0035 0036 0000 0000"));
         assert_eq!((hop.protocol, hop.destination_port), (Some(FrameProtocol::Udp), Some(0x36)));
     }

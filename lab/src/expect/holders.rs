@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::bound::{self, Measured};
 use super::{Finding, Span, Verdict};
-use crate::scenario::expectation::HoldersExpectation;
+use crate::scenario::expectation::{Bound, HoldersExpectation};
 use crate::world::{Event, Watched};
 
 /// One change of who has an address.
@@ -131,7 +131,7 @@ pub fn judge(
         );
         findings.push(finding);
     }
-    let judge = |what: &str, bound: Duration, (seen, at): (Duration, Option<u64>)| {
+    let judge = |what: &str, bound: &Bound, (seen, at): (Duration, Option<u64>)| {
         let span = at.map(|since| Span {
             since,
             until: since + u64::try_from(seen.as_nanos()).unwrap_or(u64::MAX / 2) + 1,
@@ -140,25 +140,17 @@ pub fn judge(
         // The kernels notify at once; what is uncertain is when the lab came to read it, and that is the lateness.
         bound::judge(what, Measured { seen, resolution: Duration::ZERO, lateness }, bound).at(at)
     };
-    if let Some(gap) = expected.longest_gap {
+    if let Some(gap) = &expected.longest_gap {
         let what = format!("the longest time without a holder of {address}");
         if history.changes.contains_key(&address) {
-            findings.push(judge(
-                &what,
-                gap.at_most.get(),
-                history.longest(address, window, |nodes| nodes == 0),
-            ));
+            findings.push(judge(&what, gap, history.longest(address, window, |nodes| nodes == 0)));
         } else {
             findings.push(Finding::of(false, what, "nobody ever had it"));
         }
     }
-    if let Some(overlap) = expected.longest_overlap {
+    if let Some(overlap) = &expected.longest_overlap {
         let what = format!("the longest time with two holders of {address}");
-        findings.push(judge(
-            &what,
-            overlap.at_most.get(),
-            history.longest(address, window, |nodes| nodes > 1),
-        ));
+        findings.push(judge(&what, overlap, history.longest(address, window, |nodes| nodes > 1)));
     }
     if let Some((_, node)) = history.lost.iter().find(|(at, _)| window.contains(*at)) {
         for finding in findings.iter_mut().filter(|finding| finding.verdict == Verdict::Passed) {
@@ -177,7 +169,7 @@ fn names(nodes: &BTreeSet<&str>) -> String {
 mod tests {
     use super::super::worst;
     use super::*;
-    use crate::scenario::expectation::{Bound, Window};
+    use crate::scenario::expectation::Window;
 
     const MS: u64 = 1_000_000;
 
@@ -225,7 +217,7 @@ mod tests {
 
     #[test]
     fn gaps_and_overlaps() {
-        let bound = |ms| Some(Bound { at_most: crate::scenario::Span::from_millis(ms) });
+        let bound = |ms| Some(Bound { at_most: crate::scenario::Span::from_millis(ms), from: None });
         let gap = |ms| HoldersExpectation { longest_gap: bound(ms), ..expectation() };
         let overlap = |ms| HoldersExpectation { longest_overlap: bound(ms), ..expectation() };
         let events = [

@@ -1,6 +1,7 @@
 //! Judges what was recorded. Nothing here touches the system: records go in, findings come out.
 
 pub mod bound;
+pub mod claims;
 pub mod connections;
 pub mod frames;
 pub mod holders;

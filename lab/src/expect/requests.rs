@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::bound::{self, Measured};
 use super::{Finding, Lateness, Span, Verdict};
 use crate::programs::record::Request;
-use crate::scenario::expectation::{Count, RequestsExpectation};
+use crate::scenario::expectation::{Bound, Count, RequestsExpectation};
 
 /// What a load was asked to do, as far as it matters for judging.
 #[derive(Clone, Copy, Debug)]
@@ -76,8 +76,8 @@ pub fn judge(
         }
         findings.push(finding);
     }
-    if let Some(longest) = expected.longest_gap {
-        findings.push(gap(&requests, &tally, load, longest.at_most.get(), window, lateness));
+    if let Some(longest) = &expected.longest_gap {
+        findings.push(gap(&requests, &tally, load, longest, window, lateness));
     }
     findings
 }
@@ -274,7 +274,7 @@ fn gap(
     requests: &[&Request],
     tally: &Tally,
     load: Load,
-    bound: Duration,
+    bound: &Bound,
     window: Span,
     lateness: &dyn Fn(Span) -> Lateness,
 ) -> Finding {
@@ -285,7 +285,8 @@ fn gap(
         return Finding::of(false, "the longest gap between answers", "no request in that window");
     };
     let Some(last_good) = times.last().copied() else {
-        let wanted = format!("the longest time without a good answer at most {}", bound::show(bound));
+        let wanted =
+            format!("the longest time without a good answer at most {}", bound::show(bound.at_most.get()));
         let seen = format!("none of {} requests was answered", requests.len());
         let mut finding = Finding::of(false, wanted, seen).at(Some(first.scheduled));
         if tally.unclear == tally.sent {
@@ -314,7 +315,7 @@ fn gap(
 mod tests {
     use super::super::worst;
     use super::*;
-    use crate::scenario::expectation::{Bound, Limits};
+    use crate::scenario::expectation::Limits;
 
     const MS: u64 = 1_000_000;
     const LOAD: Load = Load { interval: Duration::from_millis(10), timeout: Duration::from_millis(500) };
@@ -449,7 +450,10 @@ mod tests {
     #[test]
     fn gaps() {
         let expected = |milliseconds| RequestsExpectation {
-            longest_gap: Some(Bound { at_most: crate::scenario::Span::from_millis(milliseconds) }),
+            longest_gap: Some(Bound {
+                at_most: crate::scenario::Span::from_millis(milliseconds),
+                from: None,
+            }),
             ..expectation()
         };
         // Answers at 2, 12, 52: 40 ms apart.

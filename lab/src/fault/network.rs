@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::Played;
-use crate::scenario::fault::{Blackhole, Direction, InterfaceFault, Partition};
+use crate::scenario::fault::{Blackhole, CarrierFault, Direction, InterfaceFault, Partition};
 use crate::world::{Cable, Cut, Error, Interface, Links, Node, Result, Switch, World, configure, now};
 
 /// How long the kernel may take until a change is seen everywhere. It takes microseconds.
@@ -86,48 +86,72 @@ pub(super) fn admin_up(world: &World, fault: &InterfaceFault) -> Result<Played> 
     Ok(Played::new(at, done, format!("{} of {}: IFF_UP is set; {passing}", fault.interface, fault.node)))
 }
 
-pub(super) fn carrier_lost(world: &World, fault: &InterfaceFault) -> Result<Played> {
-    let node = world.node(&fault.node)?;
-    let before = interface_of(&node, &fault.interface)?;
-    if !before.up || !before.carrier {
-        return Err(Error::wrong(format!(
-            "{} of {} is {} already",
-            fault.interface,
-            fault.node,
-            if before.up { "without carrier" } else { "down" }
-        )));
+/// The cables that a fault pulls.
+fn pulled<'a>(node: &'a Node, fault: &CarrierFault) -> Result<Vec<&'a Cable>> {
+    match &fault.interface {
+        Some(interface) => Ok(vec![node.cable(interface)?]),
+        None if node.cables().is_empty() => Err(Error::wrong(format!("{} has no cable", fault.node))),
+        None => Ok(node.cables().iter().collect()),
     }
-    let cable = node.cable(&fault.interface)?;
+}
+
+pub(super) fn carrier_lost(world: &World, fault: &CarrierFault) -> Result<Played> {
+    let node = world.node(&fault.node)?;
+    let cables = pulled(&node, fault)?;
+    for cable in &cables {
+        let before = interface_of(&node, &cable.interface)?;
+        if !before.up || !before.carrier {
+            return Err(Error::wrong(format!(
+                "{} of {} is {} already",
+                cable.interface,
+                fault.node,
+                if before.up { "without carrier" } else { "down" }
+            )));
+        }
+    }
     let at = now();
-    world.cabling().plug(cable, false)?;
+    for cable in &cables {
+        world.cabling().plug(cable, false)?;
+    }
     let done = now();
-    wait_for(&node, &fault.interface, "up without carrier", |interface| interface.up && !interface.carrier)?;
+    for cable in &cables {
+        let gone = |interface: &Interface| interface.up && !interface.carrier;
+        wait_for(&node, &cable.interface, "up without carrier", gone)?;
+    }
     Ok(Played::new(
         at,
         done,
-        format!("{} of {}: IFF_UP is set, IFF_LOWER_UP is cleared", fault.interface, fault.node),
+        format!("{} of {}: IFF_UP is set, IFF_LOWER_UP is cleared", names(&cables), fault.node),
     ))
 }
 
-pub(super) fn carrier_back(world: &World, fault: &InterfaceFault) -> Result<Played> {
+fn names(cables: &[&Cable]) -> String {
+    cables.iter().map(|cable| cable.interface.as_str()).collect::<Vec<_>>().join(" and ")
+}
+
+pub(super) fn carrier_back(world: &World, fault: &CarrierFault) -> Result<Played> {
     let node = world.node(&fault.node)?;
-    let cable = node.cable(&fault.interface)?;
+    let cables = pulled(&node, fault)?;
     let at = now();
-    world.cabling().plug(cable, true)?;
+    for cable in &cables {
+        world.cabling().plug(cable, true)?;
+    }
     let done = now();
     if !node.is_up() {
-        return Ok(Played::new(at, done, format!("the cable is plugged; {} is off", fault.node)));
+        return Ok(Played::new(at, done, format!("plugged in; {} is off", fault.node)));
     }
-    if !interface_of(&node, &fault.interface)?.up {
-        return Ok(Played::new(at, done, format!("the cable is plugged; {} is down", fault.interface)));
+    let mut proof = Vec::new();
+    for cable in &cables {
+        let interface = &cable.interface;
+        if !interface_of(&node, interface)?.up {
+            proof.push(format!("{interface} is plugged in, but down"));
+            continue;
+        }
+        wait_for(&node, interface, "with carrier", |interface| interface.carrier)?;
+        let passing = frames_pass(world, &node, cable)?;
+        proof.push(format!("{interface} of {}: IFF_LOWER_UP is set; {passing}", fault.node));
     }
-    wait_for(&node, &fault.interface, "with carrier", |interface| interface.carrier)?;
-    let passing = frames_pass(world, &node, cable)?;
-    Ok(Played::new(
-        at,
-        done,
-        format!("{} of {}: IFF_LOWER_UP is set; {passing}", fault.interface, fault.node),
-    ))
+    Ok(Played::new(at, done, proof.join("; ")))
 }
 
 fn blackhole_reason(fault: &Blackhole) -> String {

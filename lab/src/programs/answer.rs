@@ -22,6 +22,25 @@ pub fn answerer_in_line(line: &str, sent: &str) -> Option<String> {
     (!name.is_empty() && rest == sent).then(|| name.to_owned())
 }
 
+/// Bytes of a line of a download, its end included.
+pub const STREAM_LINE: usize = 1024;
+
+/// A line of a download that does not end: who sends it, its number from 0, and filling.
+pub fn stream_line(name: &str, number: u64) -> String {
+    let mut line = format!("{name} {number} ");
+    while line.len() < STREAM_LINE - 1 {
+        line.push('.');
+    }
+    line.push('\n');
+    line
+}
+
+/// Who sent a line of a download and its number.
+pub fn read_stream_line(line: &str) -> Option<(&str, u64)> {
+    let mut words = line.split(' ');
+    Some((words.next()?, words.next()?.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,6 +51,14 @@ mod tests {
         assert_eq!(answerer_in_page("It Works! SRV2\n").as_deref(), Some("SRV2"));
         assert_eq!(answerer_in_page("It Works! "), None);
         assert_eq!(answerer_in_page("503"), None);
+    }
+
+    #[test]
+    fn lines_of_a_download_are_numbered() {
+        let line = stream_line("SRV1", 70_000);
+        assert_eq!(line.len(), STREAM_LINE);
+        assert_eq!(read_stream_line(&line), Some(("SRV1", 70_000)));
+        assert_eq!(read_stream_line("SRV1"), None);
     }
 
     #[test]

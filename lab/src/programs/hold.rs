@@ -5,27 +5,31 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::BufReader,
+    io::{AsyncWriteExt as _, BufReader},
     net::TcpStream,
     signal::unix::{SignalKind, signal},
-    sync::{Mutex, mpsc, oneshot},
+    sync::{mpsc, oneshot},
+    time::Instant,
 };
 
 use super::{
+    answer::read_stream_line,
     clock::monotonic_ns,
     load::{
-        Answer, HttpSender, LoadArgs, Protocol, Target, http_connect, http_exchange, tcp_exchange,
+        Answer, HttpSender, LoadArgs, Protocol, Target, http_connect, http_exchange, line, tcp_exchange,
         tcp_greeted,
     },
     record::write_line,
 };
 
+/// Headers of a page that are read.
+const HEADERS_MAX: usize = 64;
 /// Connections of one client.
 const CONNECTIONS_MAX: u32 = 10_000;
-/// Pause between two exchanges on a connection.
-const PERIOD: Duration = Duration::from_secs(1);
+/// A download that goes on is told of this often.
+const TOLD: Duration = Duration::from_secs(1);
 
-/// One line of the record of held connections.
+/// One line of the record of held connections. Times are nanoseconds of `CLOCK_MONOTONIC`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Which connection, from 0.
@@ -34,10 +38,16 @@ pub struct Event {
     pub event: Kind,
     /// Who answered.
     pub answerer: Option<String>,
-    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    /// When.
     pub t: u64,
+    /// When the client began to open it.
+    #[serde(default)]
+    pub began: u64,
     /// Why it was lost.
     pub error: Option<String>,
+    /// It was lost by a reset (RST).
+    #[serde(default)]
+    pub reset: bool,
 }
 
 /// What can happen to a held connection.
@@ -65,12 +75,26 @@ enum Entry {
 enum Held {
     Http(HttpSender),
     Tcp(BufReader<TcpStream>),
+    Download(BufReader<TcpStream>),
 }
 
-/// Opens the connections one after another, holds them, and writes what becomes of them until SIGTERM.
+/// How connections are opened and held.
+struct Holder {
+    target: Target,
+    timeout: Duration,
+    exchange_every: Duration,
+    download: bool,
+    events: mpsc::Sender<Entry>,
+}
+
+/// Opens the connections, holds them, and writes what becomes of them until SIGTERM.
 pub(super) async fn run(args: LoadArgs, target: Target, count: u32) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(count <= CONNECTIONS_MAX, "--hold {count} is more than {CONNECTIONS_MAX} connections");
-    anyhow::ensure!(target.protocol != Protocol::Udp, "--hold needs connections: http or tcp");
+    anyhow::ensure!(
+        matches!(target.protocol, Protocol::Http | Protocol::Tcp),
+        "--hold needs connections: http or tcp"
+    );
+    anyhow::ensure!(!args.download || target.protocol == Protocol::Http, "--download needs http");
     let out =
         std::fs::File::create(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
     let (events, mut received) = mpsc::channel::<Entry>(1024);
@@ -87,22 +111,40 @@ pub(super) async fn run(args: LoadArgs, target: Target, count: u32) -> anyhow::R
     });
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let shared = Arc::new((target, args.timeout, events, Mutex::new(())));
+    let holder = Arc::new(Holder {
+        target,
+        timeout: args.timeout,
+        exchange_every: args.exchange_every,
+        download: args.download,
+        events,
+    });
     let mut tasks = tokio::task::JoinSet::new();
     let opening = async {
-        for connection in 0..count {
-            let first = open(&shared.0, args.timeout).await;
-            let held = report(&shared.2, connection, Kind::Open, first).await;
-            if let Some(held) = held {
-                let shared = Arc::clone(&shared);
-                tasks.spawn(async move { keep(&shared.0, shared.1, &shared.2, connection, held).await });
+        if let Some(period) = args.open_every {
+            println!("ready");
+            let start = Instant::now();
+            for connection in 0..count {
+                tokio::time::sleep_until(start + period * connection).await;
+                let holder = Arc::clone(&holder);
+                tasks.spawn(async move {
+                    if let Some(opened) = holder.open(connection).await {
+                        holder.keep(connection, opened).await;
+                    }
+                });
             }
+        } else {
+            for connection in 0..count {
+                if let Some(opened) = holder.open(connection).await {
+                    let holder = Arc::clone(&holder);
+                    tasks.spawn(async move { holder.keep(connection, opened).await });
+                }
+            }
+            // Whoever hears it reads the record at once: all of them have to stand in it.
+            let (mark, written) = oneshot::channel();
+            let _ = holder.events.send(Entry::Mark(mark)).await;
+            let _ = written.await;
+            println!("ready");
         }
-        // Whoever hears it reads the record at once: all of them have to stand in it.
-        let (mark, written) = oneshot::channel();
-        let _ = shared.2.send(Entry::Mark(mark)).await;
-        let _ = written.await;
-        println!("ready");
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -112,65 +154,130 @@ pub(super) async fn run(args: LoadArgs, target: Target, count: u32) -> anyhow::R
     }
     tasks.shutdown().await;
     drop(tasks);
-    drop(shared);
+    drop(holder);
     writer.await??;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn open(target: &Target, timeout: Duration) -> anyhow::Result<(Held, Answer)> {
-    let opened = async {
-        if target.protocol == Protocol::Http {
-            let mut sender = http_connect(target).await?;
-            let answer = http_exchange(&mut sender, target.http_request(false)?).await?;
-            Ok((Held::Http(sender), answer))
-        } else {
-            let (stream, name) = tcp_greeted(target).await?;
-            Ok((Held::Tcp(stream), Answer { answerer: Some(name), ..Answer::default() }))
-        }
-    };
-    tokio::time::timeout(timeout, opened).await.unwrap_or_else(|_| Err(late(timeout)))
+/// A connection that opened, and when that began.
+struct Opened {
+    held: Held,
+    began: u64,
 }
 
-async fn keep(
-    target: &Target,
-    timeout: Duration,
-    events: &mpsc::Sender<Entry>,
-    connection: u32,
-    mut held: Held,
-) {
-    for round in 0u64.. {
-        tokio::time::sleep(PERIOD).await;
-        let exchanged = async {
-            let answer = match &mut held {
-                Held::Http(sender) => http_exchange(sender, target.http_request(false)?).await?,
-                Held::Tcp(stream) => tcp_exchange(stream, &format!("still here {round}")).await?,
-            };
-            anyhow::Ok(answer)
-        };
-        let answer = tokio::time::timeout(timeout, exchanged).await.unwrap_or_else(|_| Err(late(timeout)));
-        if report(events, connection, Kind::Alive, answer.map(|answer| ((), answer))).await.is_none() {
-            return;
+impl Holder {
+    /// Whatever takes longer than the time-out has failed.
+    async fn in_time<T>(&self, exchange: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        tokio::time::timeout(self.timeout, exchange)
+            .await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} ms", self.timeout.as_millis())))
+    }
+
+    async fn open(&self, connection: u32) -> Option<Opened> {
+        let began = monotonic_ns();
+        let opened = self.in_time(async {
+            if self.download {
+                let mut stream = BufReader::new(self.target.connect().await.context("connect")?);
+                let answer = download_begins(&mut stream, &self.target).await?;
+                Ok((Held::Download(stream), answer))
+            } else if self.target.protocol == Protocol::Http {
+                let mut sender = http_connect(&self.target).await?;
+                let answer = http_exchange(&mut sender, self.target.http_request(false)?).await?;
+                Ok((Held::Http(sender), answer))
+            } else {
+                let (stream, name) = tcp_greeted(&self.target).await?;
+                Ok((Held::Tcp(stream), Answer { answerer: Some(name), ..Answer::default() }))
+            }
+        });
+        let opened = opened.await;
+        let held = self.report(connection, began, Kind::Open, opened).await?;
+        Some(Opened { held, began })
+    }
+
+    async fn keep(&self, connection: u32, Opened { mut held, began }: Opened) {
+        let mut told = Instant::now();
+        let mut next_line = None;
+        for round in 0u64.. {
+            if !matches!(held, Held::Download(_)) {
+                tokio::time::sleep(self.exchange_every).await;
+            }
+            let answer = self
+                .in_time(async {
+                    match &mut held {
+                        Held::Http(sender) => http_exchange(sender, self.target.http_request(false)?).await,
+                        Held::Tcp(stream) => tcp_exchange(stream, &format!("still here {round}")).await,
+                        Held::Download(stream) => download_goes_on(stream, &mut next_line).await,
+                    }
+                })
+                .await;
+            let good = matches!(&answer, Ok(answer) if answer.error.is_none());
+            if good && matches!(held, Held::Download(_)) && told.elapsed() < TOLD {
+                continue;
+            }
+            told = Instant::now();
+            let answer = answer.map(|answer| ((), answer));
+            if self.report(connection, began, Kind::Alive, answer).await.is_none() {
+                return;
+            }
         }
+    }
+
+    async fn report<T>(
+        &self,
+        connection: u32,
+        began: u64,
+        good: Kind,
+        outcome: anyhow::Result<(T, Answer)>,
+    ) -> Option<T> {
+        let reset = outcome.as_ref().is_err_and(is_reset);
+        let (kept, event, answerer, error) = match outcome {
+            Ok((kept, Answer { answerer, error: None, .. })) => (Some(kept), good, answerer, None),
+            Ok((_, Answer { answerer, error, .. })) => (None, Kind::Lost, answerer, error),
+            Err(error) => (None, Kind::Lost, None, Some(format!("{error:#}"))),
+        };
+        // The writer ends only on an error, which `run` reports.
+        let event = Event { connection, event, answerer, t: monotonic_ns(), began, error, reset };
+        let _ = self.events.send(Entry::Event(event)).await;
+        kept
     }
 }
 
-async fn report<T>(
-    events: &mpsc::Sender<Entry>,
-    connection: u32,
-    good: Kind,
-    outcome: anyhow::Result<(T, Answer)>,
-) -> Option<T> {
-    let (kept, event, answerer, error) = match outcome {
-        Ok((kept, Answer { answerer, error: None, .. })) => (Some(kept), good, answerer, None),
-        Ok((_, Answer { answerer, error, .. })) => (None, Kind::Lost, answerer, error),
-        Err(error) => (None, Kind::Lost, None, Some(format!("{error:#}"))),
-    };
-    // The writer ends only on an error, which `run` reports.
-    let event = Event { connection, event, answerer, t: monotonic_ns(), error };
-    let _ = events.send(Entry::Event(event)).await;
-    kept
+/// Whether the other side, or somebody in its name, ended the connection by a reset.
+fn is_reset(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+    })
 }
 
-fn late(timeout: Duration) -> anyhow::Error {
-    anyhow::anyhow!("no answer within {} ms", timeout.as_millis())
+/// Asks for a page that does not end, and reads up to its first line.
+async fn download_begins(stream: &mut BufReader<TcpStream>, target: &Target) -> anyhow::Result<Answer> {
+    let request = target.http_request(false)?;
+    let host = request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let head = format!("GET {} HTTP/1.0\r\nhost: {host}\r\n\r\n", request.uri());
+    stream.get_mut().write_all(head.as_bytes()).await.context("send")?;
+    let status = line(stream).await?;
+    let code = status.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok());
+    anyhow::ensure!(code == Some(200), "not a page: {:.40}", status.trim_end());
+    for _ in 0..HEADERS_MAX {
+        if line(stream).await?.trim_end().is_empty() {
+            return download_goes_on(stream, &mut None).await;
+        }
+    }
+    anyhow::bail!("the page has more than {HEADERS_MAX} headers")
+}
+
+/// Reads the next line of a download: from the same server as before, none left out.
+async fn download_goes_on(
+    stream: &mut BufReader<TcpStream>,
+    next: &mut Option<u64>,
+) -> anyhow::Result<Answer> {
+    let text = line(stream).await?;
+    let (name, number) =
+        read_stream_line(&text).with_context(|| format!("not a line of a download: {text:.40}"))?;
+    let error =
+        next.filter(|next| *next != number).map(|next| format!("line {number} came instead of {next}"));
+    *next = Some(number + 1);
+    Ok(Answer { answerer: Some(name.to_owned()), status: Some(200), error })
 }

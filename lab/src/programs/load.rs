@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Request as HttpRequest, Uri, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpSocket, TcpStream, UdpSocket},
@@ -26,11 +27,16 @@ use super::{
     answer::{SERVER_HEADER, answerer_in_line, answerer_in_page},
     clock::monotonic_ns,
     hold,
+    ping::Pinger,
     record::{Recorder, Request},
 };
 
 /// A page larger than this is a failure.
 const BODY_MAX: usize = 1 << 20;
+/// Time between two keepalives on a held connection.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+/// So many unanswered keepalives end a connection: more than any failover takes.
+const KEEPALIVES_MAX: u32 = 60;
 
 /// An open-loop client of the lab, which runs inside a node.
 #[derive(Debug, Clone, clap::Args)]
@@ -41,7 +47,7 @@ pub struct LoadArgs {
     /// What to speak.
     #[arg(long, value_enum, default_value = "http")]
     pub protocol: Protocol,
-    /// An http:// address, or ADDRESS:PORT for TCP and UDP.
+    /// An http:// address, ADDRESS:PORT for TCP and UDP, or an address for ping.
     #[arg(long)]
     pub target: String,
     /// Requests a second.
@@ -62,9 +68,18 @@ pub struct LoadArgs {
     /// Keep one connection (or UDP socket) for all requests, instead of a new one each.
     #[arg(long)]
     pub reuse: bool,
-    /// Instead of requests: open this many connections and hold them, with an exchange on each every second.
+    /// Instead of requests: open this many connections and hold them, with exchanges on each.
     #[arg(long, conflicts_with_all = ["count", "duration", "rate"])]
     pub hold: Option<u32>,
+    /// With --hold: open one connection every so long, instead of one after another.
+    #[arg(long, requires = "hold", value_parser = duration)]
+    pub open_every: Option<Duration>,
+    /// With --hold: pause between two exchanges on a connection.
+    #[arg(long, requires = "hold", default_value = "1s", value_parser = duration)]
+    pub exchange_every: Duration,
+    /// With --hold: each connection is a download that does not end.
+    #[arg(long, requires = "hold")]
+    pub download: bool,
     /// Where to write a JSON line for each request.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
@@ -79,6 +94,8 @@ pub enum Protocol {
     Tcp,
     /// The same with datagrams.
     Udp,
+    /// ICMP echo.
+    Ping,
 }
 
 /// Reads `10s`, `500ms`, `1m30s`.
@@ -110,6 +127,8 @@ pub(super) struct Target {
     pub(super) protocol: Protocol,
     pub(super) address: SocketAddr,
     pub(super) source: Option<IpAddr>,
+    /// Keepalives that TCP sends on a connection that says nothing.
+    keepalive: Option<Duration>,
     uri: Option<Uri>,
 }
 
@@ -127,11 +146,16 @@ impl Target {
                 host => host.parse().with_context(|| format!("`{host}` in the target is not an address"))?,
             };
             (SocketAddr::new(ip, uri.port_u16().unwrap_or(80)), Some(uri))
+        } else if args.protocol == Protocol::Ping {
+            let ip: IpAddr =
+                args.target.parse().with_context(|| format!("`{}` is not an address", args.target))?;
+            (SocketAddr::new(ip, 0), None)
         } else {
             let address = args.target.parse();
             (address.with_context(|| format!("`{}` is not ADDRESS:PORT", args.target))?, None)
         };
-        Ok(Self { protocol: args.protocol, address, source: args.source, uri })
+        let keepalive = args.hold.map(|_| KEEPALIVE);
+        Ok(Self { protocol: args.protocol, address, source: args.source, keepalive, uri })
     }
 
     pub(super) async fn connect(&self) -> std::io::Result<TcpStream> {
@@ -141,6 +165,11 @@ impl Target {
         }
         let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;
+        if let Some(period) = self.keepalive {
+            let keepalive =
+                TcpKeepalive::new().with_time(period).with_interval(period).with_retries(KEEPALIVES_MAX);
+            SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        }
         Ok(stream)
     }
 
@@ -213,7 +242,12 @@ async fn load(args: LoadArgs, target: Target) -> anyhow::Result<()> {
         Recorder::create(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
     let (records, results) = mpsc::channel(4096);
     let writer = tokio::spawn(write(recorder, results));
-    let client = Arc::new(Client { target, kept: args.reuse.then(Mutex::default), timeout: args.timeout });
+    let pinger = match target.protocol {
+        Protocol::Ping => Some(Pinger::start(target.address.ip(), target.source)?),
+        _ => None,
+    };
+    let kept = args.reuse.then(Mutex::default);
+    let client = Arc::new(Client { target, kept, pinger, timeout: args.timeout });
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     println!("ready");
@@ -261,6 +295,7 @@ async fn write(
 struct Client {
     target: Target,
     kept: Option<Mutex<Kept>>,
+    pinger: Option<Arc<Pinger>>,
     timeout: Duration,
 }
 
@@ -290,6 +325,10 @@ impl Client {
     }
 
     async fn exchange(&self, seq: u64) -> anyhow::Result<Answer> {
+        if let Some(pinger) = &self.pinger {
+            // Who answers a ping is not told.
+            return pinger.exchange(seq).await.map(|()| Answer::default());
+        }
         let Some(kept) = &self.kept else { return self.exchange_on(&mut Kept::default(), seq, true).await };
         let mut kept = kept.lock().await;
         if self.target.protocol == Protocol::Udp {
@@ -335,6 +374,7 @@ impl Client {
                 let socket = self.udp_socket().await?;
                 udp_exchange(&socket, &format!("request {seq}")).await
             }
+            Protocol::Ping => bail!("pings have no connection"),
         }
     }
 
@@ -361,7 +401,7 @@ pub(super) async fn tcp_exchange(stream: &mut BufReader<TcpStream>, text: &str) 
     Ok(judged(&got, text))
 }
 
-async fn line(stream: &mut BufReader<TcpStream>) -> anyhow::Result<String> {
+pub(super) async fn line(stream: &mut BufReader<TcpStream>) -> anyhow::Result<String> {
     let mut text = String::new();
     let length = stream.take(4096).read_line(&mut text).await.context("receive")?;
     if length == 0 {

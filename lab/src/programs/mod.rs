@@ -11,7 +11,9 @@ pub mod hold;
 pub mod load;
 mod packet_socket;
 pub mod pcapng;
+mod ping;
 pub mod record;
+pub mod rogue;
 pub mod serve;
 
 use std::process::ExitCode;
@@ -28,6 +30,9 @@ pub enum Program {
     /// Every frame of a link into a pcapng file.
     #[command(hide = true)]
     Capture(capture::CaptureArgs),
+    /// Forged, repeated and malformed advertisements of VRRP.
+    #[command(hide = true)]
+    Rogue(rogue::RogueArgs),
 }
 
 impl Program {
@@ -40,6 +45,7 @@ impl Program {
             Self::Serve(args) => serve::run(args),
             Self::Load(args) => load::run(args),
             Self::Capture(args) => capture::run(args),
+            Self::Rogue(args) => rogue::run(&args),
         }
     }
 }

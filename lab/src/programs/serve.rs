@@ -14,8 +14,13 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Request, Response, body::Incoming, service::service_fn};
+use futures::stream;
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    Request, Response,
+    body::{Frame, Incoming},
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -27,7 +32,7 @@ use tokio::{
 };
 
 use super::{
-    answer::{SERVER_HEADER, page},
+    answer::{SERVER_HEADER, page, stream_line},
     behaviour::{Behaviour, Counts, Mode, Order, Subject},
     clock::monotonic_ns,
     record::write_line,
@@ -35,6 +40,10 @@ use super::{
 
 /// No line from a client or a controller is longer.
 const LINE_MAX: usize = 64 * 1024;
+/// The path of a download that does not end.
+const STREAM: &str = "/stream";
+/// Time between two lines of it.
+const STREAM_PERIOD: Duration = Duration::from_millis(50);
 /// Distinct client addresses that are counted; later ones are counted as "others".
 const CLIENTS_MAX: usize = 10_000;
 
@@ -272,7 +281,7 @@ impl Server {
         request: Request<Incoming>,
         client: SocketAddr,
         local: Option<SocketAddr>,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
+    ) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
         self.count("http", client, local, request.uri().path());
         let behaviour = self.behaviour();
         let mut response = Response::builder()
@@ -284,8 +293,25 @@ impl Server {
             Mode::Hang => std::future::pending().await,
             Mode::Error => response = response.status(behaviour.status.unwrap_or(500)),
         }
-        let body = behaviour.body.unwrap_or_else(|| page(&self.name));
-        Ok(response.body(Full::new(Bytes::from(body))).unwrap_or_else(|_| Response::default()))
+        let body = if request.uri().path() == STREAM {
+            self.stream()
+        } else {
+            Full::new(Bytes::from(behaviour.body.unwrap_or_else(|| page(&self.name)))).boxed_unsync()
+        };
+        Ok(response.body(body).unwrap_or_else(|_| Response::default()))
+    }
+
+    /// A download that does not end: numbered lines.
+    fn stream(&self) -> UnsyncBoxBody<Bytes, Infallible> {
+        let name = self.name.clone();
+        let lines = stream::unfold((0u64, name), |(number, name)| async move {
+            if number > 0 {
+                tokio::time::sleep(STREAM_PERIOD).await;
+            }
+            let line = stream_line(&name, number);
+            Some((Ok(Frame::data(Bytes::from(line))), (number + 1, name)))
+        });
+        StreamBody::new(lines).boxed_unsync()
     }
 
     /// Greets, then repeats each line with its name before it.

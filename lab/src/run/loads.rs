@@ -37,6 +37,11 @@ fn flat(name: &str, number: usize) -> String {
     format!("load-{number}-{}", name.take(64).collect::<String>())
 }
 
+/// A length of time as the load program reads it.
+fn milliseconds(length: Duration) -> String {
+    format!("{}ms", length.as_millis())
+}
+
 fn begin(
     world: &World,
     name: &str,
@@ -64,7 +69,7 @@ fn begin(
 impl Load {
     /// Begins to send.
     pub(super) fn requests(world: &World, name: &str, number: usize, step: &Requests) -> Result<Self> {
-        let timeout = format!("{}ms", step.timeout.get().as_millis());
+        let timeout = milliseconds(step.timeout.get());
         let mut options = vec!["--rate".into(), step.rate.to_string(), "--timeout".into(), timeout];
         if let Some(count) = step.count {
             options.extend(["--count".into(), count.to_string()]);
@@ -79,7 +84,7 @@ impl Load {
             options.push("--reuse".into());
         }
         let (process, path) =
-            begin(world, name, number, &step.from, &step.target, &["http", "tcp", "udp"], options)?;
+            begin(world, name, number, &step.from, &step.target, &["http", "tcp", "udp", "ping"], options)?;
         process.wait_for_line("ready", PATIENCE)?;
         let interval = Duration::from_secs(1) / step.rate;
         let expected = step
@@ -100,16 +105,25 @@ impl Load {
         })
     }
 
-    /// Opens connections; returns when all are open or have failed.
+    /// Opens connections; returns when all are open or have failed, or when it has begun to where they are opened at their times.
     pub(super) fn hold(world: &World, name: &str, number: usize, step: &Hold) -> Result<Self> {
-        let mut options =
-            vec!["--hold".into(), step.connections.to_string(), "--timeout".into(), "5s".into()];
+        let timeout = step.timeout.get();
+        let mut options = vec!["--hold".into(), step.connections.to_string()];
+        options.extend(["--timeout".into(), milliseconds(timeout)]);
+        options.extend(["--exchange-every".into(), milliseconds(step.exchange_every.get())]);
+        if let Some(period) = step.open_every {
+            options.extend(["--open-every".into(), milliseconds(period.get())]);
+        }
+        if step.download {
+            options.push("--download".into());
+        }
         if let Some(source) = step.source {
             options.extend(["--source".into(), source.to_string()]);
         }
         let (process, path) =
             begin(world, name, number, &step.from, &step.target, &["http", "tcp"], options)?;
-        process.wait_for_line("ready", PATIENCE + Duration::from_secs(5) * step.connections)?;
+        let opening = if step.open_every.is_some() { Duration::ZERO } else { timeout * step.connections };
+        process.wait_for_line("ready", PATIENCE + opening)?;
         Ok(Self {
             name: name.to_owned(),
             node: step.from.to_string(),
@@ -200,17 +214,17 @@ impl Load {
 }
 
 /// What has been read of a record. It grows while the load runs, by up to a million lines: each is read once.
-#[derive(Default)]
-struct Lines {
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
     /// How much has been read, in bytes.
     offset: u64,
-    requests: Vec<Request>,
+    pub(crate) requests: Vec<Request>,
     events: Vec<Event>,
 }
 
 impl Lines {
     /// Reads on from where the last time ended.
-    fn read_on(&mut self, mut file: impl Read + Seek, of_requests: bool) -> std::io::Result<()> {
+    pub(crate) fn read_on(&mut self, mut file: impl Read + Seek, of_requests: bool) -> std::io::Result<()> {
         file.seek(SeekFrom::Start(self.offset))?;
         let mut reader = BufReader::new(file);
         let mut line = String::new();

@@ -6,11 +6,11 @@ use super::error::Result;
 use super::play::Player;
 use super::programs::{MANIFESTS, director};
 use crate::expect::{
-    self, Finding, Span, Verdict, connections, frames, holders, kernel, requests, status, text,
+    self, Finding, Span, Verdict, claims, connections, frames, holders, kernel, requests, status, text,
 };
 use crate::scenario::expectation::{
-    CommandExpectation, Count, FramesExpectation, HoldersExpectation, KernelExpectation, Kind, Limits,
-    LogExpectation, Window,
+    ClaimsExpectation, CommandExpectation, Count, Established, FramesExpectation, HoldersExpectation,
+    KernelExpectation, Kind, Limits, LogExpectation, Window,
 };
 use crate::world::{Exec, Node, Output, now};
 
@@ -39,9 +39,12 @@ impl Player<'_> {
             Kind::Kernel(expected) => self.kernel(expected),
             Kind::Connections(expected) => {
                 let events = self.load(&expected.load)?.events(self.world)?;
-                Ok(connections::judge(expected, &events, began))
+                let which =
+                    expected.established.as_ref().map_or(connections::Which::All, |which| self.which(which));
+                Ok(connections::judge(expected, &events, which, began))
             }
             Kind::Frames(expected) => self.frames(expected),
+            Kind::Claims(expected) => self.claims(expected),
             Kind::AgentStatus(expected) => {
                 let node = self.world.node(&expected.node)?;
                 let command = Exec::new(["bascule-agent", "status", "-o", "json"]).timeout(COMMAND);
@@ -77,6 +80,73 @@ impl Player<'_> {
             since: began(&window.since).unwrap_or(0),
             until: began(&window.until).unwrap_or_else(|| now() + 1),
         }
+    }
+
+    /// When a step began, or its fault took effect.
+    fn effect(&self, step: Option<&String>) -> u64 {
+        let mark = self.marks.iter().find(|mark| Some(&mark.name) == step);
+        mark.map_or(0, |mark| mark.effect.unwrap_or(mark.began))
+    }
+
+    /// Which connections are meant.
+    fn which(&self, established: &Established) -> connections::Which {
+        if established.after.is_some() {
+            return connections::Which::BegunSince(self.effect(established.after.as_ref()));
+        }
+        let at = self.effect(established.before.as_ref());
+        let back = |span: crate::scenario::Span| {
+            at.saturating_sub(u64::try_from(span.get().as_nanos()).unwrap_or(u64::MAX))
+        };
+        connections::Which::OpenAt {
+            at,
+            since: established.less_than.map_or(0, |span| back(span) + 1),
+            until: established.at_least.map_or(at, back),
+        }
+    }
+
+    fn claims(&self, expected: &ClaimsExpectation) -> Result<Vec<Finding>> {
+        let capture = self
+            .captures
+            .iter()
+            .find(|capture| capture.node == *expected.node && capture.interface == *expected.interface);
+        let Some(capture) = capture else {
+            let place = format!("{} {}", expected.node, expected.interface);
+            return Ok(vec![Finding::of(
+                false,
+                format!("claims heard by {place}"),
+                "the link is not recorded",
+            )]);
+        };
+        let recorded = capture.read(self.world)?;
+        let mut claims: Vec<claims::Claim> = Vec::new();
+        for packet in &recorded.packets {
+            if let Some((address, mac)) = frames::decode(&packet.data).claim
+                && address == expected.address
+            {
+                claims.push(claims::Claim { at: self.monotonic(packet.time_ns), by: self.owner(mac) });
+            }
+        }
+        claims.sort_by_key(|claim| claim.at);
+        let mut window = self.span(&expected.window);
+        if expected.window.since.is_some() {
+            window.since = self.effect(expected.window.since.as_ref());
+        }
+        let mut findings = claims::judge(expected, &claims, window, &|span| self.canary.worst(span));
+        if recorded.dropped > 0 {
+            for finding in &mut findings {
+                finding.verdict = finding.verdict.max(Verdict::Undecided);
+                finding.seen =
+                    format!("{}; {} frames were lost to the capture", finding.seen, recorded.dropped);
+            }
+        }
+        Ok(findings)
+    }
+
+    /// The node that a hardware address belongs to; a virtual router's is its own name.
+    fn owner(&self, mac: [u8; 6]) -> String {
+        let has = |node: &Node| node.interfaces().iter().any(|interface| node.mac(interface) == Some(mac));
+        let node = self.world.nodes().into_iter().find(has);
+        node.map_or_else(|| crate::scenario::value::Mac(mac).to_string(), |node| node.name().to_owned())
     }
 
     /// Runs a command in a node; a text instead if the node cannot run any.

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use error::Error;
+pub(crate) use loads::Lines;
 pub use result::{Judged, LoadResult, ScenarioResult, StepResult, Summary, Verdict};
 pub use session::{Up, missing, up};
 

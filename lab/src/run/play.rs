@@ -36,6 +36,8 @@ const ORDERLY: Duration = Duration::from_secs(30);
 pub(super) struct Mark {
     pub(super) name: String,
     pub(super) began: u64,
+    /// When its fault, or its heal, took effect.
+    pub(super) effect: Option<u64>,
 }
 
 /// Plays a scenario.
@@ -70,7 +72,7 @@ impl Player<'_> {
     pub(super) fn step(&mut self, step: &Step) -> Result<StepResult> {
         let began = now();
         self.logs.look();
-        self.marks.push(Mark { name: step.name.clone(), began });
+        self.marks.push(Mark { name: step.name.clone(), began, effect: None });
         self.timeline.put(began, "step", json!({"name": step.name, "action": step.action.kind()}));
         let mut judged = self.act(step, began)?;
         judged.extend(self.supervise()?);
@@ -191,6 +193,7 @@ impl Player<'_> {
             _ => {}
         }
         let played = fault::inject(self.world, fault)?;
+        self.took_effect(played.at);
         self.timeline.put(
             played.at,
             "fault",
@@ -201,12 +204,19 @@ impl Player<'_> {
 
     fn heal(&mut self, fault: &Fault) -> Result<()> {
         let played = fault::heal(self.world, fault)?;
+        self.took_effect(played.at);
         self.timeline.put(
             played.at,
             "heal",
             json!({"fault": fault.to_string(), "doneAt": self.timeline.seconds(played.done), "proof": played.proof}),
         );
         self.restart(&played.restart)
+    }
+
+    fn took_effect(&mut self, at: u64) {
+        if let Some(mark) = self.marks.last_mut() {
+            mark.effect = Some(at);
+        }
     }
 
     fn restart(&mut self, restart: &Restart) -> Result<()> {
@@ -238,8 +248,11 @@ impl Player<'_> {
             .process(AGENT)
             .filter(crate::world::Process::alive)
             .ok_or_else(|| Error::harness(format!("no agent runs on {}", restart.node)))?;
-        if restart.how == RestartHow::Upgrade {
+        if matches!(restart.how, RestartHow::Upgrade | RestartHow::TakeOver) {
             self.programs.upgrade_agent(&restart.node)?;
+        }
+        if restart.how == RestartHow::TakeOver {
+            return self.take_over(&node, &process);
         }
         self.programs.not_wanted(&restart.node, AGENT);
         let at = now();
@@ -256,6 +269,24 @@ impl Player<'_> {
         self.programs.start_agent(&restart.node)?;
         self.timeline.now("agentStarted", json!({"node": restart.node, "how": restart.how}));
         Ok(())
+    }
+
+    /// Starts the successor of an agent beside it, and waits for the end of the one before.
+    fn take_over(&mut self, node: &crate::world::Node, before: &crate::world::Process) -> Result<()> {
+        node.set_aside(AGENT)?;
+        let at = now();
+        self.took_effect(at);
+        self.programs.take_over_agent(node.name())?;
+        self.timeline.put(at, "agentStarted", json!({"node": node.name(), "how": RestartHow::TakeOver}));
+        let exit = before.wait(ORDERLY).ok_or_else(|| {
+            Error::harness(format!("the agent of {} does not end after its successor has come", node.name()))
+        })?;
+        self.timeline.now("agentEnded", json!({"node": node.name(), "exit": exit.to_string()}));
+        if exit.success() {
+            Ok(())
+        } else {
+            Err(Error::harness(format!("the agent of {} ended with {exit} after handing over", node.name())))
+        }
     }
 
     fn wait(&self, wait: &Wait, began: u64) -> Result<Vec<Judged>> {

@@ -123,12 +123,22 @@ impl<'a> Programs<'a> {
 
     /// Starts the agent of a node.
     pub(super) fn start_agent(&mut self, node: &str) -> Result<()> {
+        self.spawn_agent(node, &[])
+    }
+
+    /// Starts the agent of a node as the successor of the one that runs.
+    pub(super) fn take_over_agent(&mut self, node: &str) -> Result<()> {
+        self.spawn_agent(node, &["--take-over"])
+    }
+
+    fn spawn_agent(&mut self, node: &str, more: &[&str]) -> Result<()> {
         let spec = self.spec(node)?;
         let agent = spec.agent.as_ref().ok_or_else(|| Error::harness(format!("{node} has no agent")))?;
         let program = if self.upgraded.contains(node) { UPGRADED } else { "bascule-agent" };
         let mut argv: Vec<String> =
             [program, "--manifests", MANIFESTS, "--director", &director(spec)].map(Into::into).into();
         argv.extend(agent.arguments.iter().cloned());
+        argv.extend(more.iter().map(|argument| (*argument).to_owned()));
         self.spawn(node, &Spawn::new(AGENT, argv), AGENT)?;
         Ok(())
     }

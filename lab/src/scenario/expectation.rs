@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::topology::Name;
 use super::value::Span;
 
-pub use super::frames::{FrameFilter, FrameProtocol, FramesExpectation, TcpFlag};
+pub use super::connections::{ConnectionsExpectation, Established};
+pub use super::frames::{ClaimsExpectation, FrameFilter, FrameProtocol, FramesExpectation, TcpFlag};
 
 /// One expectation: exactly one kind, and perhaps the time within which it comes true.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,6 +36,8 @@ pub enum Kind {
     Connections(ConnectionsExpectation),
     /// Recorded frames.
     Frames(FramesExpectation),
+    /// Who claims an address on a link.
+    Claims(ClaimsExpectation),
     /// What an agent says about itself.
     AgentStatus(AgentStatusExpectation),
     /// What an agent would change.
@@ -54,6 +57,7 @@ impl Kind {
             Self::Kernel(_) => "kernel",
             Self::Connections(_) => "connections",
             Self::Frames(_) => "frames",
+            Self::Claims(_) => "claims",
             Self::AgentStatus(_) => "agentStatus",
             Self::Plan(_) => "plan",
             Self::Log(_) => "log",
@@ -65,7 +69,7 @@ impl Kind {
 /// How an expectation is written: exactly one kind, and perhaps `within`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename = "Expectation", rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-exactly-one" = ["requests", "holders", "kernel", "connections", "frames", "agentStatus", "plan", "log", "command"]))]
+#[schemars(extend("x-exactly-one" = ["requests", "holders", "kernel", "connections", "frames", "claims", "agentStatus", "plan", "log", "command"]))]
 pub struct ExpectationForm {
     /// It need not hold at once, but within this of the step's beginning, plus the lateness that the canary measured meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,6 +89,9 @@ pub struct ExpectationForm {
     /// How many frames of a kind were seen on a link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     frames: Option<FramesExpectation>,
+    /// Which node claimed an address on a link, by ARP or neighbour advertisements, and when another one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claims: Option<ClaimsExpectation>,
     /// What `bascule-agent status -o json` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     agent_status: Option<AgentStatusExpectation>,
@@ -109,6 +116,7 @@ impl TryFrom<ExpectationForm> for Expectation {
             form.kernel.map(Kind::Kernel),
             form.connections.map(Kind::Connections),
             form.frames.map(Kind::Frames),
+            form.claims.map(Kind::Claims),
             form.agent_status.map(Kind::AgentStatus),
             form.plan.map(Kind::Plan),
             form.log.map(Kind::Log),
@@ -138,6 +146,7 @@ impl From<Expectation> for ExpectationForm {
             Kind::Kernel(kind) => form.kernel = Some(kind),
             Kind::Connections(kind) => form.connections = Some(kind),
             Kind::Frames(kind) => form.frames = Some(kind),
+            Kind::Claims(kind) => form.claims = Some(kind),
             Kind::AgentStatus(kind) => form.agent_status = Some(kind),
             Kind::Plan(kind) => form.plan = Some(kind),
             Kind::Log(kind) => form.log = Some(kind),
@@ -209,11 +218,15 @@ impl std::fmt::Display for Count {
 
 /// A length of time that is judged. The limit is this plus the lateness that the canary measured in that window; where the
 /// measure is coarser than the difference, the verdict is `undecided`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Bound {
     /// No longer.
     pub at_most: Span,
+    /// How it follows from the timers, in words that are printed with it: `3 × 1s + Skew_Time 156/256 s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub from: Option<String>,
 }
 
 /// A part of the run, between the beginnings of two steps; all of it unless told.
@@ -384,27 +397,6 @@ pub struct AddressExpectation {
     /// Its label: `enp0s3:30`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-}
-
-/// What became of held connections.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ConnectionsExpectation {
-    /// The name that they were given when they were opened.
-    #[schemars(length(min = 1, max = 256))]
-    pub load: String,
-    /// How many were ever opened.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub opened: Option<Count>,
-    /// How many are alive: open, and a line was exchanged since the step began.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub alive: Option<Count>,
-    /// How many were lost.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost: Option<Count>,
-    /// Who answered how many of those that were opened. A server that is not named here answered none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answerers: Option<BTreeMap<String, Count>>,
 }
 
 /// What `bascule-agent status -o json` says.

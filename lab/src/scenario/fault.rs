@@ -13,7 +13,7 @@ pub enum Fault {
     /// loses the carrier. Healed by taking it up again, with the addresses and routes of the topology.
     AdminDown(InterfaceFault),
     /// The cable is pulled: the interface stays up without carrier (its bridge port goes down). Healed by plugging it in.
-    CarrierLost(InterfaceFault),
+    CarrierLost(CarrierFault),
     /// Frames vanish and the carrier stays, as with a broken switch. Healed by letting them pass again.
     Blackhole(Blackhole),
     /// Every thread of the agent is stopped (SIGSTOP, cgroup freezer); the node's kernel forwards on. Healed by letting it run.
@@ -41,6 +41,17 @@ pub struct InterfaceFault {
     pub node: Name,
     /// Its interface, such as `enp0s3`.
     pub interface: Name,
+}
+
+/// The cable that is pulled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CarrierFault {
+    /// The node.
+    pub node: Name,
+    /// Its interface; all of them at once unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<Name>,
 }
 
 /// Frames that vanish on one end of a link.
@@ -118,7 +129,8 @@ impl Fault {
     /// The node that it hits; none for a partition.
     pub fn node(&self) -> Option<&str> {
         match self {
-            Self::AdminDown(fault) | Self::CarrierLost(fault) => Some(&fault.node),
+            Self::AdminDown(fault) => Some(&fault.node),
+            Self::CarrierLost(fault) => Some(&fault.node),
             Self::Blackhole(fault) => Some(&fault.node),
             Self::FreezeAgent(fault)
             | Self::FreezeNode(fault)
@@ -135,9 +147,11 @@ impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.kind())?;
         match self {
-            Self::AdminDown(fault) | Self::CarrierLost(fault) => {
-                write!(f, " {} {}", fault.node, fault.interface)
+            Self::AdminDown(fault) => write!(f, " {} {}", fault.node, fault.interface),
+            Self::CarrierLost(CarrierFault { node, interface: Some(interface) }) => {
+                write!(f, " {node} {interface}")
             }
+            Self::CarrierLost(fault) => write!(f, " {} all", fault.node),
             Self::Blackhole(fault) => {
                 write!(f, " {} {}", fault.node, fault.interface)?;
                 match fault.direction {

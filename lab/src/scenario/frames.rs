@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::expectation::{Count, Window};
+use super::expectation::{Bound, Count, Window};
 use super::topology::Name;
 
 /// Frames of a kind on a link.
@@ -24,6 +24,30 @@ pub struct FramesExpectation {
     /// When; the whole run unless told.
     #[serde(default, skip_serializing_if = "Window::is_all")]
     pub window: Window,
+}
+
+/// Who claims an address: whose hardware address ARP (as its sender) or a neighbour advertisement (as its target) says it is at (`claimed`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClaimsExpectation {
+    /// The address.
+    pub address: IpAddr,
+    /// The node whose link hears the claims; best one that claims nothing itself.
+    pub node: Name,
+    /// Its interface.
+    pub interface: Name,
+    /// The part of the run; all of it unless told. Where its first step has a fault, it begins when that took effect.
+    #[serde(default, skip_serializing_if = "Window::is_all")]
+    pub window: Window,
+    /// The node that claimed it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Name>,
+    /// How often another node claimed it than the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Count>,
+    /// From the window's beginning until another node claimed it than the last one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<Bound>,
 }
 
 /// What is true of a frame.

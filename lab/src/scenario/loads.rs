@@ -20,9 +20,9 @@ pub(crate) fn load_name(step: &Step) -> Option<&str> {
 /// Where a load goes, in parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// `http`, `tcp` or `udp`.
+    /// `http`, `tcp`, `udp` or `ping`.
     pub(crate) scheme: String,
-    /// What the load program takes: the whole URL for HTTP, `ADDRESS:PORT` for the others.
+    /// What the load program takes: the whole URL for HTTP, the address for pings, `ADDRESS:PORT` for the others.
     pub(crate) argument: String,
 }
 
@@ -55,6 +55,10 @@ impl Target {
             "http" if socket || host || named => {
                 Ok(Self { scheme: "http".into(), argument: target.to_owned() })
             }
+            "ping" if authority.parse::<std::net::IpAddr>().is_ok() => {
+                Ok(Self { scheme: scheme.into(), argument: authority.to_owned() })
+            }
+            "ping" => Err(format!("`{authority}` is not an address, such as `192.16.193.30`")),
             "tcp" | "udp" if socket => Ok(Self { scheme: scheme.into(), argument: authority.to_owned() }),
             "http" => Err(format!(
                 "`{authority}` is neither an address (`192.16.193.30`, `[2001:db8::30]:8080`) nor `localhost`"
@@ -80,8 +84,14 @@ pub(crate) fn recorded(scenario: &Scenario) -> BTreeSet<(String, String)> {
             _ => &[],
         };
         for expectation in expectations {
-            if let Kind::Frames(frames) = &expectation.kind {
-                links.insert((frames.node.to_string(), frames.interface.to_string()));
+            match &expectation.kind {
+                Kind::Frames(frames) => {
+                    links.insert((frames.node.to_string(), frames.interface.to_string()));
+                }
+                Kind::Claims(claims) => {
+                    links.insert((claims.node.to_string(), claims.interface.to_string()));
+                }
+                _ => {}
             }
         }
     }

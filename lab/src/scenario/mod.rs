@@ -1,6 +1,7 @@
 //! The scenario language: one YAML file with a topology, steps and expectations.
 
 mod check;
+pub mod connections;
 pub mod expectation;
 pub mod fault;
 pub mod frames;
@@ -105,12 +106,12 @@ impl Feature {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Record {
-    /// Those of nodes with an agent or a peer program, and those that `frames` expectations name.
+    /// Those of nodes with an agent or a peer program, and those that `frames` and `claims` expectations name.
     #[default]
     Directors,
     /// All.
     All,
-    /// Only those that `frames` expectations name.
+    /// Only those that `frames` and `claims` expectations name.
     Asked,
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::connections::Hold;
 use super::expectation::{Expectation, TextExpectation};
 use super::fault::Fault;
 use super::topology::Name;
@@ -87,7 +88,7 @@ pub struct StepForm {
     /// Send requests at a fixed rate, whatever becomes of them (an open loop).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     requests: Option<Requests>,
-    /// Open connections and keep them open, a line exchanged on each every second.
+    /// Open connections and keep them open, a line exchanged on each every second, or a download that does not end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hold: Option<Hold>,
     /// End a load, held connections or a capture.
@@ -240,7 +241,7 @@ pub struct Requests {
     pub load: Option<String>,
     /// The node that sends.
     pub from: Name,
-    /// Where to: `http://192.16.193.30/`, `tcp://192.16.193.30:7`, `udp://192.16.193.30:53`.
+    /// Where to: `http://192.16.193.30/`, `tcp://192.16.193.30:7`, `udp://192.16.193.30:53`, `ping://192.16.193.30`.
     #[schemars(length(min = 7, max = 256))]
     pub target: String,
     /// Requests a second; 100 unless told.
@@ -275,27 +276,6 @@ fn hundred() -> u32 {
 
 fn half_a_second() -> Span {
     Span::from_millis(500)
-}
-
-/// Connections that are opened, asked once and kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Hold {
-    /// How expectations call them; the step's name unless told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
-    pub load: Option<String>,
-    /// The node that connects.
-    pub from: Name,
-    /// Where to: `http://192.16.193.30/` or `tcp://192.16.193.30:7`.
-    #[schemars(length(min = 7, max = 256))]
-    pub target: String,
-    /// How many connections.
-    #[schemars(range(min = 1, max = 10000))]
-    pub connections: u32,
-    /// The source address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<std::net::IpAddr>,
 }
 
 /// What ends.
@@ -385,6 +365,8 @@ pub enum RestartHow {
     Kill,
     /// SIGTERM, then a program from another file, as a package's upgrade leaves it.
     Upgrade,
+    /// A program from another file is started with `--take-over` beside the old one, which hands it everything and ends.
+    TakeOver,
 }
 
 /// Frames of a link, recorded into `capture.pcapng`.

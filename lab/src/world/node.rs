@@ -237,6 +237,15 @@ impl Node {
         Ok(process)
     }
 
+    /// Gives the name of a process free for another one, which may run beside it.
+    pub fn set_aside(&self, name: &str) -> Result<()> {
+        self.awake()?;
+        match self.registry().remove(name) {
+            Some(_) => Ok(()),
+            None => Err(Error::wrong(format!("nothing called {name} was started on {}", self.name()))),
+        }
+    }
+
     pub(super) fn registry(&self) -> MutexGuard<'_, BTreeMap<String, Process>> {
         self.0.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }

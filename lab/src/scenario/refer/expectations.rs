@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::check::join;
-use super::super::expectation::{Expectation, Kind, Window};
+use super::super::expectation::{Established, Expectation, Kind, Window};
 use super::super::suggest;
 use super::super::topology::Peer;
 use super::{AGENT, Checker, LoadKind};
@@ -105,9 +105,13 @@ impl<'a> Checker<'a> {
             }
             Kind::Connections(expected) => {
                 self.known_load(&expected.load, Some(LoadKind::Hold), loads, format!("{path}.load"));
+                if let Some(established) = &expected.established {
+                    self.established(established, &format!("{path}.established"), names);
+                }
                 if expected.opened.is_none()
                     && expected.alive.is_none()
                     && expected.lost.is_none()
+                    && expected.reset.is_none()
                     && expected.answerers.is_none()
                 {
                     self.report(&*path, "expects nothing");
@@ -118,6 +122,18 @@ impl<'a> Checker<'a> {
                     self.interface(node, &expected.interface, format!("{path}.interface"));
                 }
                 self.window(&expected.window, &path, names);
+            }
+            Kind::Claims(expected) => {
+                if let Some(node) = self.known_node(&expected.node, &path) {
+                    self.interface(node, &expected.interface, format!("{path}.interface"));
+                }
+                if let Some(by) = &expected.by {
+                    self.known_node_at(by, format!("{path}.by"));
+                }
+                self.window(&expected.window, &path, names);
+                if expected.by.is_none() && expected.changes.is_none() && expected.gap.is_none() {
+                    self.report(&*path, "expects nothing; give it `by`, `changes` or `gap`");
+                }
             }
             Kind::AgentStatus(expected) => {
                 self.agent_of(&expected.node, &path);
@@ -145,6 +161,26 @@ impl<'a> Checker<'a> {
             Kind::Command(expected) => {
                 self.known_node(&expected.node, &path);
             }
+        }
+    }
+
+    fn established(&mut self, established: &Established, path: &str, names: &[&str]) {
+        for (field, step) in [("before", &established.before), ("after", &established.after)] {
+            if let Some(step) = step
+                && !names.contains(&step.as_str())
+            {
+                let hint = suggest::hint(step, names.iter().copied());
+                self.report(format!("{path}.{field}"), format!("there is no step `{step}` up to here{hint}"));
+            }
+        }
+        if established.before.is_none() && (established.at_least.is_some() || established.less_than.is_some())
+        {
+            self.report(path, "`atLeast` and `lessThan` belong to `before`");
+        }
+        if let (Some(least), Some(less)) = (established.at_least, established.less_than)
+            && least.get() >= less.get()
+        {
+            self.report(path, "`atLeast` is not below `lessThan`, so that no connection is meant");
         }
     }
 

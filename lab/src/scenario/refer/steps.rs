@@ -61,7 +61,10 @@ impl<'a> Checker<'a> {
             }
             Action::Requests(requests) => {
                 self.known_node_at(&requests.from, format!("{path}.from"));
-                self.target(&requests.target, &["http", "tcp", "udp"], format!("{path}.target"));
+                self.target(&requests.target, &["http", "tcp", "udp", "ping"], format!("{path}.target"));
+                if requests.reuse && requests.target.starts_with("ping:") {
+                    self.report(format!("{path}.reuse"), "pings have no connection that could be kept");
+                }
                 if requests.count.is_some() && requests.duration.is_some() {
                     self.report(&*path, "has `count` and `duration`, but at most one of them can be");
                 }
@@ -80,6 +83,17 @@ impl<'a> Checker<'a> {
             Action::Hold(hold) => {
                 self.known_node_at(&hold.from, format!("{path}.from"));
                 self.target(&hold.target, &["http", "tcp"], format!("{path}.target"));
+                if hold.download && !hold.target.starts_with("http:") {
+                    self.report(format!("{path}.download"), "needs a target that begins with `http://`");
+                }
+                for (field, span) in
+                    [("exchangeEvery", Some(hold.exchange_every)), ("openEvery", hold.open_every)]
+                {
+                    if let Some(span) = span {
+                        self.patience(span.get(), format!("{path}.{field}"));
+                    }
+                }
+                self.patience(hold.timeout.get(), format!("{path}.timeout"));
                 let name = load_name(step).unwrap_or_default();
                 self.new_load(name, LoadKind::Hold, loads, &path);
             }
@@ -199,9 +213,16 @@ impl<'a> Checker<'a> {
     pub(super) fn fault(&mut self, fault: &Fault, path: &str) {
         let path = format!("{path}.{}", fault.kind());
         match fault {
-            Fault::AdminDown(fault) | Fault::CarrierLost(fault) => {
+            Fault::AdminDown(fault) => {
                 if let Some(node) = self.known_node(&fault.node, &path) {
                     self.interface(node, &fault.interface, format!("{path}.interface"));
+                }
+            }
+            Fault::CarrierLost(fault) => {
+                if let Some(node) = self.known_node(&fault.node, &path)
+                    && let Some(interface) = &fault.interface
+                {
+                    self.interface(node, interface, format!("{path}.interface"));
                 }
             }
             Fault::Blackhole(fault) => {
