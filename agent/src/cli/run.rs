@@ -365,7 +365,11 @@ fn upgrade() {
     let program = PROGRAM.get_or_init(|| {
         let path = std::env::current_exe().ok()?;
         // What the kernel adds when the file was replaced.
-        Some(path.to_str().and_then(|text| text.strip_suffix(" (deleted)")).map_or(path.clone(), PathBuf::from))
+        Some(
+            path.to_str()
+                .and_then(|text| text.strip_suffix(" (deleted)"))
+                .map_or(path.clone(), PathBuf::from),
+        )
     });
     let Some(program) = program else {
         tracing::error!("SIGUSR2: this program's own file is not known");

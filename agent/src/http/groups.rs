@@ -14,8 +14,12 @@ type OfRouter = fn(&InstanceStatus) -> u64;
 
 /// Writes them.
 pub(super) fn encode(status: &VrrpStatus, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let mut metric =
-        to.encode_descriptor("vrrp_state", "1 for the state that a group is in, else 0", None, MetricType::Gauge)?;
+    let mut metric = to.encode_descriptor(
+        "vrrp_state",
+        "1 for the state that a group is in, else 0",
+        None,
+        MetricType::Gauge,
+    )?;
     for group in &status.groups {
         for state in [GroupState::Initialize, GroupState::Fault, GroupState::Backup, GroupState::Active] {
             let word = format!("{state:?}");
@@ -66,7 +70,10 @@ pub(super) fn encode(status: &VrrpStatus, to: &mut DescriptorEncoder<'_>) -> fmt
     }
     let help = "Advertisements for virtual routers that are nobody's here";
     to.encode_descriptor("vrrp_foreign_advertisements", help, None, MetricType::Counter)?
-        .encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&status.foreign_advertisements, None)?;
+        .encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(
+        &status.foreign_advertisements,
+        None,
+    )?;
     let help = "Addresses put back into active groups, or removed where they had no business";
     to.encode_descriptor("vrrp_addresses_repaired", help, None, MetricType::Counter)?
         .encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&status.repaired, None)

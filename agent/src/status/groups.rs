@@ -58,7 +58,10 @@ fn one(text: &mut String, group: &GroupStatus, painter: &Painter) -> std::fmt::R
         writeln!(
             text,
             "  {}",
-            painter.paint(YELLOW, "switched away by command: it does not preempt until the new active one is lost")
+            painter.paint(
+                YELLOW,
+                "switched away by command: it does not preempt until the new active one is lost"
+            )
         )?;
     }
     for instance in &group.instances {

@@ -27,7 +27,7 @@ use super::wire::{Place, Wires};
 use crate::reconcile::ledger::{Identity, Ledger};
 
 /// Arms whoever guards young connections, just before addresses are taken; see the connection-sync plane.
-pub(crate) type Arm = Box<dyn FnMut(&[IpAddr]) -> io::Result<()> + Send>;
+pub type Arm = Box<dyn FnMut(&[IpAddr]) -> io::Result<()> + Send>;
 
 /// After something could not be had (a socket, a look at the kernel), before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -412,9 +412,10 @@ impl Driver {
             let routers: Vec<_> =
                 member.plan.routers.iter().map(|(id, router)| (id.clone(), router.clone())).collect();
             for (id, router) in routers {
-                let link = match member.is_mute(now, &id) {
-                    true => Link::Down,
-                    false => look(&self.network, &self.wires, &self.floating, &id, &router),
+                let link = if member.is_mute(now, &id) {
+                    Link::Down
+                } else {
+                    look(&self.network, &self.wires, &self.floating, &id, &router)
                 };
                 if member.links.insert(id.clone(), link) != Some(link) {
                     links.push((id, link));

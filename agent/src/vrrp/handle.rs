@@ -37,9 +37,9 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Told of every transition, in order, on a thread that may wait; and of the state of groups that were taken over from another
     /// process, with `from` as `to`.
-    pub observer: Box<dyn Fn(&super::Transition) + Send>,
+    pub observer: Observer,
     /// Guards young connections, just before a group's addresses are taken.
-    pub arm: Option<Box<dyn FnMut(&[std::net::IpAddr]) -> io::Result<()> + Send>>,
+    pub arm: Option<Arm>,
     /// The agent that runs now and gives its sockets and states away.
     pub heritage: Option<UnixStream>,
 }
@@ -77,9 +77,8 @@ struct Told {
 impl Handle {
     /// Starts the thread, in the network namespace of the calling one.
     pub fn spawn(options: Options) -> Result<Self, SpawnError> {
-        let observer: Observer = options.observer;
-        let arm: Option<Arm> = options.arm;
-        let (voice, listener) = Voice::spawn(observer)?;
+        let arm = options.arm;
+        let (voice, listener) = Voice::spawn(options.observer)?;
         let inbox = Arc::new(Inbox::new()?);
         let paths = Paths { run_dir: options.run_dir, state_dir: options.state_dir };
         let (shared, heritage) = (Arc::clone(&inbox), options.heritage);

@@ -31,9 +31,10 @@ mod thread;
 mod voice;
 mod wire;
 
+pub use driver::Arm;
 pub use handle::{Handle, Options, SpawnError};
 pub use inherit::give;
 pub use status::{ForeignStatus, GroupStatus, InstanceStatus, VrrpStatus};
-pub use voice::Transition;
+pub use voice::{Observer, Transition};
 
 pub use config::SERVICES;

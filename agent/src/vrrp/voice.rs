@@ -53,7 +53,7 @@ pub(crate) enum Remark {
 }
 
 /// Who wants to know of transitions.
-pub(crate) type Observer = Box<dyn Fn(&Transition) + Send>;
+pub type Observer = Box<dyn Fn(&Transition) + Send>;
 
 /// The speaking end.
 #[derive(Clone)]

@@ -32,11 +32,11 @@ impl Pair {
         two.handle.configure(&[group(100, more)]);
         two.wait_for("front", "Backup");
         let pair = Pair { one, two, dir1, dir2, _net: net };
-        pair.holder(&pair.dir1, &pair.dir2);
+        Pair::only(&pair.dir1, &pair.dir2);
         pair
     }
 
-    fn holder(&self, holder: &Machine, other: &Machine) {
+    fn only(holder: &Machine, other: &Machine) {
         for address in [OUTSIDE, INSIDE] {
             eventually(&format!("{address} is where it should be"), || {
                 (holder.has(address) && !other.has(address)).then_some(())
@@ -55,7 +55,7 @@ fn a_cut_cable_of_one_network_moves_all_addresses_and_they_come_back() {
         pair.dir1.cable(network, false);
         pair.one.wait_for("front", "Fault");
         pair.two.wait_for("front", "Active");
-        pair.holder(&pair.dir2, &pair.dir1);
+        Pair::only(&pair.dir2, &pair.dir1);
         let status = pair.one.status();
         assert!(
             status.groups[0].reason.contains(&format!("eth{network} is down")),
@@ -65,7 +65,7 @@ fn a_cut_cable_of_one_network_moves_all_addresses_and_they_come_back() {
         pair.dir1.cable(network, true);
         pair.one.wait_for("front", "Active");
         pair.two.wait_for("front", "Backup");
-        pair.holder(&pair.dir1, &pair.dir2);
+        Pair::only(&pair.dir1, &pair.dir2);
     }
 }
 
@@ -85,7 +85,7 @@ fn an_interface_that_vanishes_and_comes_back_with_another_index() {
     pair.dir1.ip("link set was1 name eth1");
     pair.dir1.ip("link set eth1 up");
     pair.one.wait_for("front", "Active");
-    pair.holder(&pair.dir1, &pair.dir2);
+    Pair::only(&pair.dir1, &pair.dir2);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_commanded_switch_over_is_held_against_preemption_also_by_the_next_process()
     let answer = block(pair.one.handle.switchover("front")).unwrap();
     assert!(answer.contains("192.16.193.2") || answer.contains("172.16.193.2"), "{answer}");
     pair.two.wait_for("front", "Active");
-    pair.holder(&pair.dir2, &pair.dir1);
+    Pair::only(&pair.dir2, &pair.dir1);
     assert!(pair.one.status().groups[0].hold);
     assert!(block(pair.one.handle.switchover("front")).unwrap_err().contains("not active"));
     assert!(block(pair.one.handle.switchover("back")).unwrap_err().contains("front"), "names what there is");
@@ -155,7 +155,7 @@ fn who_stops_keeps_the_addresses_until_the_successor_has_them() {
         drop(stop);
         assert!(looker.join().unwrap() > 0);
     });
-    pair.holder(&pair.dir2, &pair.dir1);
+    Pair::only(&pair.dir2, &pair.dir1);
     assert!(began.elapsed() < crate::net::PATIENCE);
 }
 
@@ -228,7 +228,7 @@ fn an_upgrade_changes_no_state_and_loses_no_advertisement() {
     });
     assert_eq!(pair.two.history(), two_before);
     assert_eq!(pair.two.status().groups[0].instances[0].accepted_priority_zero, 0);
-    pair.holder(&pair.dir1, &pair.dir2);
+    Pair::only(&pair.dir1, &pair.dir2);
     // It defends its addresses as the former one did.
     pair.dir1.cable(0, false);
     successor.wait_for("front", "Fault");

@@ -139,7 +139,7 @@ fn request(kind: u8, identifier: u16, sequence: u16) -> Vec<u8> {
     let mut message = vec![kind, 0, 0, 0];
     message.extend(identifier.to_be_bytes());
     message.extend(sequence.to_be_bytes());
-    message.extend((0..PAYLOAD).map(|n| (n & 0xff) as u8));
+    message.extend((0..=u8::MAX).cycle().take(PAYLOAD));
     let sum = checksum(&message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     message

@@ -3,7 +3,7 @@
 mod shield;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::BorrowedFd,
     sync::Arc,
@@ -261,7 +261,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> SyncPlane<I, C> {
                 reason: *reason,
                 message: message.clone(),
                 // It is the director's: services work without.
-                bindings: Default::default(),
+                bindings: BTreeSet::default(),
             };
             (object.clone(), failure)
         });

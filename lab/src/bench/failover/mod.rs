@@ -96,7 +96,7 @@ impl FailoverArgs {
         let names: Vec<String> = self
             .events
             .iter()
-            .filter_map(|event| clap::ValueEnum::to_possible_value(event))
+            .filter_map(clap::ValueEnum::to_possible_value)
             .map(|value| value.get_name().to_owned())
             .collect();
         if !names.is_empty() {

@@ -137,8 +137,8 @@ impl<'a> Side<'a> {
         let client = node.spawn(&Spawn::new("pings", argv))?;
         client.wait_for_line("ready", PATIENCE)?;
         let side = Self { site, name, lines: Lines::default(), client, broken: None };
-        for number in 0..2 {
-            side.configure(number, PRIORITIES[number])?;
+        for (number, priority) in PRIORITIES.into_iter().enumerate() {
+            side.configure(number, priority)?;
         }
         // The first one is active from the start.
         for number in 0..2 {

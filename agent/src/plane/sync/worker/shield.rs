@@ -183,11 +183,15 @@ impl<G: crate::plane::sync::guard::Io> Shield<G> {
             };
             let Some(op) = plan(scope.as_ref(), &self.desired, &observed) else {
                 self.observed = Some(observed);
-                return self.rest();
+                self.rest();
+                return Ok(());
             };
             match io.apply(&op) {
                 Ok(sealed) => {
-                    if !matches!(op, Op::Change { .. }) {
+                    if matches!(op, Op::Change { .. }) {
+                        observed.after(&op);
+                        self.observed = Some(observed);
+                    } else {
                         let old: Vec<_> = ledger
                             .entries()
                             .iter()
@@ -200,9 +204,6 @@ impl<G: crate::plane::sync::guard::Io> Shield<G> {
                         ledger.add(sealed.map(Note::Guard));
                         observed.after(&op);
                         self.observed = (was_sealed || matches!(op, Op::Remove)).then_some(observed);
-                    } else {
-                        observed.after(&op);
-                        self.observed = Some(observed);
                     }
                     *report.operations.entry(op.kind()).or_default() += 1;
                     if told || round > 0 {
@@ -215,7 +216,8 @@ impl<G: crate::plane::sync::guard::Io> Shield<G> {
                         );
                     }
                     if self.observed.is_some() {
-                        return self.rest();
+                        self.rest();
+                        return Ok(());
                     }
                     failed = None;
                 }
@@ -227,10 +229,9 @@ impl<G: crate::plane::sync::guard::Io> Shield<G> {
     }
 
     /// Without a table there is nothing to hear of.
-    fn rest(&mut self) -> std::io::Result<()> {
+    fn rest(&mut self) {
         if !self.desired.wanted {
             self.io = None;
         }
-        Ok(())
     }
 }
