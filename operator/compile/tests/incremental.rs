@@ -202,7 +202,11 @@ fn moved_by_groups(before: &Compiled, after: &Compiled, key: &str) -> bool {
             })
         };
         match &binding.vrrp_group {
-            Some(group) => !addresses.iter().all(|address| group_has(Some(group), *address)),
+            Some(group) => {
+                let mut groups = after.nodes[director].director.vrrp.iter();
+                !groups.any(|one| one.name == *group)
+                    || !addresses.iter().all(|address| group_has(Some(group), *address))
+            }
             None => binding.interface.is_some() && addresses.iter().any(|address| group_has(None, *address)),
         }
     })
