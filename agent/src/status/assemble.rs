@@ -399,7 +399,9 @@ mod tests {
             (
                 &read,
                 report(unsettled),
-                Err("the first pass over the kernel is not done: sysctl, nat, connection-sync, ipvs (busy), address"),
+                Err(
+                    "the first pass over the kernel is not done: sysctl, nat, connection-sync, ipvs (busy), address",
+                ),
             ),
         ];
         for (summary, report, expected) in table {
