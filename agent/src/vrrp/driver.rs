@@ -11,15 +11,14 @@ use std::{
 
 use bascule_vrrp::foreign::Foreign;
 use bascule_vrrp::packet::peek;
-use bascule_vrrp::resume::{Verdict, judge};
-use bascule_vrrp::{Action, BootTime, Group, GroupState, Input, Link, RouterId};
+use bascule_vrrp::{Action, BootTime, GroupState, Input, Link, RouterId};
 
-use super::addresses::{self, Owner, Spot};
+use super::addresses::Spot;
 use super::announce::Announcements;
 use super::clock;
-use super::config::{GroupPlan, RouterPlan, interface_tracker};
-use super::kernel::{Kernel, Op};
-use super::member::{Leaving, Member};
+use super::config::{RouterPlan, interface_tracker};
+use super::kernel::Kernel;
+use super::member::Member;
 use super::network::Network;
 use super::record;
 use super::voice::{Remark, Transition, Voice};
@@ -42,7 +41,7 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    fn records(&self) -> PathBuf {
+    pub(super) fn records(&self) -> PathBuf {
         self.run_dir.join("vrrp")
     }
 }
@@ -64,20 +63,20 @@ pub(crate) struct Driver {
     pub(super) announcements: Announcements,
     pub(super) members: BTreeMap<Arc<str>, Member>,
     /// Whose datagrams of an interface, family and VRID are.
-    routes: BTreeMap<(Place, u8), (Arc<str>, RouterId)>,
-    floating: BTreeSet<IpAddr>,
+    pub(super) routes: BTreeMap<(Place, u8), (Arc<str>, RouterId)>,
+    pub(super) floating: BTreeSet<IpAddr>,
     pub(super) foreign: Foreign,
     pub(super) totals: Totals,
     pub(super) voice: Voice,
     pub(super) paths: Paths,
-    boot_id: String,
-    marks: bool,
-    ledger: Ledger<Spot>,
+    pub(super) boot_id: String,
+    pub(super) marks: bool,
+    pub(super) ledger: Ledger<Spot>,
     /// The first configuration has come.
     pub(super) configured: bool,
     /// When what failed is tried again.
-    retry_at: Option<BootTime>,
-    arm: Option<Arm>,
+    pub(super) retry_at: Option<BootTime>,
+    pub(super) arm: Option<Arm>,
 }
 
 impl Driver {
@@ -288,74 +287,6 @@ impl Driver {
         }
     }
 
-    fn hold(&mut self, name: &Arc<str>, router: &RouterId, lifetime: Option<Duration>) {
-        let Some(plan) = self.members.get(name).and_then(|member| member.plan.routers.get(router)) else {
-            return;
-        };
-        let owner = self.owner();
-        let (ops, foreign) = addresses::hold(plan, &self.network, &owner, lifetime);
-        let said = (!foreign.is_empty()).then(|| {
-            let all: Vec<_> = foreign.iter().map(ToString::to_string).collect();
-            format!(
-                "{router}: {} on {} was not put there by this agent: it stays there in whatever state the group is; remove it",
-                all.join(", "),
-                plan.interface
-            )
-        });
-        if self.members.get_mut(name).is_some_and(|member| member.is_news("foreign", said.as_deref())) {
-            self.voice.warn(format!("{name}: {}", said.unwrap_or_default()));
-        }
-        self.apply(&ops);
-    }
-
-    /// Removes the addresses of a virtual router that is, or was, one of a group.
-    fn release(&mut self, name: &Arc<str>, router: &RouterId, held: bool) {
-        let Some(plan) = self.members.get(name).and_then(|member| member.plan.routers.get(router)) else {
-            return;
-        };
-        let owner = self.owner();
-        let ops = addresses::release(plan, &self.network, &owner, held);
-        self.apply(&ops);
-    }
-
-    pub(super) fn apply(&mut self, ops: &[Op]) {
-        if ops.is_empty() {
-            return;
-        }
-        match self.kernel.apply(ops) {
-            Ok(failed) => {
-                for (op, error) in failed {
-                    let (what, index, address) = match &op {
-                        Op::Hold { index, place, .. } => ("added", *index, place.address),
-                        Op::Drop { index, address, .. } => ("removed", *index, *address),
-                    };
-                    let interface =
-                        self.network.name(index).map_or_else(|| index.to_string(), ToString::to_string);
-                    self.voice.warn(format!("{address} cannot be {what} on {interface}: {error}"));
-                }
-            }
-            Err(error) => self.voice.warn(format!("addresses cannot be changed: {error}")),
-        }
-    }
-
-    fn announce(&self, name: &Arc<str>, router: &RouterId, times: u32) {
-        let Some(plan) = self.members.get(name).and_then(|member| member.plan.routers.get(router)) else {
-            return;
-        };
-        let Some(index) = self.network.index(&plan.interface) else { return };
-        let mac = self.network.mac(index);
-        // Every address once before any of them twice.
-        for place in (0..times).flat_map(|_| &plan.places) {
-            if let Err(error) = self.announcements.send(index, mac, place.address) {
-                self.voice.warn(format!(
-                    "{name}: {} cannot be announced on {}: {error}",
-                    place.address, plan.interface
-                ));
-                return;
-            }
-        }
-    }
-
     /// From now on until some seconds later nobody is told that a connection does not exist.
     fn guard(&mut self, name: &Arc<str>) {
         let (Some(arm), Some(member)) = (&mut self.arm, self.members.get(name)) else { return };
@@ -435,159 +366,6 @@ impl Driver {
             self.handle(name, Input::Tracked { name: &interface_tracker(&interface), failing });
         }
     }
-
-    /// Puts back what somebody removed from an active group, and removes what has no business here.
-    pub(super) fn put_back(&mut self) {
-        if !self.configured {
-            return;
-        }
-        let owner = self.owner();
-        let mut ops = Vec::new();
-        for member in self.members.values() {
-            for (id, router) in &member.plan.routers {
-                match member.holds.get(id) {
-                    Some(lifetime) => {
-                        ops.extend(addresses::missing(router, &self.network, &owner, *lifetime))
-                    }
-                    None if member.leaving == Leaving::No => {
-                        ops.extend(addresses::release(router, &self.network, &owner, false));
-                    }
-                    None => {}
-                }
-            }
-        }
-        ops.extend(addresses::leftover(&self.network, &self.spots(), &owner));
-        if !ops.is_empty() {
-            self.totals.repaired += ops.len() as u64;
-            let shown: Vec<_> = ops.iter().take(4).map(|op| self.shown(op)).collect();
-            let more = ops.len().saturating_sub(shown.len());
-            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-            self.voice.warn(format!("put right: {}{more}", shown.join(", ")));
-            self.apply(&ops);
-        }
-    }
-
-    fn shown(&self, op: &Op) -> String {
-        let name =
-            |index: u32| self.network.name(index).map_or_else(|| index.to_string(), ToString::to_string);
-        match op {
-            Op::Hold { index, place, .. } => format!("{} back on {}", place.address, name(*index)),
-            Op::Drop { index, address, .. } => format!("{address} off {}", name(*index)),
-        }
-    }
-
-    pub(super) fn floating(&self) -> &BTreeSet<IpAddr> {
-        &self.floating
-    }
-
-    /// Tells which addresses are ours.
-    pub(super) fn owner(&self) -> Owner<'_> {
-        Owner { marks: self.marks, noted: self.ledger.entries() }
-    }
-
-    /// Every address that a group of the configuration may have.
-    fn spots(&self) -> BTreeSet<Spot> {
-        self.members.values().flat_map(|member| spots(&member.plan)).collect()
-    }
-
-    /// Makes the table of addresses that may be ours that of the configuration, before any of them is added.
-    pub(super) fn note_addresses(&mut self) {
-        self.floating =
-            self.members.values().flat_map(|m| m.plan.places().map(|(_, place)| place.address)).collect();
-        let spots = self.spots();
-        self.ledger.add(spots.iter().cloned());
-    }
-
-    /// Forgets addresses that are no group's any more and are gone.
-    pub(super) fn forget_addresses(&mut self) {
-        let spots = self.spots();
-        let gone: Vec<_> =
-            self.ledger.entries().iter().filter(|spot| !spots.contains(*spot)).cloned().collect();
-        self.ledger.remove(&gone);
-    }
-
-    /// Begins a group: as Active, if a former process of this machine was so a moment ago and its addresses are still there.
-    pub(super) fn begin(&mut self, name: &Arc<str>) {
-        self.tell_links_of(name);
-        let Some(member) = self.members.get_mut(name) else { return };
-        let held = record::is_held(&self.paths.state_dir, name);
-        let record = member.record.read();
-        let there = self.network.holds_all(member.plan.places());
-        let verdict = judge(record.as_ref(), &self.boot_id, clock::now().boot, there);
-        if let Some(mut record) = record {
-            record.hold |= held;
-            member.group.remember(&record);
-        } else if held {
-            member.group.remember(&bascule_vrrp::resume::Record {
-                boot_id: self.boot_id.clone(),
-                last_advertisement: None,
-                patience: Duration::ZERO,
-                hold: true,
-                sequences: Vec::new(),
-            });
-        }
-        let resume = verdict == Verdict::Resume;
-        match verdict {
-            Verdict::Resume => {
-                self.voice
-                    .say(Remark::Info(format!("{name}: a former process was active a moment ago: going on")));
-            }
-            Verdict::Fresh { reason } => {
-                tracing::debug!("vrrp: {name}: begins anew: {reason}");
-                let routers: Vec<_> = member.plan.routers.keys().cloned().collect();
-                for router in routers {
-                    self.release(name, &router, false);
-                }
-            }
-        }
-        self.handle(name, Input::Start { resume });
-    }
-
-    fn stopped(&mut self, name: &Arc<str>) {
-        let Some(member) = self.members.get_mut(name) else { return };
-        match std::mem::replace(&mut member.leaving, Leaving::End) {
-            Leaving::Away(again) => {
-                member.record.remove();
-                self.members.remove(name);
-                if let Some(plan) = again {
-                    self.add(*plan);
-                }
-                self.open_wires();
-                self.put_back();
-                self.forget_addresses();
-            }
-            Leaving::End | Leaving::No => {}
-        }
-    }
-
-    /// Takes a group in and begins it.
-    pub(super) fn add(&mut self, plan: GroupPlan) {
-        let name = plan.config.name.clone();
-        match Member::new(plan, &self.paths.records()) {
-            Ok(member) => {
-                self.members.insert(name.clone(), member);
-                self.note_addresses();
-                self.open_wires();
-                self.begin(&name);
-            }
-            Err(error) => self.voice.warn(format!("{name}: {error}")),
-        }
-    }
-
-    /// Takes a group in whose state another process left: nothing changes.
-    pub(super) fn add_restored(&mut self, plan: GroupPlan, group: Group) {
-        let name = plan.config.name.clone();
-        let mut member = Member::with(plan, group, &self.paths.records());
-        if member.group.state() == GroupState::Active {
-            let lifetime = member.plan.config.address_lifetime();
-            member.holds = member.plan.routers.keys().map(|id| (id.clone(), lifetime)).collect();
-        }
-        for status in member.group.status().routers {
-            member.links.insert(status.id, status.link);
-        }
-        self.members.insert(name, member);
-        self.note_addresses();
-    }
 }
 
 /// How the interface of a virtual router is. Without a socket nobody could be heard on it: that must not pass for silence.
@@ -605,12 +383,4 @@ pub(super) fn look(
         }
         other => other,
     }
-}
-
-fn spots(plan: &GroupPlan) -> impl Iterator<Item = Spot> {
-    plan.places().map(|(interface, place)| Spot {
-        interface: interface.into(),
-        address: place.address,
-        prefix: place.prefix,
-    })
 }

@@ -1,0 +1,159 @@
+//! The addresses of groups on this machine: taken, renewed, announced, put back, given up.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+
+use bascule_vrrp::RouterId;
+
+use super::addresses::{self, Owner, Spot};
+use super::config::GroupPlan;
+use super::driver::Driver;
+use super::kernel::Op;
+use super::member::Leaving;
+
+impl Driver {
+    pub(super) fn hold(&mut self, name: &Arc<str>, router: &RouterId, lifetime: Option<Duration>) {
+        let Some(plan) = self.members.get(name).and_then(|member| member.plan.routers.get(router)) else {
+            return;
+        };
+        let owner = self.owner();
+        let (ops, foreign) = addresses::hold(plan, &self.network, &owner, lifetime);
+        let said = (!foreign.is_empty()).then(|| {
+            let all: Vec<_> = foreign.iter().map(ToString::to_string).collect();
+            format!(
+                "{router}: {} on {} was not put there by this agent: it stays there in whatever state the group is; remove it",
+                all.join(", "),
+                plan.interface
+            )
+        });
+        if self.members.get_mut(name).is_some_and(|member| member.is_news("foreign", said.as_deref())) {
+            self.voice.warn(format!("{name}: {}", said.unwrap_or_default()));
+        }
+        self.apply(&ops);
+    }
+
+    /// Removes the addresses of a virtual router that is, or was, one of a group.
+    pub(super) fn release(&mut self, name: &Arc<str>, router: &RouterId, held: bool) {
+        let Some(plan) = self.members.get(name).and_then(|member| member.plan.routers.get(router)) else {
+            return;
+        };
+        let owner = self.owner();
+        let ops = addresses::release(plan, &self.network, &owner, held);
+        self.apply(&ops);
+    }
+
+    pub(super) fn apply(&mut self, ops: &[Op]) {
+        if ops.is_empty() {
+            return;
+        }
+        match self.kernel.apply(ops) {
+            Ok(failed) => {
+                for (op, error) in failed {
+                    let (what, index, address) = match &op {
+                        Op::Hold { index, place, .. } => ("added", *index, place.address),
+                        Op::Drop { index, address, .. } => ("removed", *index, *address),
+                    };
+                    let interface =
+                        self.network.name(index).map_or_else(|| index.to_string(), ToString::to_string);
+                    self.voice.warn(format!("{address} cannot be {what} on {interface}: {error}"));
+                }
+            }
+            Err(error) => self.voice.warn(format!("addresses cannot be changed: {error}")),
+        }
+    }
+
+    pub(super) fn announce(&self, name: &Arc<str>, router: &RouterId, times: u32) {
+        let Some(plan) = self.members.get(name).and_then(|member| member.plan.routers.get(router)) else {
+            return;
+        };
+        let Some(index) = self.network.index(&plan.interface) else { return };
+        let mac = self.network.mac(index);
+        // Every address once before any of them twice.
+        for place in (0..times).flat_map(|_| &plan.places) {
+            if let Err(error) = self.announcements.send(index, mac, place.address) {
+                self.voice.warn(format!(
+                    "{name}: {} cannot be announced on {}: {error}",
+                    place.address, plan.interface
+                ));
+                return;
+            }
+        }
+    }
+
+    /// Puts back what somebody removed from an active group, and removes what has no business here.
+    pub(super) fn put_back(&mut self) {
+        if !self.configured {
+            return;
+        }
+        let owner = self.owner();
+        let mut ops = Vec::new();
+        for member in self.members.values() {
+            for (id, router) in &member.plan.routers {
+                match member.holds.get(id) {
+                    Some(lifetime) => {
+                        ops.extend(addresses::missing(router, &self.network, &owner, *lifetime))
+                    }
+                    None if member.leaving == Leaving::No => {
+                        ops.extend(addresses::release(router, &self.network, &owner, false));
+                    }
+                    None => {}
+                }
+            }
+        }
+        ops.extend(addresses::leftover(&self.network, &self.spots(), &owner));
+        if !ops.is_empty() {
+            self.totals.repaired += ops.len() as u64;
+            let shown: Vec<_> = ops.iter().take(4).map(|op| self.shown(op)).collect();
+            let more = ops.len().saturating_sub(shown.len());
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            self.voice.warn(format!("put right: {}{more}", shown.join(", ")));
+            self.apply(&ops);
+        }
+    }
+
+    pub(super) fn shown(&self, op: &Op) -> String {
+        let name =
+            |index: u32| self.network.name(index).map_or_else(|| index.to_string(), ToString::to_string);
+        match op {
+            Op::Hold { index, place, .. } => format!("{} back on {}", place.address, name(*index)),
+            Op::Drop { index, address, .. } => format!("{address} off {}", name(*index)),
+        }
+    }
+
+    pub(super) fn floating(&self) -> &BTreeSet<IpAddr> {
+        &self.floating
+    }
+
+    /// Tells which addresses are ours.
+    pub(super) fn owner(&self) -> Owner<'_> {
+        Owner { marks: self.marks, noted: self.ledger.entries() }
+    }
+
+    /// Every address that a group of the configuration may have.
+    pub(super) fn spots(&self) -> BTreeSet<Spot> {
+        self.members.values().flat_map(|member| spots(&member.plan)).collect()
+    }
+
+    /// Makes the table of addresses that may be ours that of the configuration, before any of them is added.
+    pub(super) fn note_addresses(&mut self) {
+        self.floating =
+            self.members.values().flat_map(|m| m.plan.places().map(|(_, place)| place.address)).collect();
+        let spots = self.spots();
+        self.ledger.add(spots.iter().cloned());
+    }
+
+    /// Forgets addresses that are no group's any more and are gone.
+    pub(super) fn forget_addresses(&mut self) {
+        let spots = self.spots();
+        let gone: Vec<_> =
+            self.ledger.entries().iter().filter(|spot| !spots.contains(*spot)).cloned().collect();
+        self.ledger.remove(&gone);
+    }
+}
+
+fn spots(plan: &GroupPlan) -> impl Iterator<Item = Spot> {
+    plan.places().map(|(interface, place)| Spot {
+        interface: interface.into(),
+        address: place.address,
+        prefix: place.prefix,
+    })
+}
