@@ -136,7 +136,7 @@ fn references() {
         "ftp://172.16.193.10/",
         18,
         "steps[0].requests.target",
-        "`http`, `tcp` and `udp`",
+        "`http`, `tcp`, `udp` and `ping`",
     );
     refuses("http://172.16.193.10/", "http://srv1/", 18, "steps[0].requests.target", "neither an address");
     refuses(
