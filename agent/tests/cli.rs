@@ -121,6 +121,39 @@ fn validate_names_every_mistake_with_file_line_and_field() {
     }
 }
 
+/// A group declares its members, and who uses it is held to its addresses.
+#[test]
+fn validate_knows_groups() {
+    let group = "\
+apiVersion: bascule.dev/v1alpha1
+kind: VrrpGroup
+metadata: {name: front}
+spec:
+  members: [{director: dir1, priority: 200}, {director: dir2}]
+  startupGrace: 7s
+  instances:
+    - {name: outside, interface: eth0, virtualRouterId: 30, addresses: [192.16.193.30/32]}
+";
+    let service = WEB.replace("  director: {name: dir1}\n", "  vrrpGroup: front\n");
+    let beside = service.replace("name: web", "name: beside").replace(".30]", ".31]");
+    let elsewhere = beside.replace("name: beside", "name: elsewhere").replace("front", "nowhere");
+    let directory = folder(&[("group.yaml", group), ("web.yaml", &service)]);
+    let output = call(directory.path(), &["validate", "--manifests", "m"]);
+    let told = text(&output.stdout);
+    assert_eq!(code(&output), 0, "{told}");
+    assert!(told.starts_with("m/group.yaml:6: warning: spec.startupGrace: 7s is less than twice"), "{told}");
+
+    let files = [("group.yaml", group), ("beside.yaml", &beside), ("elsewhere.yaml", &elsewhere)];
+    let output = call(folder(&files).path(), &["validate", "--manifests", "m"]);
+    let told = text(&output.stdout);
+    assert_eq!(code(&output), 1, "{told}");
+    assert!(
+        told.contains("spec.addresses[0]: 192.16.193.31 is not among the addresses of VrrpGroup front"),
+        "{told}"
+    );
+    assert!(told.contains("spec.vrrpGroup: there is no VrrpGroup nowhere"), "{told}");
+}
+
 /// A warning is told with its place and is no failure: who knows what he does goes on.
 #[test]
 fn validate_warns_and_lets_pass() {

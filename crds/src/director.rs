@@ -200,16 +200,17 @@ pub struct ConnectionSync {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65507))]
     pub max_length: Option<u16>,
-    /// Packets of a connection until it is first sent, 0 to 2147483647 (sysctl: sync_threshold). Default: 3.
+    /// Packets of a connection until it is first sent, 0 to 2147483647 (sysctl: sync_threshold). Default: 0, when
+    /// it is established, and then by time alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 2_147_483_647))]
     pub threshold: Option<u32>,
-    /// How often a connection is sent again, whole seconds, 0s to 24h (sysctl: sync_refresh_period). Default: 0s, by packets
-    /// alone.
+    /// How often a connection is sent again, whole seconds, 0s to 24h (sysctl: sync_refresh_period). Default: 10s, and 0s
+    /// with a threshold above 0: then every 50 packets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = whole_seconds("0s", "24h")))]
     pub refresh_period: Option<Duration>,
-    /// Retries of such a refresh, 0 to 3 (sysctl: sync_retries). Default: 0.
+    /// Retries of such a refresh, 0 to 3 (sysctl: sync_retries). Default: 2, and 0 without refresh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 3))]
     pub retries: Option<u8>,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bascule_ipvs::ServiceId;
 use prometheus_client::collector::Collector;
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::groups;
 use crate::manifests::Summary;
+use crate::plane::sync::PeerState;
 use crate::reconcile::{Counters, DestinationCounters, LAG_BOUNDS, PlaneReport, Report, ServiceCounters};
 use crate::status::{Gatherer, readiness};
 use crate::vrrp::VrrpStatus;
@@ -85,6 +87,7 @@ impl Collector for Snapshot {
         self.manifests(to)?;
         self.planes(to)?;
         groups::encode(&self.vrrp, to)?;
+        self.connection_sync(to)?;
         self.services(to)?;
         self.real_servers(to)
     }
@@ -226,6 +229,62 @@ impl Snapshot {
         )
     }
 
+    /// Nothing of it without `connectionSync`.
+    fn connection_sync(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(state) = self.report.connection_sync() else { return Ok(()) };
+        let mut metric = to.encode_descriptor(
+            "sync_daemon_running",
+            "1 while the kernel's daemon runs, else 0",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (role, runs) in [("master", state.master), ("backup", state.backup)] {
+            metric.encode_family(&[("role", role)])?.encode_gauge(&u64::from(runs))?;
+        }
+        let peers = |peer: &PeerState| {
+            let ours = if peer.sync_id == state.sync_id { "true" } else { "false" };
+            [
+                ("sync_id", peer.sync_id.to_string()),
+                ("peer", peer.address.to_string()),
+                ("ours", ours.to_owned()),
+            ]
+        };
+        let mut metric = to.encode_descriptor(
+            "sync_peer_last_datagram_timestamp_seconds",
+            "When a director was last heard to send connections",
+            None,
+            MetricType::Gauge,
+        )?;
+        for peer in &state.peers {
+            let at = peer.last.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            metric.encode_family(&peers(peer))?.encode_gauge(&at)?;
+        }
+        let table: [(&str, &str, OfPeer); 2] = [
+            ("sync_peer_datagrams", "Datagrams heard of it, at least", |peer| peer.datagrams),
+            ("sync_peer_connections", "Connections in them, those sent again included", |peer| {
+                peer.connections
+            }),
+        ];
+        for (name, help, figure) in table {
+            let mut metric = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for peer in &state.peers {
+                count(&mut metric, &peers(peer), figure(peer))?;
+            }
+        }
+        if let Some(drops) = state.receive_drops {
+            let help = "Datagrams that the backup daemon had no room for, since it was started";
+            gauge(to, "sync_receive_drops", help, drops)?;
+        }
+        if let Some(connections) = state.synchronised {
+            gauge(to, "sync_connections", "Connections that came from other directors", connections)?;
+        }
+        if let Some(dropped) = state.guard_dropped {
+            let help = "Segments of unknown connections dropped after takeovers, since the table was made";
+            gauge(to, "sync_guard_dropped", help, dropped)?;
+        }
+        Ok(())
+    }
+
     fn services(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         to.encode_descriptor(
             "counters_age_seconds",
@@ -313,6 +372,7 @@ pub(super) fn count(metric: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet
     metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
+type OfPeer = fn(&PeerState) -> u64;
 type OfService = fn(&ServiceCounters) -> u64;
 type OfServer = fn(&DestinationCounters) -> u64;
 
@@ -357,6 +417,7 @@ mod tests {
     use bascule_ipvs::{DestinationId, Family, Protocol, Stats64};
 
     use super::*;
+    use crate::plane::sync::SyncState;
     use crate::reconcile::{Lag, LagHistogram, PlaneName};
     use crate::vrrp::{GroupStatus, InstanceStatus};
 
@@ -436,11 +497,30 @@ mod tests {
             repaired: [("add-service", 1)].into(),
             ..PlaneReport::default()
         };
-        let report = Report {
+        let mut report = Report {
             serial: 3,
             planes: PlaneName::ALL.map(|name| (name, Arc::new(plane.clone()))).into(),
             lag: Arc::new(lag),
         };
+        let peer = PeerState {
+            sync_id: 51,
+            address: "172.16.193.2".parse().unwrap(),
+            last: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_500),
+            datagrams: 4,
+            connections: 9,
+        };
+        let state = SyncState {
+            interface: "eth1".into(),
+            sync_id: 51,
+            master: true,
+            peers: vec![peer.clone(), PeerState { sync_id: 52, ..peer }],
+            receive_drops: Some(1),
+            synchronised: Some(2),
+            guard_dropped: Some(3),
+            ..SyncState::default()
+        };
+        let sync = PlaneReport { connection_sync: Some(Arc::new(state)), ..plane };
+        report.planes.insert(PlaneName::ConnectionSync, Arc::new(sync));
         let by_address = ServiceId::Address {
             protocol: Protocol::Tcp,
             address: "192.16.193.30".parse().unwrap(),

@@ -291,7 +291,7 @@ impl Engine {
         aftermath.resolved.extend(before.into_iter().filter(|one| !now.contains(one)));
     }
 
-    /// What compile objects to in an object that is valid by itself.
+    /// What compile objects to in an object that is valid by itself, and what that names and is not there.
     fn problems_of(&self, reference: &ObjectRef, locate: &impl Locate) -> Vec<Problem> {
         let Some(active) = self.catalog.active_of(reference) else { return Vec::new() };
         let effect = if self.keeps_last_good(reference) {
@@ -302,11 +302,9 @@ impl Engine {
             Effect::OthersInForce
         };
         let conditions = self.compiled().conditions.get(reference);
-        let refused = conditions
-            .into_iter()
-            .flatten()
-            .filter(|one| one.type_ == ConditionType::Accepted && !one.status);
-        let problems = refused.flat_map(|condition| &condition.problems);
+        let problems = conditions.into_iter().flatten().flat_map(|condition| &condition.problems);
+        // Another machine's director need not be known here, and that nothing is done for it is no mistake.
+        let problems = problems.filter(|problem| problem.reason != Reason::DirectorNotFound);
         problems
             .map(|problem| Problem {
                 file: self.catalog.path(&active.file),

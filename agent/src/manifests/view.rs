@@ -157,7 +157,15 @@ fn condition(from: &bascule_compile::Condition) -> Condition {
 /// Has the objects that were never valid listed too, and those that turned invalid say so.
 fn accept(objects: &mut Vec<ObjectView>, engine: &Engine, problems: &[Problem]) {
     let mut by_object: BTreeMap<&str, Vec<&Problem>> = BTreeMap::new();
-    for problem in problems.iter().filter(|problem| problem.reason != "Duplicate") {
+    // What an object names and is not there has a condition of its own.
+    let elsewhere = [
+        "Duplicate",
+        "VrrpGroupNotFound",
+        "VrrpGroupNotAccepted",
+        "AddressNotInGroup",
+        "HealthCheckNotFound",
+    ];
+    for problem in problems.iter().filter(|problem| !elsewhere.contains(&problem.reason.as_str())) {
         if let Some(object) = &problem.object {
             by_object.entry(object).or_default().push(problem);
         }

@@ -264,6 +264,11 @@ impl Report {
         self.planes.iter().flat_map(|(name, plane)| plane.failures.values().map(|failure| (*name, failure)))
     }
 
+    /// What is known of the synchronisation of connections; none without it.
+    pub fn connection_sync(&self) -> Option<&SyncState> {
+        self.planes.get(&PlaneName::ConnectionSync)?.connection_sync.as_deref()
+    }
+
     /// What has to be loaded or installed, a line a plane.
     pub fn missing(&self) -> impl Iterator<Item = (PlaneName, &str)> {
         self.planes.iter().filter_map(|(name, plane)| Some((*name, plane.missing.as_deref()?)))

@@ -162,9 +162,7 @@ impl Shared {
 
 /// Runs a plane until its inbox says stop.
 pub(crate) fn run<P: Plane>(mut plane: P, shared: &Shared) {
-    if P::URGENT {
-        crate::priority::raise();
-    }
+    let mut raised = false;
     let inbox = Arc::clone(shared.inbox(P::NAME));
     let mut serial = 0;
     let mut next: Option<Instant> = None;
@@ -197,6 +195,11 @@ pub(crate) fn run<P: Plane>(mut plane: P, shared: &Shared) {
         let report = plane.report();
         if turn.done {
             report.serial = serial;
+            // Not before: what a starting agent goes through is in the kernel already, and forwards while it does.
+            if P::URGENT && !raised && serial > 0 {
+                crate::priority::raise();
+                raised = true;
+            }
         }
         shared.publish(P::NAME, report.clone());
         for reader in taken.readers {

@@ -8,11 +8,12 @@ use bascule_compile::BindingKey;
 use tokio::sync::watch;
 
 use super::{
-    FailureStatus, HttpStatus, LagStatus, LastGoodStatus, ManifestsStatus, ObjectStatus, PlaneStatus,
-    RealServerStatus, ReconcileStatus, ServiceStatus, Status,
+    ConnectionSyncStatus, FailureStatus, HttpStatus, LagStatus, LastGoodStatus, ManifestsStatus,
+    ObjectStatus, PlaneStatus, RealServerStatus, ReconcileStatus, ServiceStatus, Status, SyncPeerStatus,
 };
 use crate::groups::Groups;
 use crate::manifests::{Condition, Manifests, ObjectView, Summary, View};
+use crate::plane::sync::SyncState;
 use crate::reconcile::{Counters, Failure, Handle, PlaneName, PlaneReport, Report, ServiceCounters};
 use crate::state::Keeper;
 
@@ -146,6 +147,7 @@ fn assemble(view: &View, report: &Report, counters: &Counters, now: SystemTime) 
                 .map(|(name, plane)| (name.to_string(), plane_status(plane, now)))
                 .collect(),
         },
+        connection_sync: report.connection_sync().map(|state| connection_sync(state, now)),
         objects,
         ..Status::default()
     }
@@ -265,6 +267,32 @@ fn plane_status(plane: &PlaneReport, now: SystemTime) -> PlaneStatus {
             })
             .collect(),
         failure_count: plane.failures.len() + plane.failures_left_out,
+    }
+}
+
+fn connection_sync(state: &SyncState, now: SystemTime) -> ConnectionSyncStatus {
+    ConnectionSyncStatus {
+        interface: state.interface.clone(),
+        sync_id: state.sync_id,
+        master: state.master,
+        backup: state.backup,
+        peers: state
+            .peers
+            .iter()
+            .map(|peer| SyncPeerStatus {
+                sync_id: peer.sync_id,
+                address: peer.address.to_string(),
+                last_datagram_seconds_ago: now.duration_since(peer.last).unwrap_or_default().as_secs_f64(),
+                datagrams: peer.datagrams,
+                connections: peer.connections,
+            })
+            .collect(),
+        deaf: state.deaf.clone(),
+        receive_drops: state.receive_drops,
+        synchronised_connections: state.synchronised,
+        synchronised_at_least: state.synchronised_at_least,
+        guard_dropped: state.guard_dropped,
+        warnings: state.warnings.clone(),
     }
 }
 
@@ -399,7 +427,9 @@ mod tests {
             (
                 &read,
                 report(unsettled),
-                Err("the first pass over the kernel is not done: sysctl, nat, ipvs (busy), address"),
+                Err(
+                    "the first pass over the kernel is not done: sysctl, nat, connection-sync, ipvs (busy), address",
+                ),
             ),
         ];
         for (summary, report, expected) in table {

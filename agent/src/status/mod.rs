@@ -45,6 +45,9 @@ pub struct Status {
     /// The machine's services that run where a group is active.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<GroupServices>,
+    /// The synchronisation of connections; absent without `connectionSync`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_sync: Option<ConnectionSyncStatus>,
     /// /healthz, /readyz, /metrics.
     pub http: HttpStatus,
     /// The objects of the manifests.
@@ -168,6 +171,55 @@ pub struct FailureStatus {
     pub reason: String,
     /// What is the matter and the way out.
     pub message: String,
+}
+
+/// The synchronisation of connections, as far as the kernel lets one know it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ConnectionSyncStatus {
+    /// The interface of the multicast.
+    pub interface: String,
+    /// The director's.
+    pub sync_id: u8,
+    /// The kernel's master daemon runs.
+    pub master: bool,
+    /// The kernel's backup daemon runs.
+    pub backup: bool,
+    /// Who was heard; at most 64.
+    pub peers: Vec<SyncPeerStatus>,
+    /// Why peers cannot be heard, if so; the daemons may hear them all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deaf: Option<String>,
+    /// Datagrams that the backup daemon had no room for, since it was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receive_drops: Option<u64>,
+    /// Connections that came from other directors, counted at most every 30 s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub synchronised_connections: Option<u64>,
+    /// There are more than were counted.
+    pub synchronised_at_least: bool,
+    /// Segments that were dropped after a takeover, because their connections were not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard_dropped: Option<u64>,
+    /// What looks wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Somebody who sends connections.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SyncPeerStatus {
+    /// Its syncId.
+    pub sync_id: u8,
+    /// Its address.
+    pub address: String,
+    /// When it was last heard, in seconds from now back. A peer without traffic is silent: an age alone means nothing.
+    pub last_datagram_seconds_ago: f64,
+    /// Datagrams heard, at least.
+    pub datagrams: u64,
+    /// Connections in them; one that is sent again counts again.
+    pub connections: u64,
 }
 
 /// The HTTP server.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{ObjectStatus, PlaneStatus, Status, groups};
+use super::{ConnectionSyncStatus, ObjectStatus, PlaneStatus, Status, groups};
 
 pub(super) const GREEN: &str = "\x1b[32m";
 pub(super) const RED: &str = "\x1b[31m";
@@ -50,6 +50,9 @@ fn write(text: &mut String, status: &Status, painter: &Painter) -> std::fmt::Res
     manifests(text, status, painter)?;
     kernel(text, status, painter)?;
     groups::write(text, status, painter)?;
+    if let Some(sync) = &status.connection_sync {
+        connection_sync(text, sync, painter)?;
+    }
     if let Some(error) = &status.http.error {
         writeln!(text, "{}   {}", painter.paint(BOLD, "http"), painter.paint(RED, error))?;
     }
@@ -119,6 +122,42 @@ fn kernel(text: &mut String, status: &Status, painter: &Painter) -> std::fmt::Re
         if !repaired.is_empty() {
             writeln!(text, "  {name}: put back what somebody changed: {}", repaired.join(", "))?;
         }
+    }
+    Ok(())
+}
+
+fn connection_sync(text: &mut String, sync: &ConnectionSyncStatus, painter: &Painter) -> std::fmt::Result {
+    let word = |name: &str, runs: bool| {
+        if runs { painter.paint(GREEN, name) } else { painter.paint(RED, &format!("no {name}")) }
+    };
+    write!(
+        text,
+        "{}      {} syncId {}: {}, {}",
+        painter.paint(BOLD, "sync"),
+        sync.interface,
+        sync.sync_id,
+        word("master", sync.master),
+        word("backup", sync.backup)
+    )?;
+    if let Some(connections) = sync.synchronised_connections {
+        let least = if sync.synchronised_at_least { "at least " } else { "" };
+        write!(text, ", {least}{connections} connections from others")?;
+    }
+    writeln!(text)?;
+    let ours = sync.peers.iter().filter(|peer| peer.sync_id == sync.sync_id);
+    for peer in ours.take(16) {
+        let ago = duration(peer.last_datagram_seconds_ago);
+        writeln!(text, "  peer {}: last heard {ago} ago, {} datagrams", peer.address, peer.datagrams)?;
+    }
+    if let Some(drops) = sync.receive_drops.filter(|drops| *drops > 0) {
+        let line = format!("{drops} datagrams did not fit into the backup daemon's socket");
+        writeln!(text, "  {}", painter.paint(YELLOW, &line))?;
+    }
+    if let Some(dropped) = sync.guard_dropped.filter(|dropped| *dropped > 0) {
+        writeln!(text, "  {dropped} segments of unknown connections dropped after takeovers")?;
+    }
+    for line in sync.deaf.iter().chain(&sync.warnings) {
+        writeln!(text, "  {}", painter.paint(YELLOW, line))?;
     }
     Ok(())
 }
@@ -264,6 +303,25 @@ mod tests {
         ipvs.repaired.insert("add-service".into(), 2);
         status.reconcile.planes.insert("ipvs".into(), ipvs);
         status.reconcile.planes.insert("nat".into(), PlaneStatus::default());
+        let peer = |sync_id, address: &str| super::super::SyncPeerStatus {
+            sync_id,
+            address: address.into(),
+            last_datagram_seconds_ago: 1.2,
+            datagrams: 9,
+            connections: 17,
+        };
+        status.connection_sync = Some(ConnectionSyncStatus {
+            interface: "eth1".into(),
+            sync_id: 51,
+            master: true,
+            backup: false,
+            peers: vec![peer(51, "172.16.193.2"), peer(52, "172.16.193.9")],
+            receive_drops: Some(3),
+            synchronised_connections: Some(40),
+            guard_dropped: Some(5),
+            warnings: vec!["datagrams of syncId 52".into()],
+            ..ConnectionSyncStatus::default()
+        });
         let mut web = object("web", Some(true), vec![condition("Accepted", "True", "Accepted", "")]);
         let server = |name: &str, weight, state: &str| RealServerStatus {
             name: name.into(),

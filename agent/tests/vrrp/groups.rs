@@ -126,7 +126,7 @@ fn nobody_to_take_over_means_to_go_on() {
     block(pair.two.handle.stop());
     let error = block(pair.one.handle.switchover("front")).unwrap_err();
     assert!(error.contains("nobody took over"), "{error}");
-    assert_eq!(pair.one.history(), ["Initialize -> Backup", "Backup -> Active"]);
+    pair.one.expect_history(&["Initialize -> Backup", "Backup -> Active"]);
     assert!(pair.dir1.has(OUTSIDE) && pair.dir1.has(INSIDE));
 }
 
@@ -191,14 +191,14 @@ fn a_process_that_comes_back_at_once_goes_on_and_one_that_comes_late_does_not() 
     let one = dir1.start();
     one.handle.configure(&[group(200, slow)]);
     one.wait_for("front", "Active");
-    assert_eq!(one.history(), ["Initialize -> Active"]);
+    one.expect_history(&["Initialize -> Active"]);
     drop(one);
     // The addresses are gone by hand: they cannot be defended from the first moment on.
     dir1.ip(&format!("address delete {OUTSIDE}/32 dev eth0"));
     let one = dir1.start();
     one.handle.configure(&[group(200, slow)]);
     one.wait_for("front", "Active");
-    assert_eq!(one.history(), ["Initialize -> Backup", "Backup -> Active"]);
+    one.expect_history(&["Initialize -> Backup", "Backup -> Active"]);
     drop(one);
     // Another configuration, without the group: what is left of it goes.
     let one = dir1.start();
@@ -221,7 +221,7 @@ fn an_upgrade_changes_no_state_and_loses_no_advertisement() {
         giver.join().unwrap().unwrap();
     });
     successor.wait_for("front", "Active");
-    assert_eq!(successor.history(), ["Active -> Active"]);
+    successor.expect_history(&["Active -> Active"]);
     let sent = successor.status().groups[0].instances[0].sent;
     eventually("it goes on speaking", || {
         (successor.status().groups[0].instances[0].sent > sent + 5).then_some(())
@@ -298,8 +298,8 @@ fn a_configuration_changes_what_it_changes() {
         "{}",
         pair.dir1.ip("address show dev eth1")
     );
-    assert_eq!(pair.one.history(), ["Initialize -> Backup", "Backup -> Active"], "no transition");
-    assert_eq!(pair.two.history(), ["Initialize -> Backup"], "no transition");
+    pair.one.expect_history(&["Initialize -> Backup", "Backup -> Active"]);
+    pair.two.expect_history(&["Initialize -> Backup"]);
     // Without the group at all: it hands over and goes.
     pair.one.handle.configure(&[]);
     pair.two.wait_for("front", "Active");

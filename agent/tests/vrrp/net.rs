@@ -198,6 +198,15 @@ impl Speaker {
         eventually(&format!("{group} is {state}"), || (self.state(group) == state).then_some(()));
     }
 
+    /// Waits until these are its transitions: they are told on another thread than the one that makes them.
+    pub(crate) fn expect_history(&self, expected: &[&str]) {
+        let until = Instant::now() + PATIENCE;
+        while self.history() != expected && Instant::now() < until {
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(self.history(), expected);
+    }
+
     /// The transitions so far, such as `Backup -> Active`.
     pub(crate) fn history(&self) -> Vec<String> {
         let transitions = self.transitions.lock().unwrap();

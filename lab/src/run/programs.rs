@@ -146,7 +146,7 @@ impl<'a> Programs<'a> {
     /// Puts a second copy of the agent's program on the node's disk, which the next start runs.
     pub(super) fn upgrade_agent(&mut self, node: &str) -> Result<()> {
         let copy = format!(
-            "mkdir -p {folder} && cp \"$(command -v bascule-agent)\" {UPGRADED}.new && chmod 755 {UPGRADED}.new && mv {UPGRADED}.new {UPGRADED}",
+            "mkdir -p {folder} && nice -n 19 cp \"$(command -v bascule-agent)\" {UPGRADED}.new && chmod 755 {UPGRADED}.new && mv {UPGRADED}.new {UPGRADED}",
             folder = Path::new(UPGRADED).parent().unwrap_or(Path::new("/")).display()
         );
         self.world.node(node)?.exec(&Exec::shell(&copy).timeout(PATIENCE))?.checked()?;

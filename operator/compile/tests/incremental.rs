@@ -184,6 +184,34 @@ fn difference(before: &Compiled, after: &Compiled) -> Delta {
     delta
 }
 
+/// Whether groups left no place for what the VirtualService had: they took an address from its interface, or what it had was
+/// of a group that has not got that any more.
+fn moved_by_groups(before: &Compiled, after: &Compiled, key: &str) -> bool {
+    let key = key.parse().unwrap();
+    let bindings = before.nodes.iter().filter_map(|(name, node)| Some((name, node.bindings.get(&key)?)));
+    let mut bindings = bindings.filter(|(name, _)| after.nodes.contains_key(*name));
+    bindings.any(|(director, binding)| {
+        let matched = binding.fwmark.as_ref().and_then(|fwmark| fwmark.match_.as_ref());
+        let ranges = binding.addresses.iter().chain(matched.into_iter().flat_map(|m| &m.addresses));
+        let addresses: Vec<_> = ranges.flat_map(|range| range.addresses()).collect();
+        let group_has = |name: Option<&String>, address| {
+            let mut groups = after.nodes[director].director.vrrp.iter();
+            groups.any(|group| {
+                let mut has = group.instances.iter().flat_map(|one| &one.addresses);
+                name.is_none_or(|name| group.name == *name) && has.any(|one| one.address == address)
+            })
+        };
+        match &binding.vrrp_group {
+            Some(group) => {
+                let mut groups = after.nodes[director].director.vrrp.iter();
+                !groups.any(|one| one.name == *group)
+                    || !addresses.iter().all(|address| group_has(Some(group), *address))
+            }
+            None => binding.interface.is_some() && addresses.iter().any(|address| group_has(None, *address)),
+        }
+    })
+}
+
 /// Those that had a binding or were in force, are still there with nothing wrong in themselves, and are not. A group takes its
 /// addresses from interfaces.
 fn lost(before: &Compiled, after: &Compiled) -> Vec<ObjectRef> {
@@ -198,9 +226,6 @@ fn lost(before: &Compiled, after: &Compiled) -> Vec<ObjectRef> {
             .iter()
             .all(|one| one.status || one.problems.iter().all(|problem| problem.reason == Reason::Conflicted))
     };
-    let of_group = |(_, conditions): &(&ObjectRef, &Vec<Condition>)| {
-        conditions.iter().any(|one| one.message.contains("VrrpGroup"))
-    };
     let sound = after.conditions.iter().filter(|(_, conditions)| sound(conditions));
     let groups = |compiled: &Compiled| -> BTreeSet<String> {
         let nodes = compiled.nodes.values();
@@ -208,14 +233,14 @@ fn lost(before: &Compiled, after: &Compiled) -> Vec<ObjectRef> {
     };
     let (groups_before, groups_after) = (groups(before), groups(after));
     sound
-        .filter(|one| one.0.kind == Kind::VrrpGroup || !of_group(one))
         .map(|(reference, _)| reference)
         .filter(|reference| {
             if reference.kind == Kind::VrrpGroup {
                 return groups_before.contains(&reference.name) && !groups_after.contains(&reference.name);
             }
             let key = format!("{}/{}", reference.namespace.as_deref().unwrap_or_default(), reference.name);
-            reference.kind == Kind::VirtualService && had.contains(&key) && !has.contains(&key)
+            let lost = reference.kind == Kind::VirtualService && had.contains(&key) && !has.contains(&key);
+            lost && !moved_by_groups(before, after, &key)
         })
         .cloned()
         .collect()

@@ -162,14 +162,17 @@ impl Contest {
         self.contenders.get(key).map(|contender| contender.form).unwrap_or_default()
     }
 
-    /// For an object that was not granted what it wants: the first of its claims that another one has, or for whom it is
-    /// reserved, and that one.
+    /// For an object that was not granted what it wants: the first of its claims that is reserved, or else that another one
+    /// has, and for whom, or who.
     pub(crate) fn lost_to<'a>(&'a self, key: &'a BindingKey) -> Option<(&'a Claim, &'a BindingKey)> {
         let contender = self.contenders.get(key).filter(|contender| contender.form != Form::Wanted)?;
+        // What is reserved no change of other contenders can win.
+        let reserved = contender.wanted.iter();
+        let mut reserved = reserved.filter_map(|claim| Some((claim, self.reserved.excluded(claim).min()?)));
+        if let Some(lost) = reserved.next() {
+            return Some(lost);
+        }
         contender.wanted.iter().find_map(|claim| {
-            if let Some(owner) = self.reserved.excluded(claim).min() {
-                return Some((claim, owner));
-            }
             let rivals = self.taken.rivals(claim, key);
             let stands = |rival: &&BindingKey| match self.precedence {
                 Precedence::Holding => true,
