@@ -29,8 +29,6 @@ pub const SHIPPED: &[Shipped] = shipped![
     "tp-ipvs-schedulers",
     "tp-ipvs-tunnel",
     "tp-no-tolerance",
-    "tp-two-directors",
-    "tp-two-directors-v2",
     "udp",
 ];
 
