@@ -15,11 +15,13 @@ pub struct Claim {
     pub by: String,
 }
 
-/// Judges the claims of the expected address, which are in the order of time. `window` begins when the fault took effect.
+/// Judges the claims of the expected address, which are in the order of time. `window` begins when the fault took effect, at the earliest:
+/// it may have been later by `uncertain`.
 pub fn judge(
     expected: &ClaimsExpectation,
     claims: &[Claim],
     window: Span,
+    uncertain: Duration,
     lateness: &dyn Fn(Span) -> Duration,
 ) -> Vec<Finding> {
     let address = expected.address;
@@ -60,7 +62,7 @@ pub fn judge(
                 let measured = Measured {
                     seen: Duration::from_nanos(took.until - took.since),
                     // The kernel stamps each frame.
-                    resolution: Duration::ZERO,
+                    resolution: uncertain,
                     lateness: lateness(took),
                 };
                 bound::judge(&what, measured, gap).at(Some(change.at))
@@ -139,7 +141,9 @@ mod tests {
         ];
         for (name, claims, expected, verdict) in cases {
             let findings =
-                judge(&expected, claims, Span { since: 50 * MS, until: 900 * MS }, &|_| Duration::ZERO);
+                judge(&expected, claims, Span { since: 50 * MS, until: 900 * MS }, Duration::ZERO, &|_| {
+                    Duration::ZERO
+                });
             assert_eq!(worst(&findings), verdict, "{name}: {findings:?}");
         }
     }

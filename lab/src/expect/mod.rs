@@ -72,6 +72,17 @@ pub struct Lateness {
     pub sum: std::time::Duration,
 }
 
+/// How many processes have to run one after another between a failure and the answer that ends it: who notices, who takes over, who
+/// asks, and who measures.
+const HOPS: u32 = 4;
+
+impl Lateness {
+    /// How late the end of such a chain may be because the machine was: what it was late in sum, but no hop by more than at worst.
+    pub fn of_a_chain(self) -> std::time::Duration {
+        self.sum.min(self.worst * HOPS).max(self.worst)
+    }
+}
+
 /// A part of the run, CLOCK_MONOTONIC in nanoseconds: from `since`, up to but without `until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {

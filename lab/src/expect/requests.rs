@@ -306,7 +306,7 @@ fn gap(
     let measured = Measured {
         seen,
         resolution: load.interval,
-        lateness: lateness(Span { since, until: until + 1 }).worst,
+        lateness: lateness(Span { since, until: until + 1 }).of_a_chain(),
     };
     bound::judge("the longest time without a good answer", measured, bound).at(Some(since))
 }

@@ -91,6 +91,12 @@ impl Player<'_> {
         mark.map_or(0, |mark| mark.effect.unwrap_or(mark.began))
     }
 
+    /// Between which times the fault of a step took effect: as long as the kernel took over it.
+    fn uncertain(&self, step: Option<&String>) -> Duration {
+        let mark = self.marks.iter().find(|mark| Some(&mark.name) == step);
+        mark.map_or(Duration::ZERO, |mark| mark.uncertain)
+    }
+
     /// Which connections are meant.
     fn which(&self, established: &Established) -> connections::Which {
         if established.after.is_some() {
@@ -134,7 +140,9 @@ impl Player<'_> {
         if expected.window.since.is_some() {
             window.since = self.effect(expected.window.since.as_ref());
         }
-        let mut findings = claims::judge(expected, &claims, window, &|span| self.canary.worst(span));
+        let uncertain = self.uncertain(expected.window.since.as_ref());
+        let lateness = |span| self.canary.lateness(span).of_a_chain();
+        let mut findings = claims::judge(expected, &claims, window, uncertain, &lateness);
         if recorded.dropped > 0 {
             for finding in &mut findings {
                 finding.verdict = finding.verdict.max(Verdict::Undecided);
@@ -167,7 +175,7 @@ impl Player<'_> {
         let judge = || {
             let history = self.history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let window = self.span(&expected.window);
-            holders::judge(expected, &history, window, &|span| self.canary.worst(span))
+            holders::judge(expected, &history, window, &|span| self.canary.lateness(span).of_a_chain())
         };
         let until = now() + u64::try_from(NOTIFIED.as_nanos()).unwrap_or(u64::MAX);
         loop {

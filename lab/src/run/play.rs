@@ -38,6 +38,8 @@ pub(super) struct Mark {
     pub(super) began: u64,
     /// When its fault, or its heal, took effect.
     pub(super) effect: Option<u64>,
+    /// How much later that may have been.
+    pub(super) uncertain: Duration,
 }
 
 /// Plays a scenario.
@@ -72,7 +74,7 @@ impl Player<'_> {
     pub(super) fn step(&mut self, step: &Step) -> Result<StepResult> {
         let began = now();
         self.logs.look();
-        self.marks.push(Mark { name: step.name.clone(), began, effect: None });
+        self.marks.push(Mark { name: step.name.clone(), began, effect: None, uncertain: Duration::ZERO });
         self.timeline.put(began, "step", json!({"name": step.name, "action": step.action.kind()}));
         let mut judged = self.act(step, began)?;
         judged.extend(self.supervise()?);
@@ -193,7 +195,7 @@ impl Player<'_> {
             _ => {}
         }
         let played = fault::inject(self.world, fault)?;
-        self.took_effect(played.at);
+        self.took_effect(played.at, played.done);
         self.timeline.put(
             played.at,
             "fault",
@@ -204,7 +206,7 @@ impl Player<'_> {
 
     fn heal(&mut self, fault: &Fault) -> Result<()> {
         let played = fault::heal(self.world, fault)?;
-        self.took_effect(played.at);
+        self.took_effect(played.at, played.done);
         self.timeline.put(
             played.at,
             "heal",
@@ -213,9 +215,10 @@ impl Player<'_> {
         self.restart(&played.restart)
     }
 
-    fn took_effect(&mut self, at: u64) {
+    fn took_effect(&mut self, at: u64, done: u64) {
         if let Some(mark) = self.marks.last_mut() {
             mark.effect = Some(at);
+            mark.uncertain = Duration::from_nanos(done.saturating_sub(at));
         }
     }
 
@@ -275,7 +278,7 @@ impl Player<'_> {
     fn take_over(&mut self, node: &crate::world::Node, before: &crate::world::Process) -> Result<()> {
         node.set_aside(AGENT)?;
         let at = now();
-        self.took_effect(at);
+        self.took_effect(at, at);
         self.programs.take_over_agent(node.name())?;
         self.timeline.put(at, "agentStarted", json!({"node": node.name(), "how": RestartHow::TakeOver}));
         let exit = before.wait(ORDERLY).ok_or_else(|| {
