@@ -52,6 +52,18 @@ fn derived(kind: Kind) -> Option<CustomResourceDefinition> {
 
 /// The structural schema of a kind: type `object`, with `spec` and `status`.
 pub fn schema(kind: Kind) -> Value {
+    let mut schema = for_judging(kind);
+    let described = |crd: CustomResourceDefinition| {
+        crd.spec.versions.into_iter().next()?.schema?.open_api_v3_schema?.description
+    };
+    if let Some(description) = derived(kind).and_then(described) {
+        schema["description"] = description.into();
+    }
+    schema
+}
+
+/// [`schema`] without the description of the kind, for which all is derived a second time: an agent should not wait for that when it starts.
+pub(crate) fn for_judging(kind: Kind) -> Value {
     match kind {
         Kind::VirtualService => {
             root::<virtual_service::VirtualServiceSpec, virtual_service::VirtualServiceStatus>(kind)
@@ -91,10 +103,7 @@ fn root<Spec: JsonSchema, Status: JsonSchema>(kind: Kind) -> Value {
         properties["metadata"] =
             json!({"type": "object", "properties": {"name": {"type": "string", "maxLength": MAX_NAME}}});
     }
-    let description = derived(kind)
-        .and_then(|crd| crd.spec.versions.into_iter().next()?.schema?.open_api_v3_schema?.description);
     json!({
-        "description": description,
         "type": "object",
         "required": ["spec"],
         "properties": properties,

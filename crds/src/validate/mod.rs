@@ -190,7 +190,7 @@ struct Compiled {
 fn compiled(kind: Kind) -> &'static Compiled {
     static KINDS: [OnceLock<Compiled>; Kind::ALL.len()] = [const { OnceLock::new() }; Kind::ALL.len()];
     KINDS[kind as usize].get_or_init(|| {
-        let mut schema = schema::schema(kind);
+        let mut schema = schema::for_judging(kind);
         let mut metadata = schema::metadata();
         if let Some(name) = schema["properties"]["metadata"]["properties"].get("name") {
             metadata["properties"]["name"] = name.clone();

@@ -1,6 +1,8 @@
-//! A structural schema made ready for judging many values: looked up once, patterns and rules compiled once.
+//! A structural schema made ready for judging many values: looked up once, patterns and rules compiled once, when they are first
+//! needed. Of the rules of a kind most objects need few, and a start of the agent should not pay for the others.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use kube_cel::cel::Program;
 use regex::Regex;
@@ -40,7 +42,7 @@ pub(super) enum Kind {
         list: List,
     },
     String {
-        pattern: Option<Regex>,
+        pattern: Option<Pattern>,
         date_time: bool,
     },
     Boolean,
@@ -49,7 +51,7 @@ pub(super) enum Kind {
     /// A number or a string.
     IntOrString {
         range: Range,
-        pattern: Option<Regex>,
+        pattern: Option<Pattern>,
     },
 }
 
@@ -76,11 +78,31 @@ pub(super) enum List {
     Map(Vec<String>),
 }
 
+/// A regular expression.
+#[derive(Debug)]
+pub(super) struct Pattern {
+    source: String,
+    made: OnceLock<Regex>,
+}
+
+impl Pattern {
+    fn new(source: &str) -> Pattern {
+        Pattern { source: source.to_owned(), made: OnceLock::new() }
+    }
+
+    /// What matches it. A test makes those of every kind: a pattern of ours that does not compile never leaves the house.
+    pub(super) fn regex(&self) -> &Regex {
+        self.made.get_or_init(|| {
+            Regex::new(&self.source).unwrap_or_else(|error| panic!("the pattern {}: {error}", self.source))
+        })
+    }
+}
+
 /// A CEL rule.
 #[derive(Debug)]
 pub(super) struct Rule {
     pub source: String,
-    pub program: Program,
+    program: OnceLock<Program>,
     pub message: String,
     /// Path below the place of the rule, with its leading dot; empty for the place itself.
     pub field_path: String,
@@ -102,25 +124,20 @@ impl Node {
     /// Compiles a schema.
     ///
     /// # Errors
-    /// Says which keyword is not understood, or which pattern or rule does not compile.
+    /// Says which keyword is not understood.
     pub(super) fn compile(schema: &Value) -> Result<Node, String> {
         let size = |name: &str| schema[name].as_u64().and_then(|bound| usize::try_from(bound).ok());
         let range = Range { least: schema["minimum"].as_f64(), most: schema["maximum"].as_f64() };
-        let pattern = || {
-            schema["pattern"]
-                .as_str()
-                .map(|pattern| Regex::new(pattern).map_err(|error| error.to_string()))
-                .transpose()
-        };
+        let pattern = || schema["pattern"].as_str().map(Pattern::new);
         let (kind, least, most) = match schema["type"].as_str() {
             _ if schema["x-kubernetes-int-or-string"] == true => {
-                (Kind::IntOrString { range, pattern: pattern()? }, size("minLength"), size("maxLength"))
+                (Kind::IntOrString { range, pattern: pattern() }, size("minLength"), size("maxLength"))
             }
             Some("object") => (object(schema)?, size("minProperties"), size("maxProperties")),
             Some("array") => (array(schema)?, size("minItems"), size("maxItems")),
             Some("string") => {
                 let date_time = schema["format"] == "date-time";
-                (Kind::String { pattern: pattern()?, date_time }, size("minLength"), size("maxLength"))
+                (Kind::String { pattern: pattern(), date_time }, size("minLength"), size("maxLength"))
             }
             Some("boolean") => (Kind::Boolean, None, None),
             Some("integer") => (Kind::Integer(range), None, None),
@@ -129,7 +146,7 @@ impl Node {
             Some(other) => return Err(format!("unknown type {other}")),
         };
         let rules = schema["x-kubernetes-validations"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let rules = rules.iter().map(|rule| Rule::compile(rule, &kind)).collect::<Result<Vec<_>, _>>()?;
+        let rules = rules.iter().map(|rule| Rule::new(rule, &kind)).collect::<Vec<_>>();
         let below = |test: fn(&Node) -> bool| match &kind {
             Kind::Object { properties, others, .. } => {
                 properties.values().any(|property| test(&property.node))
@@ -191,17 +208,24 @@ impl Rule {
         })
     }
 
-    fn compile(rule: &Value, of: &Kind) -> Result<Rule, String> {
+    fn new(rule: &Value, of: &Kind) -> Rule {
         let text = |name: &str| rule[name].as_str().unwrap_or_default().to_owned();
         let source = text("rule");
-        let program = Program::compile(&source).map_err(|error| format!("the rule {source}: {error}"))?;
-        let is_transition = program.references().has_variable("oldSelf");
+        // Known without compiling it; a test of every kind compares it with what the program says.
+        let is_transition = source.contains("oldSelf");
         let reads = match of {
             Kind::Object { properties, .. } => reads(&source, properties),
             _ => None,
         };
         let (message, field_path) = (text("message"), text("fieldPath"));
-        Ok(Rule { source, program, message, field_path, is_transition, reads })
+        Rule { source, program: OnceLock::new(), message, field_path, is_transition, reads }
+    }
+
+    /// What evaluates it. A test makes those of every kind: a rule of ours that does not compile never leaves the house.
+    pub(super) fn program(&self) -> &Program {
+        self.program.get_or_init(|| {
+            Program::compile(&self.source).unwrap_or_else(|error| panic!("the rule {}: {error}", self.source))
+        })
     }
 }
 

@@ -123,7 +123,7 @@ fn seen_by(rules: &[&Rule], node: &Node, value: &Value) -> Cel {
 }
 
 fn judge(rule: &Rule, scope: &Context<'_>, path: &str, found: &mut Vec<Violation>) {
-    let message = match rule.program.execute(scope) {
+    let message = match rule.program().execute(scope) {
         Ok(Cel::Bool(true)) => return,
         Ok(Cel::Bool(false)) => rule.message.clone(),
         Ok(other) => format!("the rule {} is {other:?} instead of true or false", rule.source),

@@ -4,11 +4,10 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::Violation;
-use super::node::{Kind, List, Node, Range};
+use super::node::{Kind, List, Node, Pattern, Range};
 
 /// What was found so far.
 #[derive(Debug, Default)]
@@ -136,9 +135,9 @@ fn duplicates(list: &List, values: &[Value], path: &str, findings: &mut Findings
     }
 }
 
-fn string(node: &Node, pattern: Option<&Regex>, text: &str, path: &str, findings: &mut Findings) {
+fn string(node: &Node, pattern: Option<&Pattern>, text: &str, path: &str, findings: &mut Findings) {
     size(node, text.chars().count(), "characters", path, findings);
-    if let Some(pattern) = pattern
+    if let Some(pattern) = pattern.map(Pattern::regex)
         && !pattern.is_match(text)
     {
         findings.add(path, format!("`{}` does not match {pattern}", shortened(text)));

@@ -22,7 +22,32 @@ spec:
 #[test]
 fn every_schema_compiles() {
     for kind in Kind::ALL {
-        compiled(kind);
+        make_ready(&compiled(kind).root);
+    }
+}
+
+/// Compiles every pattern and every rule at a place and below it.
+fn make_ready(node: &node::Node) {
+    for rule in &node.rules {
+        assert_eq!(
+            rule.program().references().has_variable("oldSelf"),
+            rule.is_transition,
+            "{}",
+            rule.source
+        );
+    }
+    match &node.kind {
+        node::Kind::Object { properties, others, .. } => {
+            properties.values().for_each(|property| make_ready(&property.node));
+            others.iter().for_each(|others| make_ready(others));
+        }
+        node::Kind::Array { items, .. } => items.iter().for_each(|items| make_ready(items)),
+        node::Kind::String { pattern, .. } | node::Kind::IntOrString { pattern, .. } => {
+            if let Some(pattern) = pattern {
+                pattern.regex();
+            }
+        }
+        _ => {}
     }
 }
 
