@@ -191,6 +191,16 @@ pub(super) fn destination_port(list: Writer, into: u32) -> Writer {
     payload(list, TRANSPORT, 2, 2, into)
 }
 
+/// Loads the source address.
+pub(super) fn source_address(list: Writer, is_ipv4: bool, into: u32) -> Writer {
+    if is_ipv4 { payload(list, NETWORK, 12, 4, into) } else { payload(list, NETWORK, 8, 16, into) }
+}
+
+/// Loads the source port.
+pub(super) fn source_port(list: Writer, into: u32) -> Writer {
+    payload(list, TRANSPORT, 0, 2, into)
+}
+
 /// The register at an offset in the space that a key takes.
 pub(super) fn register(offset: usize) -> u32 {
     // Registers of 16 bytes where aligned so, as nft does.

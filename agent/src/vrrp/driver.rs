@@ -112,9 +112,10 @@ impl Driver {
     }
 
     /// Hears the kernel and the networks, then gives each group its time. In this order: a group whose timer has run out must
-    /// first be told everything that its sockets hold.
+    /// first be told everything that its sockets hold. Addresses are put back last: one that has gone by its lifetime, because
+    /// this process stood still, is none that its group, once told how late it is, still wants.
     pub(crate) fn turn(&mut self) {
-        self.hear_kernel();
+        let changed = self.hear_kernel();
         self.hear_networks();
         let now = clock::now().boot;
         if self.retry_at.take_if(|at| now >= *at).is_some() {
@@ -128,9 +129,13 @@ impl Driver {
             self.handle(&name, Input::Timer);
             self.tell_links_of(&name);
         }
+        if changed {
+            self.put_back();
+        }
     }
 
-    fn hear_kernel(&mut self) {
+    /// Whether links or addresses are not as they were.
+    fn hear_kernel(&mut self) -> bool {
         let (events, lost) = match self.kernel.events() {
             Ok(heard) => heard,
             Err(error) => {
@@ -140,7 +145,7 @@ impl Driver {
             }
         };
         if events.is_empty() && !lost {
-            return;
+            return false;
         }
         for event in events {
             self.network.update(event);
@@ -156,7 +161,7 @@ impl Driver {
         }
         self.open_wires();
         self.tell_links();
-        self.put_back();
+        true
     }
 
     fn hear_networks(&mut self) {

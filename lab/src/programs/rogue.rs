@@ -59,7 +59,8 @@ pub struct RogueArgs {
 pub enum Mode {
     /// Well-formed advertisements in somebody else's name.
     Spoof,
-    /// An advertisement that it has heard, byte for byte, again and again.
+    /// An advertisement that it has heard, byte for byte, again and again, from its own hardware address: with the other's, the switch
+    /// would send it what is for the other, whatever VRRP does.
     Replay,
     /// Advertisements each of which is broken in another way.
     Malformed,
@@ -76,7 +77,11 @@ pub fn run(args: &RogueArgs) -> anyhow::Result<ExitCode> {
     let mac = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     let mac = hardware_address(&mac).with_context(|| format!("{path} holds no hardware address"))?;
     let good = match args.mode {
-        Mode::Replay => heard(&socket, args)?,
+        Mode::Replay => {
+            let mut frame = heard(&socket, args)?;
+            frame[6..12].copy_from_slice(&mac);
+            frame
+        }
         Mode::Spoof | Mode::Malformed => advertisement(args, mac),
     };
     let start = Instant::now();

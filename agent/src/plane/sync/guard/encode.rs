@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use super::{ARMED, Element, Elements, Set, TABLE};
+use super::{ARMED, Element, Elements, REMEMBERED, Set, TABLE};
 use crate::plane::{
     attribute::{Attributes, Writer, find, octets},
     nat::Version,
@@ -11,7 +11,7 @@ use crate::plane::{
         DATA_VALUE, DELETE_ELEMENTS, DELETE_TABLE, ELEMENTS, FIRST, HEADER, LIST_ELEMENT, LOCAL_IN,
         META_PROTOCOL, NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, SUBSYSTEM, TRANSPORT, Unsent,
         about, chain, destination_address, destination_port, differs, equals, expression, length, meta,
-        of_family, payload, register, rule,
+        of_family, payload, register, rule, source_address, source_port,
     },
 };
 
@@ -24,14 +24,18 @@ const COUNTER: u32 = 1;
 /// The counter's name: segments that were dropped.
 const DROPPED: &str = "dropped";
 
-/// The chain at the hook, and the one for segments that IPVS does not know.
+/// The chain at the hook, the one for segments that IPVS does not know, and the one that remembers their connection and drops them.
 const INPUT: &str = "input";
 const UNKNOWN: &str = "unknown";
+const SILENCE: &str = "silence";
 /// Behind IPVS at NF_IP_PRI_NAT_SRC - 2 and - 1, that is 98 and 99.
 const PRIORITY: i32 = 110;
 
-/// NFT_SET_TIMEOUT.
+/// NFT_SET_TIMEOUT, and NFT_SET_EVAL: rules add elements.
 const SET_TIMEOUT: u32 = 0x10;
+const SET_EVAL: u32 = 0x20;
+/// Connections that are remembered at most, of each family. When there are more, the rule that remembers ends, and the next one drops.
+const CONNECTIONS: u32 = 65536;
 /// NFTA_SET_ELEM_TIMEOUT and NFTA_SET_ELEM_EXPIRATION, in milliseconds.
 const ELEMENT_TIMEOUT: u16 = 4;
 const ELEMENT_EXPIRATION: u16 = 5;
@@ -52,6 +56,35 @@ fn declaration(set: Set, id: u32) -> Writer {
         .network(10, id)
 }
 
+/// The set of the connections that were silenced, which rules fill and the kernel empties.
+fn connections(version: Version) -> &'static str {
+    match version {
+        Version::V4 => "silenced4",
+        Version::V6 => "silenced6",
+    }
+}
+
+fn declare_connections(version: Version, id: u32) -> Writer {
+    let end = if version == Version::V4 { 7 << 6 | 13 } else { 8 << 6 | 13 };
+    about(TABLE)
+        .string(2, connections(version))
+        .network(3, SET_TIMEOUT | SET_EVAL)
+        .network(4, end << 12 | end)
+        .network(5, length(2 * (version.length() + 4)))
+        .nest(9, |description| description.network(1, CONNECTIONS))
+        .network(10, id)
+}
+
+/// Loads both ends of a connection of this family.
+fn connection(list: Writer, version: Version) -> Writer {
+    let is_ipv4 = version == Version::V4;
+    let end = version.length() + 4;
+    let list = source_address(of_family(list, is_ipv4), is_ipv4, FIRST);
+    let list = source_port(list, register(version.length()));
+    let list = destination_address(list, is_ipv4, register(end));
+    destination_port(list, register(end + version.length()))
+}
+
 /// Removes the table, whether it is there or not.
 pub(super) fn delete_table() -> Vec<Unsent> {
     vec![(NEW_TABLE, CREATE, about(TABLE).finish()), (DELETE_TABLE, 0, about(TABLE).finish())]
@@ -63,10 +96,17 @@ pub(super) fn create_table() -> Vec<Unsent> {
     for (id, set) in (1..).zip(Set::ALL) {
         messages.push((NEW_SET, CREATE, declaration(set, id)));
     }
+    for (id, version) in (100..).zip(Version::ALL) {
+        messages.push((NEW_SET, CREATE, declare_connections(version, id)));
+    }
     let counter = about(TABLE).string(2, DROPPED).network(3, COUNTER).nest(4, |data| data);
     messages.push((NEW_OBJECT, CREATE, counter));
+    messages.push((NEW_CHAIN, CREATE, about(TABLE).string(3, SILENCE)));
     messages.push((NEW_CHAIN, CREATE, about(TABLE).string(3, UNKNOWN)));
     messages.push((NEW_CHAIN, CREATE, chain(TABLE, INPUT, "filter", LOCAL_IN, PRIORITY)));
+    for list in silence() {
+        messages.push((NEW_RULE, CREATE | APPEND, rule(TABLE, SILENCE, list)));
+    }
     for list in unknown() {
         messages.push((NEW_RULE, CREATE | APPEND, rule(TABLE, UNKNOWN, list)));
     }
@@ -74,6 +114,7 @@ pub(super) fn create_table() -> Vec<Unsent> {
         for set in [Set::Ports(version), Set::Whole(version)] {
             messages.push((NEW_RULE, CREATE | APPEND, rule(TABLE, INPUT, input(set))));
         }
+        messages.push((NEW_RULE, CREATE | APPEND, rule(TABLE, INPUT, silenced(version))));
     }
     messages.into_iter().map(|(kind, flags, message)| (kind, flags, message.finish())).collect()
 }
@@ -82,22 +123,48 @@ fn lookup(list: Writer, set: Set) -> Writer {
     expression(list, "lookup", |data| data.string(1, set.name()).network(2, FIRST))
 }
 
-/// Everything of TCP but a plain SYN, to an armed address and a service of this set: `jump unknown`.
-fn input(set: Set) -> Writer {
+/// Everything of TCP but a plain SYN.
+fn no_plain_syn() -> Writer {
     const FIN_SYN_RST_ACK: u8 = 0x17;
     const SYN: u8 = 0x02;
     const TCP: u8 = 6;
+    let list = equals(meta(Writer::default(), META_PROTOCOL, FIRST), &[TCP]);
+    differs(payload(list, TRANSPORT, 13, 1, FIRST), FIN_SYN_RST_ACK, SYN)
+}
+
+/// Those to an armed address and a service of this set: `jump unknown`.
+fn input(set: Set) -> Writer {
     let is_ipv4 = set.version() == Version::V4;
-    let list = of_family(Writer::default(), is_ipv4);
-    let list = equals(meta(list, META_PROTOCOL, FIRST), &[TCP]);
-    let list = differs(payload(list, TRANSPORT, 13, 1, FIRST), FIN_SYN_RST_ACK, SYN);
+    let list = of_family(no_plain_syn(), is_ipv4);
     let list = lookup(destination_address(list, is_ipv4, FIRST), Set::Armed(set.version()));
     let list = destination_address(list, is_ipv4, FIRST);
     let list = match set {
         Set::Ports(_) => destination_port(list, register(set.version().length())),
         Set::Whole(_) | Set::Armed(_) => list,
     };
-    verdict(lookup(list, set), Verdict::Jump)
+    verdict(lookup(list, set), Verdict::Jump(UNKNOWN))
+}
+
+/// Those of a connection that was silenced before: `jump unknown`.
+fn silenced(version: Version) -> Writer {
+    let list = connection(no_plain_syn(), version);
+    let list = expression(list, "lookup", |data| data.string(1, connections(version)).network(2, FIRST));
+    verdict(list, Verdict::Jump(UNKNOWN))
+}
+
+/// Remembers the connection, counts and drops.
+fn silence() -> [Writer; 3] {
+    let [four, six] = Version::ALL.map(|version| {
+        expression(connection(Writer::default(), version), "dynset", |data| {
+            // NFTA_DYNSET_OP: NFT_DYNSET_OP_ADD; what is there already keeps its time.
+            data.string(1, connections(version))
+                .network(3, 0)
+                .network(4, FIRST)
+                .bytes(6, &milliseconds(REMEMBERED).to_be_bytes())
+        })
+    });
+    let counted = expression(Writer::default(), "objref", |data| data.network(1, COUNTER).string(2, DROPPED));
+    [four, six, verdict(counted, Verdict::Drop)]
 }
 
 /// What IPVS hands on to this machine's own sockets, because the machine is one of its own real servers, comes by, too. So what
@@ -108,34 +175,30 @@ fn unknown() -> [Writer; 3] {
     let socket = |list, key: u32| expression(list, "socket", |data| data.network(1, key).network(2, FIRST));
     let listens = equals(socket(Writer::default(), 2), &[1]);
     let any = socket(Writer::default(), 0);
-    [drop(listens), verdict(any, Verdict::Accept), drop(Writer::default())]
-}
-
-fn drop(list: Writer) -> Writer {
-    let list = expression(list, "objref", |data| data.network(1, COUNTER).string(2, DROPPED));
-    verdict(list, Verdict::Drop)
+    let silence = |list| verdict(list, Verdict::Jump(SILENCE));
+    [silence(listens), verdict(any, Verdict::Accept), silence(Writer::default())]
 }
 
 #[derive(Clone, Copy)]
 enum Verdict {
     Drop,
     Accept,
-    /// To the chain for unknown segments.
-    Jump,
+    /// To another chain.
+    Jump(&'static str),
 }
 
 fn verdict(list: Writer, verdict: Verdict) -> Writer {
     let code: i32 = match verdict {
         Verdict::Drop => 0,
         Verdict::Accept => 1,
-        Verdict::Jump => -3,
+        Verdict::Jump(_) => -3,
     };
     // NFTA_IMMEDIATE_DREG: NFT_REG_VERDICT; NFTA_IMMEDIATE_DATA: NFTA_DATA_VERDICT.
     expression(list, "immediate", |data| {
         data.network(1, 0).nest(2, |data| {
             data.nest(2, |data| {
                 let data = data.network(1, code.cast_unsigned());
-                if matches!(verdict, Verdict::Jump) { data.string(2, UNKNOWN) } else { data }
+                if let Verdict::Jump(chain) = verdict { data.string(2, chain) } else { data }
             })
         })
     })

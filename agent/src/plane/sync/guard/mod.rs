@@ -7,7 +7,8 @@
 //! A table of its own, `inet bascule-guard`, drops TCP segments that are not a plain SYN, go to an address that is armed and to a
 //! port of a virtual service there. It stands behind IPVS, which takes what it knows out of the way before (LOCAL_IN 98 and 99,
 //! net/netfilter/ipvs/ip_vs_core.c). An address is armed for [`ARMED`] by one transaction, and disarmed by the kernel, whatever
-//! becomes of this process.
+//! becomes of this process. A connection whose segments were dropped in that time is remembered for [`REMEMBERED`]: else the next
+//! time that its client sends them they would be answered with the reset after all.
 
 mod encode;
 mod kernel;
@@ -36,6 +37,11 @@ pub(crate) const TABLE: &str = "bascule-guard";
 /// How long an address stays armed: what was established longer ago is known to the successor (a master's buffer waits at most
 /// 2 s, its thread 1 s, net/netfilter/ipvs/ip_vs_sync.c), with a second to spare.
 pub const ARMED: Duration = Duration::from_secs(4);
+
+/// How long the segments of a connection are dropped that was met while its address was armed: as long as a Linux client goes on
+/// sending again (tcp(7), `tcp_retries2`). Unlike a reset, silence ends nothing: when the address goes back to the director that
+/// knows the connection, it lives on.
+pub(crate) const REMEMBERED: Duration = Duration::from_secs(15 * 60);
 
 /// A set of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
