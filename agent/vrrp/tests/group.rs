@@ -57,6 +57,35 @@ fn a_higher_advertisement_on_one_network_ends_it_on_all() {
     assert_eq!(bench.reason(), "inside: 172.16.193.9 is active with priority 200, own is 100");
 }
 
+/// After a partition both were active, and only one of the two hears of the other: the one that gives way says so, on each network,
+/// else the neighbours go on believing its announcements, which came last.
+#[test]
+fn who_was_active_tells_its_successor_once_on_each_network() {
+    let mut loser = Bench::active(two_networks(100));
+    loser.hear("outside", 200);
+    assert_eq!(words(&loser.hear("outside", 200)), ["outside says 100"]);
+    assert!(loser.hear("outside", 200).is_empty());
+    assert_eq!(words(&loser.hear("inside", 200)), ["inside says 100"]);
+    assert!(loser.hear("inside", 200).is_empty());
+    // One that does not outrank it would give way to what it says.
+    let mut better = Bench::active(two_networks(150));
+    better.hear("outside", 200);
+    assert!(better.hear("outside", 100).is_empty());
+    assert_eq!(words(&better.hear("outside", 200)), ["outside says 150"]);
+    // Who has long been active announces its addresses again; who has just begun has just announced them.
+    let mut winner = Bench::started(two_networks(200));
+    winner.run_for(ms(500));
+    assert_eq!(winner.group.state(), GroupState::Active);
+    let began = words(&winner.hear("inside", 100));
+    assert!(
+        !began.iter().any(|word| word.contains("announces") || word.contains("also-active")),
+        "{began:?}"
+    );
+    winner.run_for(ms(10_000));
+    let later = words(&winner.hear("inside", 100));
+    assert!(later.iter().any(|word| word.contains("inside announces")), "{later:?}");
+}
+
 #[test]
 fn priority_0_on_one_network_releases_all() {
     let mut bench = Bench::started(two_networks(100));

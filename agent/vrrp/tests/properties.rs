@@ -162,12 +162,20 @@ struct Model {
     held: BTreeSet<RouterId>,
     state: GroupState,
     failing: BTreeSet<&'static str>,
+    /// Virtual routers that may tell their successor once that they were active.
+    untold: BTreeSet<RouterId>,
 }
 
 impl Model {
     fn new() -> Self {
         let bench = Bench::new(config(100, false, true, 2));
-        Model { bench, held: BTreeSet::new(), state: GroupState::Initialize, failing: BTreeSet::new() }
+        Model {
+            bench,
+            held: BTreeSet::new(),
+            state: GroupState::Initialize,
+            failing: BTreeSet::new(),
+            untold: BTreeSet::new(),
+        }
     }
 
     fn router(&self, index: prop::sample::Index) -> RouterId {
@@ -323,14 +331,20 @@ impl Model {
         }
         assert!(self.held.iter().all(|id| group.routers().any(|(other, _, _)| other == id)), "left behind");
         assert!((1..=254).contains(&group.priority()));
-        // A priority that is not 0 is said by an active group only, and it is its own.
+        // A priority that is not 0 is its own, and said by an active group, or once by one that was active and holds nothing any more.
         let said = actions.iter().filter_map(|action| match action {
-            Action::Send { bytes, .. } => Some(bytes[2]),
+            Action::Send { router, bytes, .. } if bytes[2] != 0 => Some((router, bytes[2])),
             _ => None,
         });
-        let said: Vec<u8> = said.filter(|priority| *priority != 0).collect();
-        assert!(said.is_empty() || self.state == GroupState::Active, "{actions:?}");
-        assert!(said.iter().all(|priority| *priority == group.priority()), "{said:?}");
+        let said: Vec<(&RouterId, u8)> = said.collect();
+        if self.state == GroupState::Active {
+            self.untold = group.routers().map(|(id, _, _)| id.clone()).collect();
+        } else {
+            let may = self.state == GroupState::Backup && self.held.is_empty();
+            let told = said.iter().all(|(router, _)| self.untold.remove(*router));
+            assert!(said.is_empty() || may && told, "{actions:?}");
+        }
+        assert!(said.iter().all(|(_, priority)| *priority == group.priority()), "{said:?}");
     }
 }
 

@@ -87,6 +87,11 @@ impl Announcer {
         1
     }
 
+    /// Whether the neighbours cannot but know.
+    pub fn has_just_announced(&self, now: BootTime) -> bool {
+        now < self.assert_from
+    }
+
     /// When to ask next.
     pub fn next_deadline(&self) -> Option<BootTime> {
         earliest(self.row.map(|(_, at)| at), earliest(self.repeat_at, self.refresh_at))

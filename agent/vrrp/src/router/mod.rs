@@ -281,17 +281,19 @@ pub struct VirtualRouter {
     state: State,
     /// How often in a row it gave way to a peer of the same priority.
     ties: u32,
+    /// Whoever became active after this one knows that it was.
+    successor_is_told: bool,
 }
 
 impl VirtualRouter {
     /// One in Initialize.
     pub fn new(parameters: Parameters) -> Self {
-        VirtualRouter { parameters, source: None, state: State::Initialize, ties: 0 }
+        VirtualRouter { parameters, source: None, state: State::Initialize, ties: 0, successor_is_told: true }
     }
 
     /// One in `state`, as another process left it.
     pub fn restore(parameters: Parameters, source: Option<IpAddr>, state: State) -> Self {
-        VirtualRouter { parameters, source, state, ties: 0 }
+        VirtualRouter { parameters, source, state, ties: 0, successor_is_told: true }
     }
 
     /// The state.

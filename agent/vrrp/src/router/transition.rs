@@ -161,6 +161,8 @@ impl VirtualRouter {
         }
         let peer = Peer { source: heard.source, priority: heard.priority, at: now };
         backup.heard_at = now;
+        self.tell_successor(heard, actions);
+        let State::Backup(backup) = &mut self.state else { return };
         if self.parameters.preempt && heard.priority < own {
             backup.lower = Some(peer);
             let down = self.parameters.active_down_interval(backup.active_adver_interval);
@@ -205,7 +207,10 @@ impl VirtualRouter {
         if active.may_answer(now, interval) {
             // To the router that speaks, and to the bridges that learned from it.
             actions.push(Action::Advertise { priority: own });
-            actions.push(Action::Notice(Notice::AlsoActive { peer, priority: heard.priority }));
+            // Whom this one has just relieved says so once.
+            if !active.announcer.has_just_announced(now) {
+                actions.push(Action::Notice(Notice::AlsoActive { peer, priority: heard.priority }));
+            }
             (active.last_sent, active.patience) = (now, self.parameters.patience());
         }
         let times = active.announcer.assert(now, &self.parameters.announce);
@@ -291,6 +296,22 @@ impl VirtualRouter {
         let mut backup = Backup::new(now, interval, now + down);
         backup.active = heard.map(|heard| Peer { source: heard.source, priority: heard.priority, at: now });
         self.enter(State::Backup(backup), reason, actions);
+        self.successor_is_told = false;
+    }
+
+    /// Lets whoever is active now know, by one more advertisement, that this one was: where the two did not hear each other, the last
+    /// that the neighbours learned may be this one's announcements, and the other has no other reason to repeat its own. RFC 9568
+    /// does not ask for it; keepalived does much the same (`vrrp_higher_prio_send_advert`). It is the answer to the first
+    /// advertisement that is heard in Backup, on each network by itself: by then all networks of the group have given up their
+    /// addresses. Only a router that outranks this one is told: another would give way.
+    fn tell_successor(&mut self, heard: &Heard, actions: &mut Vec<Action>) {
+        let own = self.parameters.priority;
+        let outranks = heard.priority > own
+            || heard.priority == own && self.source.is_some_and(|source| heard.source > source);
+        if outranks && !self.successor_is_told && matches!(self.state, State::Backup(_)) {
+            self.successor_is_told = true;
+            actions.push(Action::Advertise { priority: own });
+        }
     }
 
     /// Two groups of one priority that do not hear each other on the leading network may each win on another one, by the higher

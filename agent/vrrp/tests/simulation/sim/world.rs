@@ -213,7 +213,10 @@ impl World {
         if self.sabotage == Some(Sabotage::SpeaksFirst) {
             actions.sort_by_key(|action| !matches!(action, Action::Send { .. }));
         }
-        if late && actions.iter().any(|action| matches!(action, Action::Send { .. })) {
+        // What it says once it has given up its addresses is for its successor.
+        let gave_up = actions.iter().rposition(|action| matches!(action, Action::DropAddresses { .. }));
+        let spoke = actions.iter().position(|action| matches!(action, Action::Send { .. }));
+        if late && spoke.is_some_and(|spoke| gave_up.is_none_or(|gave_up| spoke < gave_up)) {
             return Err(format!("node {at} spoke though it was late beyond its peers' patience"));
         }
         self.busy = self.nodes[at].busy_until.saturating_sub(self.now);
