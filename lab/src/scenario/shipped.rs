@@ -18,17 +18,25 @@ macro_rules! shipped {
 /// All of them, sorted by name.
 pub const SHIPPED: &[Shipped] = shipped![
     "agent-restart",
+    "agent-upgrade",
     "director-reboot",
     "drift",
     "fwmark",
     "ipv6",
     "persistence",
+    "rogue-director",
+    "stalled-active",
+    "switchover",
+    "tp-heartbeat",
+    "tp-heartbeat-fast",
     "tp-ipvs",
     "tp-ipvs-client-inside",
     "tp-ipvs-direct-routing",
     "tp-ipvs-schedulers",
     "tp-ipvs-tunnel",
     "tp-no-tolerance",
+    "tp-two-directors",
+    "tp-two-directors-v2",
     "udp",
 ];
 
