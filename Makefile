@@ -45,6 +45,10 @@ simulate: ## Play SEEDS (100000) seeds of the VRRP simulation; goes on where it 
 	@mkdir -p $(TARGET) && cargo run --release --locked -q -p bascule-vrrp --example simulate -- \
 	  --seeds $(SEEDS) --state $(TARGET)/simulate.state
 
+.PHONY: interop
+interop: ## Try Bascule in one group with keepalived, a newer keepalived and FRR; writes docs/reference/interoperation.md.
+	@scripts/interop
+
 .PHONY: generate
 generate: ## Write the CRDs, the JSON Schemas and their references anew from the types.
 	cargo run -q -p bascule-crds --example generate

@@ -2,5 +2,6 @@
 //! rights the tests say "not run here" and pass, or fail when BASCULE_KERNEL_TESTS=require.
 
 mod groups;
+mod interop;
 mod net;
 mod peers;

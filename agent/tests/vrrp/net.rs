@@ -165,6 +165,17 @@ impl Machine {
         ip(&format!("-n {} link set p{}-{network} {state}", self.switch, self.host));
     }
 
+    /// Lets the switch swallow, without a word, what this machine sends and gets outside.
+    pub(crate) fn silence(&self, silent: bool) {
+        let state = if silent { "disabled" } else { "forwarding" };
+        let port = format!("p{}-0", self.host);
+        let output = Command::new("bridge")
+            .args(["-n", &self.switch, "link", "set", "dev", &port, "state", state])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     pub(crate) fn ip(&self, arguments: &str) -> String {
         ip(&format!("-n {} {arguments}", self.namespace))
     }
