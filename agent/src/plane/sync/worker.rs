@@ -315,7 +315,9 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for SyncPlane<I, C> {
                 }
             }
         }
-        let watches = self.concerned() || self.report.connection_sync.is_some();
+        // A ledger that cannot be written is tried again also where there is nothing to synchronise.
+        let watches =
+            self.concerned() || self.report.connection_sync.is_some() || self.ledger.error().is_some();
         let deadlines = [
             self.connection.deadline(),
             self.shield.deadline(),
