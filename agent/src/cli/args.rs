@@ -13,7 +13,8 @@ pub(super) const RUN_DIR: &str = "/run/bascule";
 
 /// Makes this machine a director: a layer-4 load balancer as the manifests in a directory describe it.
 ///
-/// It programs the kernel's IPVS, addresses, nftables and settings, and keeps them so: a changed file is carried out
+/// It programs the kernel's IPVS, addresses, nftables and settings, settles by VRRP which director has a group's addresses, and
+/// keeps all that so: a changed file is carried out
 /// within milliseconds, what somebody removed comes back, what is not ours stays. A bad file leaves the last good state
 /// standing and is reported with file and line.
 #[derive(Debug, Parser)]
@@ -31,6 +32,10 @@ pub(super) const RUN_DIR: &str = "/run/bascule";
         carry it out, and watch the directory
   bascule-agent status
         what the running agent does, and what is wrong
+  bascule-agent switchover front
+        give the addresses of a VrrpGroup to another director
+  bascule-agent --take-over --manifests /etc/bascule/manifests --director dir1
+        an upgrade: the new program takes over from the running one, without a gap
 
 A manifest, /etc/bascule/manifests/web.yaml:
   apiVersion: bascule.dev/v1alpha1
@@ -44,11 +49,6 @@ A manifest, /etc/bascule/manifests/web.yaml:
     realServers:
       - {name: srv1, address: 172.16.193.10}
       - {name: srv2, address: 172.16.193.40}
-
-  bascule-agent switchover front
-        give the addresses of a VrrpGroup to another director
-  bascule-agent --take-over --manifests /etc/bascule/manifests --director dir1
-        an upgrade: the new program takes over from the running one, without a gap
 
 Signals: SIGTERM and SIGINT end it: groups are handed over, the kernel's rules stay; SIGHUP looks at the directory and at
 key files anew; SIGUSR2 starts the program that now stands in its place to take over."

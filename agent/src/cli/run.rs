@@ -376,7 +376,13 @@ fn upgrade() {
         return;
     };
     let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--take-over");
-    match std::process::Command::new(program).arg("--take-over").args(arguments).spawn() {
+    // The service manager's watchdog is to be the successor's affair; the variable names this process.
+    match std::process::Command::new(program)
+        .arg("--take-over")
+        .args(arguments)
+        .env_remove("WATCHDOG_PID")
+        .spawn()
+    {
         Ok(mut child) => {
             tracing::info!(pid = child.id(), "SIGUSR2: {} is started to take over", program.display());
             // If it fails it says so itself; nobody else waits for it.
