@@ -72,12 +72,8 @@ impl Driver {
     }
 
     fn links_of(&self, name: &Arc<str>) -> Vec<(RouterId, bascule_vrrp::Link)> {
-        self.members.get(name).map(|member| self.links_by(&member.plan)).unwrap_or_default()
-    }
-
-    /// How the interfaces of a group's virtual routers are.
-    pub(super) fn links_by(&self, plan: &GroupPlan) -> Vec<(RouterId, bascule_vrrp::Link)> {
-        let routers = plan.routers.iter();
+        let Some(member) = self.members.get(name) else { return Vec::new() };
+        let routers = member.plan.routers.iter();
         routers
             .map(|(id, router)| (id.clone(), look(&self.network, &self.wires, self.floating(), id, router)))
             .collect()

@@ -70,8 +70,14 @@ impl Driver {
             return;
         }
         match self.kernel.apply(ops) {
-            Ok(failed) if failed.is_empty() => {}
             Ok(failed) => {
+                // What was done is known before the kernel's notification of it is heard.
+                for op in ops.iter().filter(|op| !failed.iter().any(|(other, _)| other == *op)) {
+                    self.network.update(op.event());
+                }
+                if failed.is_empty() {
+                    return;
+                }
                 self.put_back_later();
                 for (op, error) in failed {
                     let (what, index, address) = match &op {

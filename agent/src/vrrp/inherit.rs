@@ -244,12 +244,19 @@ fn agree(
         let place = Place { index: wire.index, family: wire.family };
         heritage.wires.push((place, Wire::adopt(descriptor, &interface, wire.joined)));
     }
+    let floating: BTreeSet<_> =
+        plans.iter().flat_map(|plan| plan.places().map(|(_, place)| place.address)).collect();
     let mut snapshots = header.groups;
     for plan in plans {
         let at = snapshots.iter().position(|snapshot| *snapshot.group() == *plan.config.name);
         let Some(snapshot) = at.map(|at| snapshots.swap_remove(at)) else { continue };
         let failed = snapshot.is_failing(SERVICES);
-        match Group::restore(plan.config.clone(), snapshot, &driver.links_by(plan)) {
+        // Sockets for what is new are opened once it has begun.
+        let links = plan.routers.iter().map(|(id, router)| {
+            (id.clone(), driver.network.link_of(router, id.family, |address| floating.contains(&address)))
+        });
+        let links: Vec<_> = links.collect();
+        match Group::restore(plan.config.clone(), snapshot, &links) {
             Ok(restored) => heritage.groups.push((plan.clone(), restored, failed)),
             Err(error) => {
                 heritage.refused.push(format!("{}: {error}; it begins anew", plan.config.name));
