@@ -1,0 +1,1 @@
+//! SMTP replies (RFC 5321, section 4.2).
