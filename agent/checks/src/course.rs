@@ -46,6 +46,11 @@ impl Course {
         timeout_at(self.deadline, future).await.map_err(|_| self.late())
     }
 
+    /// How long the run may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// The end of the run, or a moment that comes before it.
     pub(crate) fn at_most(&self, wait: Duration) -> Instant {
         self.deadline.min(Instant::now() + wait)

@@ -20,14 +20,18 @@
 
 pub mod answer;
 mod course;
+mod dns;
 mod error;
 mod hex;
 mod http;
+mod ping;
 mod probe;
 mod prober;
+mod smtp;
 mod socket;
 mod tcp;
 mod tls;
+mod udp;
 mod words;
 
 pub use bascule_checks_core::Outcome;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::course::Course;
-use crate::{Invalid, Outcome, PrepareError, Probe, Target, http, tcp, tls};
+use crate::{Invalid, Outcome, PrepareError, Probe, Target, dns, http, ping, smtp, tcp, tls, udp};
 
 /// What all probes of a director have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,7 @@ pub struct Settings {
 /// Makes probes ready. What many probes have in common, such as TLS settings and regular expressions, exists once.
 #[derive(Debug)]
 pub struct Prober {
+    settings: Settings,
     tls: tls::Configs,
     patterns: http::Patterns,
 }
@@ -24,8 +25,7 @@ pub struct Prober {
 impl Prober {
     /// A prober. It opens nothing yet.
     pub fn new(settings: Settings) -> Self {
-        drop(settings);
-        Self { tls: tls::Configs::new(), patterns: http::Patterns::default() }
+        Self { settings, tls: tls::Configs::new(), patterns: http::Patterns::default() }
     }
 
     /// Makes a probe of a target ready.
@@ -40,9 +40,12 @@ impl Prober {
             Probe::Http(http) => {
                 Kind::Http(Box::new(http::Request::new(http, target, &self.tls, &self.patterns)?))
             }
-            Probe::Smtp(_) | Probe::Dns(_) | Probe::Udp(_) | Probe::Ping(_) => {
-                return Err(Invalid::new("spec", "is not supported yet").into());
+            Probe::Smtp(smtp) => {
+                Kind::Smtp(smtp::Conversation::new(smtp, &self.settings.helo, target, &self.tls)?)
             }
+            Probe::Dns(dns) => Kind::Dns(dns::Question::new(dns)),
+            Probe::Udp(udp) => Kind::Udp(udp::Datagram::new(udp)?),
+            Probe::Ping(ping) => Kind::Ping(ping::Echo::new(*ping)?),
         };
         Ok(Prepared(Arc::new(Ready { target: target.clone(), kind })))
     }
@@ -78,6 +81,10 @@ struct Ready {
 enum Kind {
     Tcp,
     Http(Box<http::Request>),
+    Smtp(smtp::Conversation),
+    Dns(dns::Question),
+    Udp(udp::Datagram),
+    Ping(ping::Echo),
 }
 
 impl Prepared {
@@ -89,6 +96,10 @@ impl Prepared {
             match &ready.kind {
                 Kind::Tcp => tcp::run(&ready.target, &course).await,
                 Kind::Http(request) => request.run(&ready.target, &course).await,
+                Kind::Smtp(conversation) => conversation.run(&ready.target, &course).await,
+                Kind::Dns(question) => question.run(&ready.target, &course).await,
+                Kind::Udp(datagram) => datagram.run(&ready.target, &course).await,
+                Kind::Ping(echo) => echo.run(&ready.target, &course).await,
             }
         }
     }

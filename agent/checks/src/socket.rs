@@ -1,14 +1,16 @@
 //! Sockets of probes: source address, mark, and how a connection ends.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{SockaddrStorage, recvfrom, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use crate::course::{Course, Phase};
@@ -128,7 +130,7 @@ const READ: usize = 16 * 1024;
 
 thread_local! {
     /// Where all probes of a thread read into, so that none needs a buffer of its own.
-    static SCRATCH: std::cell::RefCell<Box<[u8]>> = std::cell::RefCell::new(vec![0; READ].into());
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
 }
 
 /// Reads once and hands what came to `take`; 0 is the end of the stream.
@@ -138,13 +140,56 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
 ) -> io::Result<usize> {
     std::future::poll_fn(|cx| {
         SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
+            let mut buffer = ReadBuf::new(&mut scratch[..READ]);
             ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
             take(buffer.filled());
             Poll::Ready(Ok(buffer.filled().len()))
         })
     })
     .await
+}
+
+/// Receives one datagram of at most `max` bytes, or of 16 KiB if that is more, and hands it to `take` with its sender. What
+/// is longer is cut.
+pub(crate) async fn receive(
+    socket: &UdpSocket,
+    max: usize,
+    mut take: impl FnMut(&[u8], Option<IpAddr>),
+) -> io::Result<()> {
+    // An ICMP error makes a socket not readable but erroneous: to wait for reading alone would be to miss it.
+    let wait = Interest::READABLE | Interest::ERROR;
+    let received = socket.async_io(wait, || {
+        SCRATCH.with_borrow_mut(|scratch| {
+            if scratch.len() < max {
+                scratch.resize(max, 0);
+            }
+            let (length, sender) = recvfrom::<SockaddrStorage>(socket.as_raw_fd(), scratch)?;
+            take(&scratch[..length], sender.as_ref().and_then(ip));
+            Ok(())
+        })
+    });
+    received.await
+}
+
+/// The IP address of a socket's address.
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
+    let ip: Option<IpAddr> = v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()));
+    ip.map(|ip| ip.to_canonical())
+}
+
+/// An error of a socket for datagrams: what a connection calls refused is an ICMP message that says that nobody listens.
+pub(crate) fn datagram_words(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => "port unreachable (ICMP)".into(),
+        _ => words::io(error),
+    }
+}
+
+/// A number that nobody outside can foresee.
+pub(crate) fn random() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(0)
 }
 
 /// A UDP socket that is connected to a target, so that it hears of ICMP errors and of nobody else.
@@ -155,10 +200,19 @@ pub(crate) fn udp(target: &Target) -> Result<UdpSocket, String> {
 }
 
 /// A socket with a target's source address and mark, without a peer.
-pub(crate) fn open(target: &Target, kind: Type, protocol: Protocol) -> Result<Socket, String> {
-    let domain = Domain::for_address(address(target));
-    let socket =
-        Socket::new(domain, kind.nonblocking(), Some(protocol)).map_err(|error| words::io(&error))?;
+fn open(target: &Target, kind: Type, protocol: Protocol) -> Result<Socket, String> {
+    let socket = create(target, kind, protocol).map_err(|error| words::io(&error))?;
+    configure(&socket, target)?;
+    Ok(socket)
+}
+
+/// A socket of a target's family.
+pub(crate) fn create(target: &Target, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(address(target)), kind.nonblocking(), Some(protocol))
+}
+
+/// Gives a socket a target's source address and mark.
+pub(crate) fn configure(socket: &Socket, target: &Target) -> Result<(), String> {
     if let Some(mark) = target.mark {
         socket.set_mark(mark).map_err(|error| match error.raw_os_error() {
             Some(libc::EPERM) => format!("mark {mark} needs the capability CAP_NET_ADMIN"),
@@ -167,13 +221,13 @@ pub(crate) fn open(target: &Target, kind: Type, protocol: Protocol) -> Result<So
     }
     if let Some(source) = target.source {
         // The port is chosen at connect, by what is free towards that peer: bind alone would take one of some 28,000 for all.
-        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true).map_err(|error| words::io(&error.into()))?;
+        setsockopt(socket, sockopt::IpBindAddressNoPort, &true).map_err(|error| words::io(&error.into()))?;
         socket.bind(&SocketAddr::new(source, 0).into()).map_err(|error| match error.raw_os_error() {
             Some(libc::EADDRNOTAVAIL) => format!("this machine has no address {source} to probe from"),
             _ => words::io(&error),
         })?;
     }
-    Ok(socket)
+    Ok(())
 }
 
 /// Address and port of a target.

@@ -74,7 +74,7 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "certificate is not for servers".into()
         }
-        CertificateError::BadSignature => "certificate has a wrong signature".into(),
+        CertificateError::BadSignature => "certificate is not signed by the authority that it names".into(),
         CertificateError::BadEncoding => "certificate is broken".into(),
         CertificateError::UnhandledCriticalExtension => {
             "certificate has an unknown critical extension".into()

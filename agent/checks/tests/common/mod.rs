@@ -78,3 +78,23 @@ pub(crate) fn passed(outcome: &Outcome, message: &str) {
 pub(crate) fn failed(outcome: &Outcome, message: &str) {
     assert_eq!((outcome.message(), outcome.is_passed()), (message, false));
 }
+
+/// TLS of a server whose certificate signs itself.
+pub(crate) fn self_signed(name: &str) -> rustls::ServerConfig {
+    let certified = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    server_config(certified.cert.der().clone(), &certified.signing_key)
+}
+
+/// TLS of a server with a certificate.
+pub(crate) fn server_config(
+    certificate: rustls::pki_types::CertificateDer<'static>,
+    key: &rcgen::KeyPair,
+) -> rustls::ServerConfig {
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    rustls::ServerConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap()
+}
