@@ -5,6 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Take;
 use crate::answer::http::BODY_MAX;
+use crate::course::Course;
 use crate::hex;
 
 /// A page that was fetched.
@@ -45,7 +46,7 @@ impl Take for Fingerprint {
         Ok(())
     }
 
-    fn made(self, status: Option<u16>) -> Result<Page, String> {
+    async fn made(self, status: Option<u16>, _: &Course) -> Result<Page, String> {
         let status = status.ok_or("the server sent no answer")?;
         if self.has_enough() {
             return Err("the body is longer than 16 MiB".into());

@@ -1,11 +1,14 @@
 //! What an answer must be, and whether it is.
 
+use std::sync::Arc;
+
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
 
 use super::Take;
 use super::pattern::{Pattern, Patterns};
 use crate::answer::http::{BODY_MAX, WINDOW};
+use crate::course::{Course, Phase};
 use crate::{Digest, Http, Invalid, StatusCodes, hex, words};
 
 /// Digits of a digest that a message shows.
@@ -95,7 +98,7 @@ impl Take for Judge<'_> {
         }
     }
 
-    fn made(self, status: Option<u16>) -> Result<u16, String> {
+    async fn made(self, status: Option<u16>, course: &Course) -> Result<u16, String> {
         self.status(status)?;
         let status = status.ok_or("the server sent no answer")?;
         if let (Some(hash), Some(wanted)) = (self.hash, &self.wanted.digest) {
@@ -104,13 +107,15 @@ impl Take for Judge<'_> {
             }
             digest(hash, wanted)?;
         }
+        course.enter(Phase::Match);
+        let window = Arc::from(self.window);
         if let Some(pattern) = &self.wanted.matches
-            && !pattern.is_match(&self.window)
+            && !pattern.is_match(&window).await?
         {
             return Err(format!("the body does not match {}", words::short(pattern.text(), PATTERN_SHOWN)));
         }
         if let Some(pattern) = &self.wanted.not_matches
-            && pattern.is_match(&self.window)
+            && pattern.is_match(&window).await?
         {
             return Err(format!("the body matches {}", words::short(pattern.text(), PATTERN_SHOWN)));
         }

@@ -5,6 +5,7 @@ mod judge;
 mod pattern;
 mod request;
 
+use std::future::Future;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -85,9 +86,13 @@ impl Request {
         let connection = Connection::open(target, course).await?;
         match &self.tls {
             None => self.exchange(connection, take, course).await,
+            // Apart, so that a probe without TLS has no room for it.
             Some((config, name)) => {
-                let stream = tls::handshake(connection, config, name, course).await?;
-                self.exchange(stream, take, course).await
+                let secure = async {
+                    let stream = tls::handshake(connection, config, name, course).await?;
+                    self.exchange(stream, take, course).await
+                };
+                Box::pin(secure).await
             }
         }
     }
@@ -113,7 +118,8 @@ impl Request {
             match read.await {
                 Ok(0) => {
                     reader.end().map_err(|fault| fault.to_string())?;
-                    return take.made(reader.status());
+                    stream.into_connection().close();
+                    return take.made(reader.status(), course).await;
                 }
                 Ok(_) => course.enter(Phase::Rest),
                 Err(error) if reader.status().is_some() => {
@@ -124,7 +130,7 @@ impl Request {
             fed.map_err(|fault| fault.to_string())?;
             take.status(reader.status())?;
         }
-        let made = take.made(reader.status());
+        let made = take.made(reader.status(), course).await;
         if reader.is_done() {
             socket::finish(stream, course).await;
         }
@@ -146,5 +152,9 @@ trait Take: Send {
     fn status(&self, status: Option<u16>) -> Result<(), String>;
 
     /// What is made of the whole.
-    fn made(self, status: Option<u16>) -> Result<Self::Made, String>;
+    fn made(
+        self,
+        status: Option<u16>,
+        course: &Course,
+    ) -> impl Future<Output = Result<Self::Made, String>> + Send;
 }
