@@ -478,6 +478,7 @@ mod tests {
             priority: 200,
             hold: false,
             refused: None,
+            lacking: Vec::new(),
             instances: vec![instance],
         };
         VrrpStatus { groups: vec![group], foreign_advertisements: 4, foreign: Vec::new(), repaired: 5 }

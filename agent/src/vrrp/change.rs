@@ -9,6 +9,7 @@ use super::addresses;
 use super::config::GroupPlan;
 use super::driver::{Driver, look};
 use super::member::{Leaving, Waiting};
+use super::routing::Cause;
 
 impl Driver {
     /// Makes the groups those of a configuration. Groups in `keep` stay as they are: what is configured for them now cannot be
@@ -40,6 +41,7 @@ impl Driver {
         self.open_wires();
         self.tell_links();
         self.put_back();
+        self.route(Cause::Repair);
         self.forget_addresses();
     }
 
@@ -61,6 +63,7 @@ impl Driver {
         let Some(member) = self.members.get_mut(&name) else { return };
         let plan = &member.plan;
         member.holds.retain(|id, _| plan.routers.contains_key(id));
+        self.route(Cause::Moved);
         self.drop_former(&former, &name);
         self.tell_links_of(&name);
     }

@@ -19,8 +19,9 @@ use super::clock;
 use super::config::{RouterPlan, interface_tracker};
 use super::kernel::Kernel;
 use super::member::Member;
-use super::network::Network;
+use super::network::{Event, Network};
 use super::record;
+use super::routing::{Cause, Routing};
 use super::voice::{Remark, Transition, Voice};
 use super::wire::{Place, Wires};
 use crate::reconcile::ledger::{Identity, Ledger};
@@ -59,6 +60,7 @@ pub(crate) struct Totals {
 pub(crate) struct Driver {
     pub(super) kernel: Kernel,
     pub(super) network: Network,
+    pub(super) routing: Routing,
     pub(super) wires: Wires,
     pub(super) announcements: Announcements,
     pub(super) members: BTreeMap<Arc<str>, Member>,
@@ -88,6 +90,7 @@ impl Driver {
         Ok(Self {
             kernel,
             network,
+            routing: Routing::open()?,
             wires: Wires::default(),
             announcements: Announcements::open()?,
             members: BTreeMap::new(),
@@ -116,11 +119,13 @@ impl Driver {
     /// this process stood still, is none that its group, once told how late it is, still wants.
     pub(crate) fn turn(&mut self) {
         let changed = self.hear_kernel();
+        let rerouted = self.hear_routes();
         self.hear_networks();
         let now = clock::now().boot;
         if self.retry_at.take_if(|at| now >= *at).is_some() {
             self.open_wires();
             self.tell_links();
+            self.route(Cause::Repair);
         }
         let due = |member: &Member| member.next_deadline().is_some_and(|at| at <= now);
         let due: Vec<_> =
@@ -131,6 +136,9 @@ impl Driver {
         }
         if changed {
             self.put_back();
+        }
+        if changed || rerouted {
+            self.route(Cause::Repair);
         }
     }
 
@@ -146,6 +154,9 @@ impl Driver {
         };
         if events.is_empty() && !lost {
             return false;
+        }
+        if lost || events.iter().any(Event::takes_routes) {
+            self.routing.doubt();
         }
         for event in events {
             self.network.update(event);
@@ -212,8 +223,14 @@ impl Driver {
         let speaks = actions.iter().any(|action| {
             matches!(action, Action::Send { .. } | Action::Changed(_) | Action::Remember { .. })
         });
+        let moves =
+            |action: &Action| matches!(action, Action::HoldAddresses { .. } | Action::DropAddresses { .. });
+        let moved = actions.iter().any(moves);
         for action in actions {
             self.carry_out(name, action);
+        }
+        if moved {
+            self.route(Cause::Moved);
         }
         if speaks && let Some(member) = self.members.get_mut(name) {
             let record = member.group.record(&self.boot_id);
@@ -232,7 +249,7 @@ impl Driver {
                 self.send(name, &router, source, destination, &bytes);
             }
             Action::HoldAddresses { router, lifetime } => {
-                member.holds.insert(router.clone(), lifetime);
+                member.came |= member.holds.insert(router.clone(), lifetime).is_none();
                 self.hold(name, &router, lifetime);
             }
             Action::RenewAddresses { lifetime } => {
@@ -243,9 +260,16 @@ impl Driver {
             }
             Action::DropAddresses { router } => {
                 let held = member.holds.remove(&router).is_some();
+                // What needs the addresses goes before them.
+                self.route(Cause::Moving);
                 self.release(name, &router, held);
             }
-            Action::Announce { router, times } => self.announce(name, &router, times),
+            Action::Announce { router, times } => {
+                if std::mem::take(&mut member.came) {
+                    self.route(Cause::Moving);
+                }
+                self.announce(name, &router, times);
+            }
             Action::Changed(change) => {
                 let priority = member.group.priority();
                 let (from, to, reason) = (change.from, change.to, change.reason);
@@ -302,7 +326,7 @@ impl Driver {
         }
     }
 
-    fn retry_soon(&mut self) {
+    pub(super) fn retry_soon(&mut self) {
         self.retry_at = Some(clock::now().boot + RETRY);
     }
 

@@ -10,6 +10,7 @@ use super::config::GroupPlan;
 use super::driver::Driver;
 use super::member::{Leaving, Member};
 use super::record;
+use super::routing::Cause;
 use super::voice::Remark;
 
 impl Driver {
@@ -61,6 +62,7 @@ impl Driver {
                 }
                 self.open_wires();
                 self.put_back();
+                self.route(Cause::Moved);
                 self.forget_addresses();
             }
             Leaving::End | Leaving::No => {}

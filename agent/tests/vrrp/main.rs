@@ -5,3 +5,4 @@ mod groups;
 mod interop;
 mod net;
 mod peers;
+mod routing;

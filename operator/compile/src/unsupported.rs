@@ -128,8 +128,6 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
     for (i, instance) in instances.iter().enumerate() {
         let Instance {
             virtual_router_id,
-            routes,
-            rules,
             virtual_mac,
             accept,
             name: _,
@@ -137,6 +135,8 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
             addresses: _,
             excluded_addresses: _,
             label: _,
+            routes: _,
+            rules: _,
         } = instance;
         let allocated = virtual_router_id.is_none() && trust == Trust::Cluster;
         let at = |field: &str| format!("instances[{i}].{field}");
@@ -154,8 +154,6 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
         };
         refuse(*virtual_mac, "virtualMac", "a virtual MAC address is");
         refuse(!*accept, "accept", "refusing packets to the addresses is");
-        refuse(!routes.is_empty(), "routes", "routes that move are");
-        refuse(!rules.is_empty(), "rules", "policy rules that move are");
     }
     if let Some(Authentication { hmac, simple }) = authentication {
         let mut secret = |used: bool, field: String| {

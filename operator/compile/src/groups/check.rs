@@ -8,6 +8,7 @@ use bascule_crds::common::Family;
 use bascule_crds::vrrp_group::Instance;
 
 use super::form::{Aliases, resolved};
+use super::routing;
 use crate::compiler::Trust;
 use crate::problem::Problems;
 use crate::service::not_of_a_machine;
@@ -30,6 +31,7 @@ pub(crate) fn alone(trust: Trust, spec: &VrrpGroupSpec) -> Problems {
     }
     let addresses = check_addresses(spec, &mut problems);
     check_own_addresses(spec, &addresses, &mut problems);
+    routing::check(spec, &addresses, &mut problems);
     unsupported::vrrp_group(trust, spec, &mut problems);
     problems
 }
