@@ -23,7 +23,7 @@ const MORE: &str = r#"{"instances": [
 fn ours(machine: &Machine) -> Vec<String> {
     let mut found = Vec::new();
     for what in
-        ["route show table all proto 112", "-6 route show table all proto 112", "rule show", "-6 rule show"]
+        ["-4 route show table all proto 112", "-6 route show table all proto 112", "rule show", "-6 rule show"]
     {
         let shown = machine.ip(what);
         let lines = shown.lines().filter(|line| !what.contains("rule") || line.ends_with("proto 112"));

@@ -102,6 +102,8 @@ impl Driver {
                 self.retry_soon();
             }
         }
+        // The place of a rule, for one, is known only from what the kernel says of it.
+        self.hear_routes();
         if !any && self.routing.held.is_empty() && !self.routing.stale {
             return;
         }
