@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bascule_vrrp::{Input, RouterId};
 
 use super::addresses;
-use super::config::GroupPlan;
+use super::config::{GroupPlan, SERVICES};
 use super::driver::{Driver, look};
 use super::member::{Leaving, Waiting};
 use super::routing::Cause;
@@ -16,6 +16,11 @@ impl Driver {
     /// carried out. What a group's configuration leaves as it was is not disturbed; a group that is not configured any more
     /// hands over and goes.
     pub(super) fn configure(&mut self, plans: Vec<GroupPlan>, keep: &BTreeSet<String>) {
+        // Nobody would end what begins now.
+        if self.stopping {
+            return;
+        }
+        self.waiting.clear();
         let wanted: BTreeSet<Arc<str>> = plans.iter().map(|plan| plan.config.name.clone()).collect();
         let gone = self.members.iter().filter(|(name, member)| {
             !wanted.contains(*name) && !keep.contains(&***name) && member.leaving == Leaving::No
@@ -29,7 +34,7 @@ impl Driver {
         }
         for plan in plans {
             match self.members.get_mut(&plan.config.name) {
-                None => self.add(plan),
+                None => self.add_in_turn(plan),
                 Some(member) if matches!(member.leaving, Leaving::Away(_)) => {
                     member.leaving = Leaving::Away(Some(Box::new(plan)));
                 }
@@ -48,6 +53,7 @@ impl Driver {
     /// Another configuration of a group that runs: addresses that come are added before those that go are removed.
     fn change(&mut self, plan: GroupPlan) {
         let name = plan.config.name.clone();
+        self.say_warnings(&plan);
         let Some(member) = self.members.get_mut(&name) else { return };
         let former = std::mem::replace(&mut member.plan, plan);
         let config = Box::new(member.plan.config.clone());
@@ -94,6 +100,7 @@ impl Driver {
             let owner = self.owner();
             ops.extend(addresses::release(&gone, &self.network, &owner, false));
         }
+        self.spare_others(name, &mut ops);
         self.apply(&ops);
     }
 
@@ -116,6 +123,8 @@ impl Driver {
 
     /// Ends all groups: each hands over first.
     pub(super) fn stop(&mut self) {
+        self.stopping = true;
+        self.waiting.clear();
         let names: Vec<_> = self.members.keys().cloned().collect();
         for name in names {
             let Some(member) = self.members.get_mut(&name) else { continue };
@@ -135,7 +144,13 @@ impl Driver {
 
     /// Something that a group tracks outside of this thread failed or recovered.
     pub(super) fn tracked(&mut self, group: &str, name: &str, failing: bool) {
-        self.handle(&group.into(), Input::Tracked { name, failing });
+        let group: Arc<str> = group.into();
+        if let Some(member) = self.members.get_mut(&group)
+            && name == SERVICES
+        {
+            member.inherited_fault = None;
+        }
+        self.handle(&group, Input::Tracked { name, failing });
     }
 }
 

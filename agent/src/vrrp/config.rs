@@ -127,6 +127,16 @@ impl GroupPlan {
         Ok(GroupPlan { config, routers, interfaces, spec: spec.clone() })
     }
 
+    /// Whether both have an address, or a virtual router, on one interface.
+    pub(crate) fn meets(&self, other: &GroupPlan) -> bool {
+        self.routers.values().any(|one| {
+            other.routers.values().filter(|other| other.interface == one.interface).any(|other| {
+                let has = |address| other.places.iter().any(|place| place.address == address);
+                one.vrid == other.vrid || one.places.iter().any(|place| has(place.address))
+            })
+        })
+    }
+
     /// All its addresses, with their interfaces.
     pub(crate) fn places(&self) -> impl Iterator<Item = (&str, &Placement)> {
         self.routers.values().flat_map(|router| router.places.iter().map(|place| (&*router.interface, place)))
@@ -179,14 +189,21 @@ fn router_plan(
     for given in instance.excluded_addresses.iter().filter(|given| Family::of(given.address) == family) {
         places.push(Placement { address: given.address, prefix: given.length, label: label.clone() });
     }
-    let own = spec.own_addresses.get(&instance.name).copied();
+    let multicast = config.peers == Peers::Multicast;
+    let own = spec.own_addresses.get(&instance.name).copied().filter(|own| Family::of(*own) == family);
     RouterPlan {
         interface: config.interface.clone(),
-        own: own.filter(|own| Family::of(*own) == family),
+        // RFC 9568 section 5.1.2.1: to the multicast group of IPv6 a router speaks from its link-local address; peers drop the rest.
+        own: own.filter(|own| !multicast || own.is_ipv4() || is_link_local(*own)),
         vrid: config.vrid,
-        multicast: config.peers == Peers::Multicast,
+        multicast,
         places,
     }
+}
+
+/// fe80::/10.
+pub(super) fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 fn authenticate(

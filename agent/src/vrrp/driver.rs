@@ -16,7 +16,7 @@ use bascule_vrrp::{Action, BootTime, GroupState, Input, Link, RouterId};
 use super::addresses::Spot;
 use super::announce::Announcements;
 use super::clock;
-use super::config::{RouterPlan, interface_tracker};
+use super::config::{GroupPlan, RouterPlan, SERVICES, interface_tracker};
 use super::kernel::Kernel;
 use super::member::Member;
 use super::network::{Event, Network};
@@ -30,7 +30,7 @@ use crate::reconcile::ledger::{Identity, Ledger};
 pub type Arm = Box<dyn FnMut(&[IpAddr]) -> io::Result<()> + Send>;
 
 /// After something could not be had (a socket, a look at the kernel), before it is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// Where the driver keeps what has to outlive it.
 #[derive(Clone, Debug)]
@@ -76,8 +76,18 @@ pub(crate) struct Driver {
     pub(super) ledger: Ledger<Spot>,
     /// The first configuration has come.
     pub(super) configured: bool,
-    /// When what failed is tried again.
+    /// When a socket, or a look at the kernel, that could not be had is tried again.
     pub(super) retry_at: Option<BootTime>,
+    /// When addresses that could not be changed are tried again.
+    pub(super) put_back_at: Option<BootTime>,
+    /// How often in a row they could not.
+    pub(super) setbacks: u32,
+    /// Links and addresses could not be read after notifications were lost.
+    pub(super) stale: bool,
+    /// Groups that begin when another one has handed over.
+    pub(super) waiting: Vec<GroupPlan>,
+    /// All groups have been told to end.
+    pub(super) stopping: bool,
     pub(super) arm: Option<Arm>,
 }
 
@@ -105,13 +115,19 @@ impl Driver {
             ledger,
             configured: false,
             retry_at: None,
+            put_back_at: None,
+            setbacks: 0,
+            stale: false,
+            waiting: Vec::new(),
+            stopping: false,
             arm,
         })
     }
 
     /// When [`Driver::turn`] has to be called at the latest.
     pub(crate) fn next_deadline(&self) -> Option<BootTime> {
-        self.members.values().filter_map(Member::next_deadline).chain(self.retry_at).min()
+        let members = self.members.values().filter_map(Member::next_deadline);
+        members.chain(self.retry_at).chain(self.put_back_at).min()
     }
 
     /// Hears the kernel and the networks, then gives each group its time. In this order: a group whose timer has run out must
@@ -131,10 +147,12 @@ impl Driver {
         let due: Vec<_> =
             self.members.iter().filter(|(_, member)| due(member)).map(|(name, _)| name.clone()).collect();
         for name in due {
+            self.end_inherited_fault(&name, now);
             self.handle(&name, Input::Timer);
             self.tell_links_of(&name);
         }
-        if changed {
+        let again = self.put_back_at.take_if(|at| now >= *at).is_some();
+        if changed || again {
             self.put_back();
         }
         if changed || rerouted {
@@ -152,7 +170,8 @@ impl Driver {
                 (Vec::new(), true)
             }
         };
-        if events.is_empty() && !lost {
+        let again = self.stale && self.retry_at.is_none_or(|at| clock::now().boot >= at);
+        if events.is_empty() && !lost && !again {
             return false;
         }
         if lost || events.iter().any(Event::takes_routes) {
@@ -161,10 +180,11 @@ impl Driver {
         for event in events {
             self.network.update(event);
         }
-        if lost {
+        if lost || again {
             match self.kernel.observe() {
-                Ok(network) => self.network = network,
+                Ok(network) => (self.network, self.stale) = (network, false),
                 Err(error) => {
+                    self.stale = true;
                     self.voice.warn(format!("links and addresses cannot be read: {error}"));
                     self.retry_soon();
                 }
@@ -217,16 +237,28 @@ impl Driver {
             return;
         }
         let takes = |action: &Action| matches!(action, Action::HoldAddresses { .. });
-        if !was_active && actions.iter().any(takes) {
-            self.guard(name);
-        }
+        let takes_over = !was_active && actions.iter().any(takes);
         let speaks = actions.iter().any(|action| {
             matches!(action, Action::Send { .. } | Action::Changed(_) | Action::Remember { .. })
         });
+<<<<<<< HEAD
         let moves =
             |action: &Action| matches!(action, Action::HoldAddresses { .. } | Action::DropAddresses { .. });
         let moved = actions.iter().any(moves);
         for action in actions {
+=======
+        // First what is said: arming the guard and adding thousands of addresses takes its time, and peers count from the last
+        // advertisement. Nobody sends to the addresses before they are announced.
+        let (said, done): (Vec<_>, Vec<_>) =
+            actions.into_iter().partition(|action| takes_over && matches!(action, Action::Send { .. }));
+        for action in said {
+            self.carry_out(name, action);
+        }
+        if takes_over {
+            self.guard(name);
+        }
+        for action in done {
+>>>>>>> next
             self.carry_out(name, action);
         }
         if moved {
@@ -326,7 +358,19 @@ impl Driver {
         }
     }
 
+<<<<<<< HEAD
     pub(super) fn retry_soon(&mut self) {
+=======
+    /// What made services of a former process fail is not known to this one, whose own begin well: after a while they may try.
+    fn end_inherited_fault(&mut self, name: &Arc<str>, now: BootTime) {
+        let Some(member) = self.members.get_mut(name) else { return };
+        if member.inherited_fault.take_if(|until| now >= *until).is_some() {
+            self.handle(name, Input::Tracked { name: SERVICES, failing: false });
+        }
+    }
+
+    fn retry_soon(&mut self) {
+>>>>>>> next
         self.retry_at = Some(clock::now().boot + RETRY);
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct Member {
     pub(crate) tracked: BTreeMap<Arc<str>, bool>,
     pub(crate) switchover: Option<Waiting>,
     pub(crate) leaving: Leaving,
+    /// Its services failed in the process before this one; until then that counts, unless this process's services say otherwise.
+    pub(crate) inherited_fault: Option<BootTime>,
     failures: BTreeMap<RouterId, u32>,
     mute: BTreeMap<RouterId, BootTime>,
     /// What was warned of already, until it is over.
@@ -70,6 +72,7 @@ impl Member {
             tracked: BTreeMap::new(),
             switchover: None,
             leaving: Leaving::No,
+            inherited_fault: None,
             failures: BTreeMap::new(),
             mute: BTreeMap::new(),
             warned: BTreeMap::new(),
@@ -78,7 +81,8 @@ impl Member {
 
     /// When it has to be looked at next.
     pub(crate) fn next_deadline(&self) -> Option<BootTime> {
-        self.group.next_deadline().into_iter().chain(self.mute.values().copied()).min()
+        let mute = self.mute.values().copied();
+        self.group.next_deadline().into_iter().chain(mute).chain(self.inherited_fault).min()
     }
 
     /// Sending worked or failed. True when the interface counts as down from now on.

@@ -137,8 +137,19 @@ impl Driver {
             count: one.count,
             heard_seconds_ago: now.since(one.last).as_secs_f64(),
         });
+        let waiting = self.waiting.iter().map(|plan| GroupStatus {
+            group: plan.config.name.to_string(),
+            state: GroupState::Initialize,
+            releasing: false,
+            reason: "begins when another group has handed over what both have".to_owned(),
+            seconds_in_state: 0.0,
+            priority: plan.config.priority,
+            hold: false,
+            refused: None,
+            instances: Vec::new(),
+        });
         VrrpStatus {
-            groups: groups.collect(),
+            groups: groups.chain(waiting).collect(),
             foreign_advertisements: self.totals.foreign,
             foreign: foreign.collect(),
             repaired: self.totals.repaired,

@@ -6,3 +6,4 @@ mod interop;
 mod net;
 mod peers;
 mod routing;
+mod upgrades;

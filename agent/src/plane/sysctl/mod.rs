@@ -73,6 +73,9 @@ pub struct Desired {
     director: BTreeMap<&'static str, &'static str>,
     /// Wanted with connectionSync, with or without bindings.
     synchronisation: BTreeMap<&'static str, String>,
+    /// Wanted on the interfaces of groups with IPv4 addresses: a group's address may have become the first of its network, and must
+    /// not take the machine's own with it.
+    promoted: BTreeSet<String>,
     /// Whether to set what differs, or only to say so.
     pub manage: bool,
     needed: BTreeMap<String, BTreeSet<BindingKey>>,
@@ -101,7 +104,9 @@ impl Desired {
         let director = self.director.iter().filter(|_| !self.bindings.is_empty());
         let director = director.map(|(path, value)| (*path, *value));
         let synchronisation = self.synchronisation.iter().map(|(path, value)| (*path, value.as_str()));
-        director.chain(synchronisation).chain(self.needed.keys().map(|path| (path.as_str(), "1")))
+        let promoted = self.promoted.iter().filter(|path| !self.needed.contains_key(*path));
+        let needed = self.needed.keys().chain(promoted).map(|path| (path.as_str(), "1"));
+        director.chain(synchronisation).chain(needed)
     }
 
     /// The bindings that need a value; none when it is the director's.
@@ -114,8 +119,12 @@ impl Desired {
         let (manage, values) = super::director_sysctls(director);
         let synchronisation =
             director.connection_sync.as_ref().map(synchronisation::values).unwrap_or_default();
-        let changed =
-            self.manage != manage || self.director != values || self.synchronisation != synchronisation;
+        let promoted = promoted(director);
+        let changed = self.manage != manage
+            || self.director != values
+            || self.synchronisation != synchronisation
+            || self.promoted != promoted;
+        self.promoted = promoted;
         self.synchronisation = synchronisation;
         self.manage = manage;
         self.director = values;
@@ -152,6 +161,14 @@ impl Desired {
         self.bindings.extend(new.map(|new| (key.clone(), new)));
         changed || before != self.bindings.is_empty()
     }
+}
+
+fn promoted(director: &DirectorConfigSpec) -> BTreeSet<String> {
+    let instances = director.vrrp.iter().flat_map(|group| &group.instances);
+    let ipv4 = instances.filter(|instance| {
+        instance.addresses.iter().chain(&instance.excluded_addresses).any(|one| one.address.is_ipv4())
+    });
+    ipv4.map(|instance| promote_secondaries(&instance.interface)).collect()
 }
 
 fn needs(spec: &VirtualServiceBindingSpec) -> Needs {
