@@ -45,6 +45,7 @@ impl Driver {
         self.configured = true;
         self.open_wires();
         self.tell_links();
+        self.make_links();
         self.put_back();
         self.route(Cause::Repair);
         self.forget_addresses();
@@ -60,6 +61,7 @@ impl Driver {
         member.links.retain(|id, _| same_router(&former, &member.plan, id));
         member.tracked.clear();
         self.note_addresses();
+        self.make_links();
         self.open_wires();
         let links = self.links_of(&name);
         if let Some(member) = self.members.get_mut(&name) {
@@ -88,7 +90,7 @@ impl Driver {
         let mut ops = Vec::new();
         for (id, router) in &former.routers {
             let mut gone = router.clone();
-            let now = member.plan.routers.get(id).filter(|now| now.interface == router.interface);
+            let now = member.plan.routers.get(id).filter(|now| now.home() == router.home());
             let stays = |place: &super::config::Placement| {
                 now.is_some_and(|now| {
                     now.places

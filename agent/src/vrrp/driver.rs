@@ -18,6 +18,7 @@ use super::announce::Announcements;
 use super::clock;
 use super::config::{GroupPlan, RouterPlan, SERVICES, interface_tracker};
 use super::kernel::Kernel;
+use super::mac::VirtualLinks;
 use super::member::Member;
 use super::network::{Event, Network};
 use super::record;
@@ -61,6 +62,7 @@ pub(crate) struct Driver {
     pub(super) kernel: Kernel,
     pub(super) network: Network,
     pub(super) routing: Routing,
+    pub(super) virtual_links: VirtualLinks,
     pub(super) wires: Wires,
     pub(super) announcements: Announcements,
     pub(super) members: BTreeMap<Arc<str>, Member>,
@@ -101,6 +103,7 @@ impl Driver {
             kernel,
             network,
             routing: Routing::open()?,
+            virtual_links: VirtualLinks::open()?,
             wires: Wires::default(),
             announcements: Announcements::open()?,
             members: BTreeMap::new(),
@@ -140,6 +143,7 @@ impl Driver {
         let now = clock::now().boot;
         if self.retry_at.take_if(|at| now >= *at).is_some() {
             self.open_wires();
+            self.make_links();
             self.tell_links();
             self.route(Cause::Repair);
         }
@@ -177,6 +181,9 @@ impl Driver {
         if lost || events.iter().any(Event::takes_routes) {
             self.routing.doubt();
         }
+        if lost || events.iter().any(|event| matches!(event, Event::Link(_) | Event::LinkGone(_))) {
+            self.virtual_links.doubt();
+        }
         for event in events {
             self.network.update(event);
         }
@@ -191,6 +198,9 @@ impl Driver {
             }
         }
         self.open_wires();
+        if self.configured {
+            self.make_links();
+        }
         self.tell_links();
         true
     }
@@ -241,12 +251,9 @@ impl Driver {
         let speaks = actions.iter().any(|action| {
             matches!(action, Action::Send { .. } | Action::Changed(_) | Action::Remember { .. })
         });
-<<<<<<< HEAD
         let moves =
             |action: &Action| matches!(action, Action::HoldAddresses { .. } | Action::DropAddresses { .. });
         let moved = actions.iter().any(moves);
-        for action in actions {
-=======
         // First what is said: arming the guard and adding thousands of addresses takes its time, and peers count from the last
         // advertisement. Nobody sends to the addresses before they are announced.
         let (said, done): (Vec<_>, Vec<_>) =
@@ -258,7 +265,6 @@ impl Driver {
             self.guard(name);
         }
         for action in done {
->>>>>>> next
             self.carry_out(name, action);
         }
         if moved {
@@ -282,6 +288,7 @@ impl Driver {
             }
             Action::HoldAddresses { router, lifetime } => {
                 member.came |= member.holds.insert(router.clone(), lifetime).is_none();
+                self.switch_link_of(name, &router, true);
                 self.hold(name, &router, lifetime);
             }
             Action::RenewAddresses { lifetime } => {
@@ -295,6 +302,7 @@ impl Driver {
                 // What needs the addresses goes before them.
                 self.route(Cause::Moving);
                 self.release(name, &router, held);
+                self.switch_link_of(name, &router, false);
             }
             Action::Announce { router, times } => {
                 if std::mem::take(&mut member.came) {
@@ -337,7 +345,12 @@ impl Driver {
         let Some(plan) = member.plan.routers.get(router) else { return };
         let Some(index) = self.network.index(&plan.interface) else { return };
         let place = Place { index, family: router.family };
-        let result = self.wires.send(&place, source, destination, bytes);
+        // The virtual MAC address is of who has the addresses: from anybody else it would lead switches astray.
+        let own_link = plan.own_link.as_ref().filter(|_| member.holds.contains_key(router));
+        let result = match own_link {
+            Some(link) => self.virtual_links.frames.advertise(index, link.mac, source, destination, bytes),
+            None => self.wires.send(&place, source, destination, bytes),
+        };
         let now = clock::now().boot;
         if member.sent(now, router, result.is_ok())
             && let Err(error) = result
@@ -358,9 +371,6 @@ impl Driver {
         }
     }
 
-<<<<<<< HEAD
-    pub(super) fn retry_soon(&mut self) {
-=======
     /// What made services of a former process fail is not known to this one, whose own begin well: after a while they may try.
     fn end_inherited_fault(&mut self, name: &Arc<str>, now: BootTime) {
         let Some(member) = self.members.get_mut(name) else { return };
@@ -369,8 +379,7 @@ impl Driver {
         }
     }
 
-    fn retry_soon(&mut self) {
->>>>>>> next
+    pub(super) fn retry_soon(&mut self) {
         self.retry_at = Some(clock::now().boot + RETRY);
     }
 
@@ -452,7 +461,10 @@ pub(super) fn look(
     match network.link_of(router, id.family, |address| floating.contains(&address)) {
         Link::Up { source } => {
             let place = network.index(&router.interface).map(|index| Place { index, family: id.family });
-            if place.is_some_and(|place| wires.has(&place)) { Link::Up { source } } else { Link::Down }
+            // Without its own interface its addresses have no place.
+            let has_home = network.index(router.home()).is_some();
+            let hears = place.is_some_and(|place| wires.has(&place));
+            if has_home && hears { Link::Up { source } } else { Link::Down }
         }
         other => other,
     }

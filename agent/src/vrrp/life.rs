@@ -64,11 +64,13 @@ impl Driver {
                 }
                 self.add_waiting();
                 self.open_wires();
+                self.make_links();
                 self.put_back();
                 self.route(Cause::Moved);
                 self.forget_addresses();
             }
-            Leaving::End | Leaving::No => {}
+            // Its interfaces go.
+            Leaving::End | Leaving::No => self.make_links(),
         }
     }
 
@@ -103,6 +105,7 @@ impl Driver {
             Ok(member) => {
                 self.members.insert(name.clone(), member);
                 self.note_addresses();
+                self.make_links();
                 self.open_wires();
                 self.begin(&name);
             }

@@ -188,6 +188,7 @@ mod tests {
             vrid: 30,
             multicast: true,
             places: Vec::new(),
+            own_link: None,
         }
     }
 

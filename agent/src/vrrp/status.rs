@@ -146,6 +146,7 @@ impl Driver {
             priority: plan.config.priority,
             hold: false,
             refused: None,
+            lacking: Vec::new(),
             instances: Vec::new(),
         });
         VrrpStatus {

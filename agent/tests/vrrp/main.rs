@@ -3,6 +3,7 @@
 
 mod groups;
 mod interop;
+mod mac;
 mod net;
 mod peers;
 mod routing;

@@ -22,9 +22,12 @@ const MORE: &str = r#"{"instances": [
 /// What there is of ours, a line each.
 fn ours(machine: &Machine) -> Vec<String> {
     let mut found = Vec::new();
-    for what in
-        ["-4 route show table all proto 112", "-6 route show table all proto 112", "rule show", "-6 rule show"]
-    {
+    for what in [
+        "-4 route show table all proto 112",
+        "-6 route show table all proto 112",
+        "rule show",
+        "-6 rule show",
+    ] {
         let shown = machine.ip(what);
         let lines = shown.lines().filter(|line| !what.contains("rule") || line.ends_with("proto 112"));
         found.extend(lines.map(|line| line.trim().to_owned()));

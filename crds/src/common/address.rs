@@ -101,6 +101,7 @@ impl AddressPrefix {
     }
 
     /// The network: the address without host bits.
+    #[must_use]
     pub fn network(&self) -> AddressPrefix {
         let address = match self.address {
             IpAddr::V4(address) => {

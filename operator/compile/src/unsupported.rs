@@ -101,6 +101,7 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
         instances,
         track,
         authentication,
+        peers,
         // What the configuration of a director carries, or what is asked while compiling.
         members: _,
         version: _,
@@ -110,7 +111,6 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
         startup_grace: _,
         preempt: _,
         preferred: _,
-        peers: _,
         gratuitous_arp: _,
         on_agent_loss: _,
         services: _,
@@ -129,12 +129,12 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
         let Instance {
             virtual_router_id,
             virtual_mac,
-            accept,
             name: _,
             interface: _,
             addresses: _,
             excluded_addresses: _,
             label: _,
+            accept: _,
             routes: _,
             rules: _,
         } = instance;
@@ -152,8 +152,8 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
                 problems.unsupported(format!("spec.{}", at(field)), what);
             }
         };
-        refuse(*virtual_mac, "virtualMac", "a virtual MAC address is");
-        refuse(!*accept, "accept", "refusing packets to the addresses is");
+        let unicast = *virtual_mac && peers.as_ref().is_some_and(|peers| peers.unicast.is_some());
+        refuse(unicast, "virtualMac", "a virtual MAC address with unicast peers is");
     }
     if let Some(Authentication { hmac, simple }) = authentication {
         let mut secret = |used: bool, field: String| {

@@ -132,8 +132,16 @@ fn what_does_not_exist_yet_is_refused_by_name() {
     for (field, patch) in [
         ("spec.track.virtualServices", json!({"track": {"virtualServices": tracked}})),
         ("spec.track.healthChecks", json!({"track": {"healthChecks": tracked}})),
-        ("spec.instances[0].virtualMac", instances(json!({"virtualMac": true}))),
-        ("spec.instances[0].accept", instances(json!({"accept": false}))),
+        (
+            "spec.instances[0].virtualMac",
+            patched(
+                instances(json!({"virtualMac": true})),
+                &json!({"peers": {"unicast": {}}, "members": [
+                    {"director": "dir1", "addresses": {"a": "192.0.2.7"}},
+                    {"director": "dir2", "addresses": {"a": "192.0.2.8"}},
+                ]}),
+            ),
+        ),
     ] {
         refused(group(&patch), Unsupported, field, "not supported by this version");
         documented(&format!("VrrpGroup {}", field.replace("[0]", "[]")));
@@ -179,6 +187,11 @@ fn a_group_contradicts_itself_at_a_field() {
     let mixed = json!({"addresses": ["192.0.2.1/32", "2001:db8::1/128"]});
     let unicast = json!({"members": own("192.0.2.7", "192.0.2.8"), "peers": {"unicast": {}}});
     for (field, words, patch) in [
+        (
+            "spec.instances[0].label",
+            "is for addresses on the interface itself",
+            instances(json!({"virtualMac": true, "label": "0"})),
+        ),
         (
             "spec.instances[0].routes[0].table",
             "255 is the table of the kernel's own addresses",

@@ -193,15 +193,13 @@ impl Driver {
 
     /// What a group should have on this machine and has not, and why.
     pub(in crate::vrrp) fn lacking(&self, name: &Arc<str>) -> Vec<String> {
-        let Some(member) = self.members.get(name).filter(|_| !self.routing.lacking.is_empty()) else {
-            return Vec::new();
-        };
+        let Some(member) = self.members.get(name) else { return Vec::new() };
         let mut wanted = Wanted::default();
         add_wanted(member, &mut wanted);
         let routes = wanted.routes.iter().map(ToString::to_string);
         let rules = wanted.rules.iter().map(ToString::to_string);
         let why = |what: String| Some(format!("{what}: {}", self.routing.lacking.get(&what)?));
-        routes.chain(rules).filter_map(why).take(SHOWN).collect()
+        self.lacking_links(name).into_iter().chain(routes.chain(rules).filter_map(why)).take(SHOWN).collect()
     }
 }
 

@@ -264,7 +264,7 @@ impl fmt::Display for RouteKey {
             write!(f, " table {table}")?;
         }
         let default = if to.address.is_ipv4() { 0 } else { 1024 };
-        if *metric != default { write!(f, " metric {metric}") } else { Ok(()) }
+        if *metric == default { Ok(()) } else { write!(f, " metric {metric}") }
     }
 }
 

@@ -45,8 +45,7 @@ impl fmt::Display for RouteKey {
 /// Everything in which routes and rules contradict themselves, each other, or the group's `addresses`.
 pub(crate) fn check(spec: &VrrpGroupSpec, addresses: &BTreeSet<IpAddr>, problems: &mut Problems) {
     let mut routes: BTreeMap<RouteKey, (usize, usize)> = BTreeMap::new();
-    let mut rules: BTreeMap<(Option<AddressPrefix>, Option<AddressPrefix>, u32), (usize, usize)> =
-        BTreeMap::new();
+    let mut rules = BTreeMap::new();
     for (i, instance) in spec.instances.iter().enumerate() {
         for (j, route) in instance.routes.iter().enumerate() {
             let at = |field: &str| format!("spec.instances[{i}].routes[{j}].{field}");
