@@ -197,7 +197,7 @@ fn pass_package(from: &UnixStream, to: &UnixStream) -> nix::Result<()> {
     use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
     use std::io::{IoSlice, IoSliceMut};
     use std::os::fd::AsRawFd as _;
-    let (mut bytes, mut control) = ([0_u8; 65_536], nix::cmsg_space!([i32; 128]));
+    let (mut bytes, mut control) = (vec![0_u8; 65_536], nix::cmsg_space!([i32; 128]));
     let mut total = None;
     let mut passed = 0;
     while total.is_none_or(|total| passed < total) {
