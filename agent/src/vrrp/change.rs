@@ -45,7 +45,7 @@ impl Driver {
         self.configured = true;
         self.open_wires();
         self.tell_links();
-        self.make_links();
+        self.make_links(true);
         self.put_back();
         self.route(Cause::Repair);
         self.forget_addresses();
@@ -61,7 +61,7 @@ impl Driver {
         member.links.retain(|id, _| same_router(&former, &member.plan, id));
         member.tracked.clear();
         self.note_addresses();
-        self.make_links();
+        self.make_links(false);
         self.open_wires();
         let links = self.links_of(&name);
         if let Some(member) = self.members.get_mut(&name) {

@@ -143,7 +143,7 @@ impl Driver {
         let now = clock::now().boot;
         if self.retry_at.take_if(|at| now >= *at).is_some() {
             self.open_wires();
-            self.make_links();
+            self.make_links(true);
             self.tell_links();
             self.route(Cause::Repair);
         }
@@ -199,7 +199,7 @@ impl Driver {
         }
         self.open_wires();
         if self.configured {
-            self.make_links();
+            self.make_links(true);
         }
         self.tell_links();
         true

@@ -64,13 +64,13 @@ impl Driver {
                 }
                 self.add_waiting();
                 self.open_wires();
-                self.make_links();
+                self.make_links(true);
                 self.put_back();
                 self.route(Cause::Moved);
                 self.forget_addresses();
             }
             // Its interfaces go.
-            Leaving::End | Leaving::No => self.make_links(),
+            Leaving::End | Leaving::No => self.make_links(true),
         }
     }
 
@@ -105,7 +105,7 @@ impl Driver {
             Ok(member) => {
                 self.members.insert(name.clone(), member);
                 self.note_addresses();
-                self.make_links();
+                self.make_links(false);
                 self.open_wires();
                 self.begin(&name);
             }

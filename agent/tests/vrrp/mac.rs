@@ -15,7 +15,7 @@ const MORE: &str = r#"{"instances": [
 ]}"#;
 
 /// A machine of which the sysctl plane has made what this needs.
-fn machine(net: &Net, host: u8) -> Machine {
+pub(crate) fn machine(net: &Net, host: u8) -> Machine {
     let machine = net.machine(host);
     machine.ip(&format!("address add 2001:db8::{host}/64 dev eth0 nodad"));
     in_namespace(&machine.namespace, || {
@@ -50,7 +50,7 @@ fn expect(active: &Machine, backup: &Machine) {
 }
 
 /// Whether the client gets an answer.
-fn pings(client: &Machine, target: &str) -> bool {
+pub(crate) fn pings(client: &Machine, target: &str) -> bool {
     let arguments = ["netns", "exec", &client.namespace, "ping", "-n", "-c", "1", "-W", "1", target];
     Command::new("ip").args(arguments).output().unwrap().status.success()
 }

@@ -174,9 +174,14 @@ fn interfaces(director: &DirectorConfigSpec) -> BTreeMap<String, &'static str> {
         instance.addresses.iter().chain(&instance.excluded_addresses).any(|one| one.address.is_ipv4())
     });
     let settings = |instance: &Instance| {
-        let below = |setting: &str| format!("net/ipv4/conf/{}/{setting}", instance.interface);
-        let mac = instance.virtual_mac.then(|| [(below("arp_ignore"), "1"), (below("arp_announce"), "2")]);
-        let promoted = (promote_secondaries(&instance.interface), "1");
+        let interface = &instance.interface;
+        let mac = instance.virtual_mac.then(|| {
+            [
+                (format!("net/ipv4/conf/{interface}/arp_ignore"), "1"),
+                (format!("net/ipv4/conf/{interface}/arp_announce"), "2"),
+            ]
+        });
+        let promoted = (promote_secondaries(interface), "1");
         std::iter::once(promoted).chain(mac.into_iter().flatten())
     };
     ipv4.flat_map(settings).collect()

@@ -6,12 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use bascule_vrrp::RouterId;
+use bascule_vrrp::{BootTime, RouterId};
 
 use super::frame::Frames;
 use super::{HeldLink, Op, VirtualLink, link, plan};
 use crate::plane::{netlink::Connection, rtnl};
-use crate::vrrp::driver::Driver;
+use crate::vrrp::clock;
+use crate::vrrp::driver::{Driver, RETRY};
 use crate::vrrp::member::{Leaving, Member};
 use crate::vrrp::network::Event;
 
@@ -24,8 +25,15 @@ pub(crate) struct VirtualLinks {
     stale: bool,
     /// The kernel has been looked at: a former process may have left some.
     looked: bool,
+    /// Those made by this process: index, and index of the interface below as it was asked for. Over a macvlan the kernel takes the
+    /// one below that.
+    asked: BTreeMap<String, (u32, u32)>,
     /// What cannot be done, by the interface's name, as it was said.
     failing: BTreeMap<String, String>,
+    /// Nothing is made before: making and failing is told by notifications, and these must not lead to the next attempt.
+    not_before: Option<BootTime>,
+    /// How often in a row something failed.
+    setbacks: u32,
 }
 
 impl VirtualLinks {
@@ -35,6 +43,9 @@ impl VirtualLinks {
             connection: Connection::open(rtnl::PROTOCOL)?,
             frames: Frames::open()?,
             held: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            not_before: None,
+            setbacks: 0,
             stale: true,
             looked: false,
             failing: BTreeMap::new(),
@@ -58,8 +69,8 @@ fn links_of(member: &Member) -> impl Iterator<Item = (&RouterId, &VirtualLink)> 
 
 impl Driver {
     /// Makes the interfaces of all virtual routers that are there to be made; switches on those whose addresses are here, and off
-    /// those whose addresses are not. With the first configuration, and never before, what nobody wants is removed.
-    pub(in crate::vrrp) fn make_links(&mut self) {
+    /// those whose addresses are not. With `sweep`, and never before the first configuration, what nobody wants is removed.
+    pub(in crate::vrrp) fn make_links(&mut self, sweep: bool) {
         let wanted: BTreeMap<Arc<str>, VirtualLink> = self
             .members
             .values()
@@ -76,24 +87,40 @@ impl Driver {
         if self.virtual_links.stale && !self.look_at_links() {
             return;
         }
-        let ops = plan(&wanted, &self.virtual_links.held, self.configured, |name| self.network.index(name));
+        let sweep = sweep && self.configured;
+        let ops = plan(&wanted, &self.virtual_links.held, sweep, |name| self.network.index(name));
+        self.carry_out_links(ops);
+        self.switch_links();
+    }
+
+    fn carry_out_links(&mut self, ops: Vec<Op>) {
+        let now = clock::now().boot;
+        let waits = self.virtual_links.not_before.is_some_and(|at| now < at);
         let mut failing = BTreeMap::new();
         for op in ops {
-            let connection = &mut self.virtual_links.connection;
+            let links = &mut self.virtual_links;
             let (name, result) = match op {
+                Op::Make { link, .. } if waits && links.failing.contains_key(&*link.name) => {
+                    failing.extend(links.failing.remove_entry(&*link.name));
+                    continue;
+                }
                 Op::Remove { name, index } => {
-                    let result = link::remove(connection, index);
+                    let result = link::remove(&mut links.connection, index);
                     if result.is_ok() {
-                        self.virtual_links.held.remove(&name);
                         self.network.update(Event::LinkGone(index));
                     }
                     (name, result)
                 }
                 Op::Make { link, parent } => {
-                    (link.name.to_string(), link::make(connection, &link, parent).map(drop))
+                    let name = link.name.to_string();
+                    let made = link::make(&mut links.connection, &link, parent);
+                    let made = made.map(|made| {
+                        links.asked.insert(name.clone(), (made.index, parent));
+                    });
+                    (name, made)
                 }
             };
-            self.virtual_links.stale = true;
+            links.stale = true;
             if let Err(error) = result {
                 failing.insert(name, explain(&error));
             }
@@ -101,7 +128,17 @@ impl Driver {
         if self.virtual_links.stale {
             self.look_at_links();
         }
+        if failing.is_empty() {
+            (self.virtual_links.setbacks, self.virtual_links.not_before) = (0, None);
+        } else if !waits {
+            self.virtual_links.not_before =
+                Some(now + RETRY.saturating_mul(1 << self.virtual_links.setbacks.min(6)));
+            self.virtual_links.setbacks = self.virtual_links.setbacks.saturating_add(1);
+        }
         self.tell_failing(failing);
+    }
+
+    fn switch_links(&mut self) {
         let (mut up, mut down) = (BTreeSet::new(), BTreeSet::new());
         for member in self.members.values() {
             for (id, link) in links_of(member) {
@@ -122,7 +159,9 @@ impl Driver {
             Ok(found) => {
                 (self.virtual_links.stale, self.virtual_links.looked) = (false, true);
                 self.virtual_links.held.clear();
-                for (name, (held, state)) in found {
+                for (name, (mut held, state)) in found {
+                    let asked = self.virtual_links.asked.get(&name).filter(|asked| asked.0 == held.index);
+                    held.parent = asked.map_or(held.parent, |asked| asked.1);
                     self.network.update(Event::Link(state));
                     self.virtual_links.held.insert(name, held);
                 }

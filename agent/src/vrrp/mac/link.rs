@@ -93,17 +93,19 @@ fn settle(connection: &mut Connection, link: &VirtualLink, index: u32) -> io::Re
             });
             match link.family {
                 Family::Ipv4 => families,
-                Family::Ipv6 => {
-                    families.nest(AF_INET6, |inet6| inet6.bytes(IFLA_INET6_ADDR_GEN_MODE, &[NO_ADDRESS]))
-                }
+                Family::Ipv6 => families.nest(AF_INET6, no_address),
             }
         })
         .finish();
     connection.change(NEW_LINK, 0, &settings)?;
     let ipv6 = |setting: &str| format!("net/ipv6/conf/{}/{setting}", link.name);
     match link.family {
-        // Without any IPv6 there is nothing to switch off.
-        Family::Ipv4 => write_if_there(&ipv6("disable_ipv6"), "1"),
+        // Without any IPv6 there is nothing to switch off. Where /proc/sys cannot be written, no address of its own is as good.
+        Family::Ipv4 => write_if_there(&ipv6("disable_ipv6"), "1").or_else(|_| {
+            let none = Writer::after(&header(index, 0, 0));
+            let none = none.nest(IFLA_AF_SPEC, |families| families.nest(AF_INET6, no_address));
+            connection.change(NEW_LINK, 0, &none.finish())
+        }),
         Family::Ipv6 => {
             if read(&format!("net/ipv6/conf/{}/forwarding", link.parent)) == Some(1) {
                 write_if_there(&ipv6("forwarding"), "1")?;
@@ -111,6 +113,10 @@ fn settle(connection: &mut Connection, link: &VirtualLink, index: u32) -> io::Re
             write_if_there(&ipv6("accept_ra"), "0")
         }
     }
+}
+
+fn no_address(inet6: Writer) -> Writer {
+    inet6.bytes(IFLA_INET6_ADDR_GEN_MODE, &[NO_ADDRESS])
 }
 
 fn read(path: &str) -> Option<u32> {

@@ -155,7 +155,7 @@ mod tests {
         };
         let make = Op::Make { link: link.clone(), parent: 2 };
         let remove = Op::Remove { name: link.name.to_string(), index: 9 };
-        assert_eq!(plan(&wanted, &BTreeMap::new(), true, index), [make.clone()]);
+        assert_eq!(plan(&wanted, &BTreeMap::new(), true, index), vec![make.clone()]);
         assert_eq!(plan(&wanted, &held(2), true, index), []);
         assert_eq!(plan(&wanted, &held(3), false, index), [remove.clone(), make]);
         assert_eq!(plan(&wanted, &BTreeMap::new(), true, |_| None), []);
