@@ -468,6 +468,8 @@ mod tests {
             accepted_priority_zero: 2,
             rejected: [("ttl".into(), 1)].into(),
             became_active: 3,
+            own_interface: None,
+            services_only: false,
         };
         let group = GroupStatus {
             group: "front".into(),

@@ -68,6 +68,9 @@ fn clients_know_one_address_and_it_moves() {
     two.handle.configure(&[group(100, MORE)]);
     two.wait_for("front", "Backup");
     expect(&dir1, &dir2);
+    let shown =
+        one.status().groups[0].instances.iter().map(|one| one.own_interface.clone()).collect::<Vec<_>>();
+    assert_eq!(shown, [Some(LINK.to_owned()), Some(LINK6.to_owned())]);
     // What the client learns is the virtual router's MAC address, and nothing makes it think otherwise.
     let knows = |address: &str, mac: &str| {
         let shown = client.ip(&format!("neighbour show to {address}"));
