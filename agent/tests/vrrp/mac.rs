@@ -177,3 +177,30 @@ fn what_somebody_does_to_the_interfaces_is_put_right_and_a_crash_leaves_none() {
     thread::sleep(Duration::from_millis(300));
     assert_eq!(two.state("front"), "Active");
 }
+
+#[test]
+fn an_agent_that_comes_back_at_once_goes_on_with_its_interfaces() {
+    if !can_run() {
+        return;
+    }
+    let net = Net::new();
+    let dir1 = machine(&net, 1);
+    // Slow enough for any machine to be back in time.
+    let mut slow: serde_json::Value = serde_json::from_str(MORE).unwrap();
+    slow["advertisementInterval"] = "2s".into();
+    slow["alone"] = true.into();
+    let one = dir1.start();
+    one.handle.configure(&[group(200, &slow.to_string())]);
+    one.wait_for("front", "Active");
+    eventually("up", || (is_up(&dir1, LINK) && is_up(&dir1, LINK6) && dir1.has(ADDRESS6)).then_some(()));
+    let index =
+        |link: &str| dir1.ip(&format!("-o link show {link}")).split(':').next().map(ToOwned::to_owned);
+    let before = (index(LINK), index(LINK6));
+    drop(one);
+    let one = dir1.start();
+    one.handle.configure(&[group(200, &slow.to_string())]);
+    one.wait_for("front", "Active");
+    one.expect_history(&["Initialize -> Active"]);
+    assert!(is_up(&dir1, LINK) && is_up(&dir1, LINK6) && dir1.has(ADDRESS6) && dir1.has(ADDRESS));
+    assert_eq!((index(LINK), index(LINK6)), before, "the same ones");
+}

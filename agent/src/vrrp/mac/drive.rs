@@ -90,7 +90,7 @@ impl Driver {
         let sweep = sweep && self.configured;
         let ops = plan(&wanted, &self.virtual_links.held, sweep, |name| self.network.index(name));
         self.carry_out_links(ops);
-        self.switch_links();
+        self.switch_links(sweep);
     }
 
     fn carry_out_links(&mut self, ops: Vec<Op>) {
@@ -138,7 +138,8 @@ impl Driver {
         self.tell_failing(failing);
     }
 
-    fn switch_links(&mut self) {
+    /// None is switched off before it is known what a group that begins goes on with.
+    fn switch_links(&mut self, off: bool) {
         let (mut up, mut down) = (BTreeSet::new(), BTreeSet::new());
         for member in self.members.values() {
             for (id, link) in links_of(member) {
@@ -150,7 +151,7 @@ impl Driver {
             }
         }
         up.iter().for_each(|name| self.switch_link(name, true));
-        down.difference(&up).for_each(|name| self.switch_link(name, false));
+        down.difference(&up).filter(|_| off).for_each(|name| self.switch_link(name, false));
     }
 
     /// Reads them from the kernel.

@@ -28,6 +28,8 @@ pub(crate) struct Routing {
     held: Held,
     /// What is known of the kernel may be out of date.
     stale: bool,
+    /// The kernel has been looked at: a former process may have left something.
+    looked: bool,
     /// What is wanted and cannot be had, and why, as it was said.
     lacking: BTreeMap<String, String>,
 }
@@ -35,7 +37,8 @@ pub(crate) struct Routing {
 impl Routing {
     /// Opens what it needs, in the network namespace of the calling thread.
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(Self { kernel: Kernel::open()?, held: Held::default(), stale: true, lacking: BTreeMap::new() })
+        let kernel = Kernel::open()?;
+        Ok(Self { kernel, held: Held::default(), stale: true, looked: false, lacking: BTreeMap::new() })
     }
 
     /// What becomes readable with a notification.
@@ -79,9 +82,7 @@ impl Driver {
         };
         let mut changed = heard.lost || (heard.room && !self.routing.lacking.is_empty());
         for event in heard.events {
-            let before = self.routing.held.clone();
-            self.routing.held.update(event);
-            changed |= self.routing.held != before;
+            changed |= self.routing.held.update(event);
         }
         self.routing.stale |= heard.lost;
         changed
@@ -104,20 +105,25 @@ impl Driver {
         }
         // The place of a rule, for one, is known only from what the kernel says of it.
         self.hear_routes();
-        if !any && self.routing.held.is_empty() && !self.routing.stale {
+        let mut wanted = Wanted::default();
+        self.members.values().for_each(|member| add_wanted(member, &mut wanted));
+        // Then nothing is looked at either: it costs a walk through all routes that there are.
+        if wanted.is_empty() && self.routing.held.is_empty() && self.routing.looked {
+            self.routing.lacking.clear();
             return;
         }
         if self.routing.stale {
             match self.routing.kernel.observe() {
-                Ok(held) => (self.routing.held, self.routing.stale) = (held, false),
+                Ok(held) => {
+                    self.routing.held = held;
+                    (self.routing.stale, self.routing.looked) = (false, true);
+                }
                 Err(error) => {
                     self.voice.warn(format!("routes and rules cannot be read: {error}"));
                     self.retry_soon();
                 }
             }
         }
-        let mut wanted = Wanted::default();
-        self.members.values().for_each(|member| add_wanted(member, &mut wanted));
         let (ops, homeless) = plan(&wanted, &self.routing.held, |name| self.network.index(name));
         let mut lacking: BTreeMap<String, String> = homeless
             .into_iter()

@@ -80,7 +80,9 @@ impl Kernel {
                     }
                     Err(error) => return Err(error),
                 };
-                answers.iter().filter_map(message::read).for_each(|event| held.update(event));
+                for event in answers.iter().filter_map(message::read) {
+                    held.update(event);
+                }
             }
         }
         Ok(held)

@@ -137,6 +137,10 @@ impl RouteKey {
 }
 
 impl Wanted {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.routes.is_empty() && self.rules.is_empty()
+    }
+
     /// Adds what an instance wants where its addresses are. What two groups want alike is wanted once.
     pub(crate) fn add(&mut self, instance: &Instance) {
         for route in &instance.routes {
@@ -180,21 +184,13 @@ impl Held {
         self.routes.is_empty() && self.rules.is_empty()
     }
 
-    /// Takes a notification.
-    pub(crate) fn update(&mut self, event: Event) {
+    /// Takes a notification; true when it was news.
+    pub(crate) fn update(&mut self, event: Event) -> bool {
         match event {
-            Event::Route(key, route) => {
-                self.routes.insert(key, route);
-            }
-            Event::RouteGone(key) => {
-                self.routes.remove(&key);
-            }
-            Event::Rule(rule) => {
-                self.rules.insert(rule);
-            }
-            Event::RuleGone(rule) => {
-                self.rules.remove(&rule);
-            }
+            Event::Route(key, route) => self.routes.insert(key, route.clone()) != Some(route),
+            Event::RouteGone(key) => self.routes.remove(&key).is_some(),
+            Event::Rule(rule) => self.rules.insert(rule),
+            Event::RuleGone(rule) => self.rules.remove(&rule),
         }
     }
 

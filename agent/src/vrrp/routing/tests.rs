@@ -49,7 +49,9 @@ fn echo(op: &Op) -> Event {
 
 fn carried_out(ops: &[Op]) -> Held {
     let mut held = Held::default();
-    ops.iter().for_each(|op| held.update(echo(op)));
+    for op in ops {
+        held.update(echo(op));
+    }
     held
 }
 
@@ -81,7 +83,7 @@ fn what_was_carried_out_leaves_nothing_to_do() {
     let (ops, _) = plan(&Wanted::default(), &held, index);
     assert!(matches!(ops[..3], [Op::RemoveRule(_), Op::RemoveRule(_), Op::RemoveRule(_)]), "rules first");
     assert_eq!(ops.len(), 6);
-    ops.iter().for_each(|op| held.update(echo(op)));
+    assert!(ops.iter().all(|op| held.update(echo(op))), "all of it is news");
     assert!(held.is_empty());
 }
 
