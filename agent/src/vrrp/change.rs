@@ -9,6 +9,7 @@ use super::addresses;
 use super::config::{GroupPlan, SERVICES};
 use super::driver::{Driver, look};
 use super::member::{Leaving, Waiting};
+use super::routing::Cause;
 
 impl Driver {
     /// Makes the groups those of a configuration. Groups in `keep` stay as they are: what is configured for them now cannot be
@@ -44,7 +45,9 @@ impl Driver {
         self.configured = true;
         self.open_wires();
         self.tell_links();
+        self.make_links(true);
         self.put_back();
+        self.route(Cause::Repair);
         self.forget_addresses();
     }
 
@@ -58,6 +61,7 @@ impl Driver {
         member.links.retain(|id, _| same_router(&former, &member.plan, id));
         member.tracked.clear();
         self.note_addresses();
+        self.make_links(false);
         self.open_wires();
         let links = self.links_of(&name);
         if let Some(member) = self.members.get_mut(&name) {
@@ -67,6 +71,7 @@ impl Driver {
         let Some(member) = self.members.get_mut(&name) else { return };
         let plan = &member.plan;
         member.holds.retain(|id, _| plan.routers.contains_key(id));
+        self.route(Cause::Moved);
         self.drop_former(&former, &name);
         self.tell_links_of(&name);
     }
@@ -85,7 +90,7 @@ impl Driver {
         let mut ops = Vec::new();
         for (id, router) in &former.routers {
             let mut gone = router.clone();
-            let now = member.plan.routers.get(id).filter(|now| now.interface == router.interface);
+            let now = member.plan.routers.get(id).filter(|now| now.home() == router.home());
             let stays = |place: &super::config::Placement| {
                 now.is_some_and(|now| {
                     now.places

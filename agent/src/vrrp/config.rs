@@ -12,6 +12,8 @@ use bascule_vrrp::router::Announce;
 use bascule_vrrp::timers::Interval;
 use bascule_vrrp::{Authentication, GroupConfig, InstanceConfig, Peers, RouterId};
 
+use super::mac::VirtualLink;
+
 /// Name under which the machine's services are tracked.
 pub const SERVICES: &str = "services";
 
@@ -31,7 +33,7 @@ pub(crate) struct GroupPlan {
 /// A virtual router on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RouterPlan {
-    /// Where it speaks and where its addresses are.
+    /// Where it speaks, and where its addresses are unless it has an interface of its own.
     pub(crate) interface: Arc<str>,
     /// This member's own address on it, if the configuration says which.
     pub(crate) own: Option<IpAddr>,
@@ -41,6 +43,15 @@ pub(crate) struct RouterPlan {
     pub(crate) multicast: bool,
     /// The addresses, the advertised ones first.
     pub(crate) places: Vec<Placement>,
+    /// With a virtual MAC address: the interface that has it.
+    pub(crate) own_link: Option<VirtualLink>,
+}
+
+impl RouterPlan {
+    /// Where its addresses are.
+    pub(crate) fn home(&self) -> &Arc<str> {
+        self.own_link.as_ref().map_or(&self.interface, |link| &link.name)
+    }
 }
 
 /// An address of a group on an interface.
@@ -139,7 +150,7 @@ impl GroupPlan {
 
     /// All its addresses, with their interfaces.
     pub(crate) fn places(&self) -> impl Iterator<Item = (&str, &Placement)> {
-        self.routers.values().flat_map(|router| router.places.iter().map(|place| (&*router.interface, place)))
+        self.routers.values().flat_map(|router| router.places.iter().map(|place| (&**router.home(), place)))
     }
 }
 
@@ -198,6 +209,7 @@ fn router_plan(
         vrid: config.vrid,
         multicast,
         places,
+        own_link: instance.virtual_mac.then(|| VirtualLink::new(&config.interface, family, config.vrid)),
     }
 }
 

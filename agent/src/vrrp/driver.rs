@@ -18,9 +18,11 @@ use super::announce::Announcements;
 use super::clock;
 use super::config::{GroupPlan, RouterPlan, SERVICES, interface_tracker};
 use super::kernel::Kernel;
+use super::mac::VirtualLinks;
 use super::member::Member;
-use super::network::Network;
+use super::network::{Event, Network};
 use super::record;
+use super::routing::{Cause, Routing};
 use super::voice::{Remark, Transition, Voice};
 use super::wire::{Place, Wires};
 use crate::reconcile::ledger::{Identity, Ledger};
@@ -59,6 +61,8 @@ pub(crate) struct Totals {
 pub(crate) struct Driver {
     pub(super) kernel: Kernel,
     pub(super) network: Network,
+    pub(super) routing: Routing,
+    pub(super) virtual_links: VirtualLinks,
     pub(super) wires: Wires,
     pub(super) announcements: Announcements,
     pub(super) members: BTreeMap<Arc<str>, Member>,
@@ -98,6 +102,8 @@ impl Driver {
         Ok(Self {
             kernel,
             network,
+            routing: Routing::open()?,
+            virtual_links: VirtualLinks::open()?,
             wires: Wires::default(),
             announcements: Announcements::open()?,
             members: BTreeMap::new(),
@@ -132,11 +138,14 @@ impl Driver {
     /// this process stood still, is none that its group, once told how late it is, still wants.
     pub(crate) fn turn(&mut self) {
         let changed = self.hear_kernel();
+        let rerouted = self.hear_routes();
         self.hear_networks();
         let now = clock::now().boot;
         if self.retry_at.take_if(|at| now >= *at).is_some() {
             self.open_wires();
+            self.make_links(true);
             self.tell_links();
+            self.route(Cause::Repair);
         }
         let due = |member: &Member| member.next_deadline().is_some_and(|at| at <= now);
         let due: Vec<_> =
@@ -149,6 +158,9 @@ impl Driver {
         let again = self.put_back_at.take_if(|at| now >= *at).is_some();
         if changed || again {
             self.put_back();
+        }
+        if changed || rerouted {
+            self.route(Cause::Repair);
         }
     }
 
@@ -166,6 +178,12 @@ impl Driver {
         if events.is_empty() && !lost && !again {
             return false;
         }
+        if lost || events.iter().any(Event::takes_routes) {
+            self.routing.doubt();
+        }
+        if lost || events.iter().any(|event| matches!(event, Event::Link(_) | Event::LinkGone(_))) {
+            self.virtual_links.doubt();
+        }
         for event in events {
             self.network.update(event);
         }
@@ -180,6 +198,9 @@ impl Driver {
             }
         }
         self.open_wires();
+        if self.configured {
+            self.make_links(true);
+        }
         self.tell_links();
         true
     }
@@ -230,6 +251,9 @@ impl Driver {
         let speaks = actions.iter().any(|action| {
             matches!(action, Action::Send { .. } | Action::Changed(_) | Action::Remember { .. })
         });
+        let moves =
+            |action: &Action| matches!(action, Action::HoldAddresses { .. } | Action::DropAddresses { .. });
+        let moved = actions.iter().any(moves);
         // First what is said: arming the guard and adding thousands of addresses takes its time, and peers count from the last
         // advertisement. Nobody sends to the addresses before they are announced.
         let (said, done): (Vec<_>, Vec<_>) =
@@ -242,6 +266,9 @@ impl Driver {
         }
         for action in done {
             self.carry_out(name, action);
+        }
+        if moved {
+            self.route(Cause::Moved);
         }
         if speaks && let Some(member) = self.members.get_mut(name) {
             let record = member.group.record(&self.boot_id);
@@ -260,7 +287,8 @@ impl Driver {
                 self.send(name, &router, source, destination, &bytes);
             }
             Action::HoldAddresses { router, lifetime } => {
-                member.holds.insert(router.clone(), lifetime);
+                member.came |= member.holds.insert(router.clone(), lifetime).is_none();
+                self.switch_link_of(name, &router, true);
                 self.hold(name, &router, lifetime);
             }
             Action::RenewAddresses { lifetime } => {
@@ -271,9 +299,17 @@ impl Driver {
             }
             Action::DropAddresses { router } => {
                 let held = member.holds.remove(&router).is_some();
+                // What needs the addresses goes before them.
+                self.route(Cause::Moving);
                 self.release(name, &router, held);
+                self.switch_link_of(name, &router, false);
             }
-            Action::Announce { router, times } => self.announce(name, &router, times),
+            Action::Announce { router, times } => {
+                if std::mem::take(&mut member.came) {
+                    self.route(Cause::Moving);
+                }
+                self.announce(name, &router, times);
+            }
             Action::Changed(change) => {
                 let priority = member.group.priority();
                 let (from, to, reason) = (change.from, change.to, change.reason);
@@ -309,7 +345,12 @@ impl Driver {
         let Some(plan) = member.plan.routers.get(router) else { return };
         let Some(index) = self.network.index(&plan.interface) else { return };
         let place = Place { index, family: router.family };
-        let result = self.wires.send(&place, source, destination, bytes);
+        // The virtual MAC address is of who has the addresses: from anybody else it would lead switches astray.
+        let own_link = plan.own_link.as_ref().filter(|_| member.holds.contains_key(router));
+        let result = match own_link {
+            Some(link) => self.virtual_links.frames.advertise(index, link.mac, source, destination, bytes),
+            None => self.wires.send(&place, source, destination, bytes),
+        };
         let now = clock::now().boot;
         if member.sent(now, router, result.is_ok())
             && let Err(error) = result
@@ -338,7 +379,7 @@ impl Driver {
         }
     }
 
-    fn retry_soon(&mut self) {
+    pub(super) fn retry_soon(&mut self) {
         self.retry_at = Some(clock::now().boot + RETRY);
     }
 
@@ -420,7 +461,10 @@ pub(super) fn look(
     match network.link_of(router, id.family, |address| floating.contains(&address)) {
         Link::Up { source } => {
             let place = network.index(&router.interface).map(|index| Place { index, family: id.family });
-            if place.is_some_and(|place| wires.has(&place)) { Link::Up { source } } else { Link::Down }
+            // Without its own interface its addresses have no place.
+            let has_home = network.index(router.home()).is_some();
+            let hears = place.is_some_and(|place| wires.has(&place));
+            if has_home && hears { Link::Up { source } } else { Link::Down }
         }
         other => other,
     }

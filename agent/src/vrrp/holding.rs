@@ -26,7 +26,7 @@ impl Driver {
             format!(
                 "{router}: {} on {} was not put there by this agent: it stays there in whatever state the group is; remove it",
                 all.join(", "),
-                plan.interface
+                plan.home()
             )
         });
         if self.members.get_mut(name).is_some_and(|member| member.is_news("foreign", said.as_deref())) {
@@ -57,7 +57,7 @@ impl Driver {
                     .holds
                     .keys()
                     .filter_map(|id| member.plan.routers.get(id))
-                    .filter_map(|router| Some((self.network.index(&router.interface)?, &router.places)))
+                    .filter_map(|router| Some((self.network.index(router.home())?, &router.places)))
             })
             .flat_map(|(index, places)| places.iter().map(move |place| (index, place.address)))
             .collect();
@@ -106,7 +106,7 @@ impl Driver {
         let Some(plan) = self.members.get(name).and_then(|member| member.plan.routers.get(router)) else {
             return;
         };
-        let Some(index) = self.network.index(&plan.interface) else { return };
+        let Some(index) = self.network.index(plan.home()) else { return };
         let mac = self.network.mac(index);
         // Every address once before any of them twice. One that finds the interface's queue full is no reason to leave out the rest.
         let (mut failures, mut last) = (0_u32, None);
@@ -117,7 +117,7 @@ impl Driver {
             }
         }
         if let Some((address, error)) = last {
-            let interface = &plan.interface;
+            let interface = plan.home();
             self.voice.warn(format!(
                 "{name}: {failures} announcements cannot be sent on {interface}, the last one for {address}: {error}"
             ));

@@ -11,6 +11,7 @@ use super::config::GroupPlan;
 use super::driver::Driver;
 use super::member::{Leaving, Member};
 use super::record;
+use super::routing::Cause;
 use super::voice::Remark;
 
 impl Driver {
@@ -63,10 +64,13 @@ impl Driver {
                 }
                 self.add_waiting();
                 self.open_wires();
+                self.make_links(true);
                 self.put_back();
+                self.route(Cause::Moved);
                 self.forget_addresses();
             }
-            Leaving::End | Leaving::No => {}
+            // Its interfaces go.
+            Leaving::End | Leaving::No => self.make_links(true),
         }
     }
 
@@ -101,6 +105,7 @@ impl Driver {
             Ok(member) => {
                 self.members.insert(name.clone(), member);
                 self.note_addresses();
+                self.make_links(false);
                 self.open_wires();
                 self.begin(&name);
             }

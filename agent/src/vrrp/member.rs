@@ -36,6 +36,8 @@ pub(crate) struct Member {
     pub(crate) record: RecordFile,
     /// The virtual routers whose addresses are on this machine, with the lifetime that they have in the kernel.
     pub(crate) holds: BTreeMap<RouterId, Option<Duration>>,
+    /// Addresses have come that nobody was told of yet.
+    pub(crate) came: bool,
     /// The links as the group was told.
     pub(crate) links: BTreeMap<RouterId, Link>,
     /// Tracked interfaces as the group was told: whether they fail.
@@ -65,6 +67,7 @@ impl Member {
             group,
             record,
             holds: BTreeMap::new(),
+            came: false,
             links: BTreeMap::new(),
             tracked: BTreeMap::new(),
             switchover: None,

@@ -41,6 +41,13 @@ pub(crate) enum Event {
     AddressGone(HeldAddress),
 }
 
+impl Event {
+    /// Whether the kernel may have taken routes away with it.
+    pub(crate) fn takes_routes(&self) -> bool {
+        !matches!(self, Event::Address(_))
+    }
+}
+
 impl Network {
     /// Takes a notification.
     pub(crate) fn update(&mut self, event: Event) {
@@ -181,6 +188,7 @@ mod tests {
             vrid: 30,
             multicast: true,
             places: Vec::new(),
+            own_link: None,
         }
     }
 

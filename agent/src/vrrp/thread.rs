@@ -181,6 +181,7 @@ fn wait(driver: &Driver, inbox: &Inbox, next: Option<BootTime>, frozen: bool) ->
     let mut descriptors: Vec<BorrowedFd<'_>> = vec![inbox.sleeper.as_fd()];
     if !frozen {
         descriptors.push(driver.kernel.descriptor());
+        descriptors.extend(driver.routing.descriptor());
         descriptors.extend(driver.wires.descriptors());
     }
     let mut polled: Vec<_> =

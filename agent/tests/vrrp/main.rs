@@ -3,6 +3,8 @@
 
 mod groups;
 mod interop;
+mod mac;
 mod net;
 mod peers;
+mod routing;
 mod upgrades;
