@@ -17,7 +17,7 @@ use super::{
 use crate::plane::fixture::{config, key, web};
 
 fn update(serial: u64, change: ConfigChange) -> ConfigUpdate {
-    ConfigUpdate { serial, seen: Instant::now(), change }
+    ConfigUpdate { serial, seen: Instant::now(), change, checks: Vec::new() }
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl Agent {
 
     fn send(&mut self, change: ConfigChange) {
         self.serial += 1;
-        let update = ConfigUpdate { serial: self.serial, seen: Instant::now(), change };
+        let update = ConfigUpdate { serial: self.serial, seen: Instant::now(), change, checks: Vec::new() };
         self.handle.as_ref().unwrap().updates().send(&update);
         let serial = self.serial;
         wait_until("the configuration is carried out", || {
