@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bascule_agent::{
@@ -89,7 +89,7 @@ impl Director {
         let mut wanted: Vec<String> = wanted.iter().map(|rule| (*rule).to_owned()).collect();
         wanted.sort();
         wait_until(&format!("the kernel holds {wanted:?}, checks say {:?}", self.services()), || {
-            self.runtime.block_on(tokio::time::sleep(std::time::Duration::from_millis(5)));
+            self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
             rules() == wanted
         });
     }
