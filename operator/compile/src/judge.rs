@@ -232,8 +232,9 @@ pub(crate) fn allowed_targets(spec: &VirtualServiceSpec, director: &Director, pr
     }
 }
 
-/// Addresses that mean something else on every machine.
-pub(crate) fn only_here(address: IpAddr) -> Option<&'static str> {
+/// What an address is that means something else on every machine: a loopback or link-local one. Such a target of a check
+/// ([`bascule_crds::HealthCheckSpec::address`]) may be probed only where the director's `allowed_targets` have it, whoever asks.
+pub fn only_here(address: IpAddr) -> Option<&'static str> {
     let (loopback, link_local) = match address {
         IpAddr::V4(a) => (a.is_loopback(), a.is_link_local()),
         IpAddr::V6(a) => (a.is_loopback(), a.is_unicast_link_local()),
