@@ -20,6 +20,8 @@ pub(crate) enum Phase {
     Answer,
     /// The end of an answer.
     Rest,
+    /// Whether the answer is as it should be.
+    Match,
 }
 
 /// One run.
@@ -64,6 +66,7 @@ impl Course {
                 format!("connected, but no TLS handshake within {timeout}")
             }
             phase if phase == Phase::Answer as u8 => format!("no answer within {timeout}"),
+            phase if phase == Phase::Match as u8 => format!("the body was not matched within {timeout}"),
             _ => format!("the answer did not end within {timeout}"),
         }
     }

@@ -36,3 +36,14 @@ pub enum PrepareError {
     )]
     NoAuthorities(String),
 }
+
+/// Why a page was not fetched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// The request cannot be made.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// It failed, in words for a person.
+    #[error("{0}")]
+    Failed(String),
+}

@@ -37,7 +37,8 @@ mod words;
 pub use bascule_checks_core::Outcome;
 
 pub use answer::dns::{QueryName, RecordType};
-pub use error::{Invalid, PrepareError};
+pub use error::{FetchError, Invalid, PrepareError};
+pub use http::Page;
 pub use probe::{
     Digest, Dns, Http, Method, Pattern, Ping, Probe, Smtp, StatusCodes, Target, Tls, Transport, Udp, Verify,
     Version,

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::course::Course;
-use crate::{Invalid, Outcome, PrepareError, Probe, Target, dns, http, ping, smtp, tcp, tls, udp};
+use crate::{
+    FetchError, Http, Invalid, Outcome, Page, PrepareError, Probe, Target, dns, http, ping, smtp, tcp, tls,
+    udp,
+};
 
 /// What all probes of a director have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,18 @@ impl Prober {
             Probe::Ping(ping) => Kind::Ping(ping::Echo::new(*ping)?),
         };
         Ok(Prepared(Arc::new(Ready { target: target.clone(), kind })))
+    }
+
+    /// Fetches a page as [`Probe::Http`] does, whatever its status code, and says what its digests are.
+    ///
+    /// # Errors
+    ///
+    /// A setting is wrong, the page does not come within `timeout`, or it is longer than
+    /// [`BODY_MAX`](crate::answer::http::BODY_MAX).
+    pub async fn fetch(&self, http: &Http, target: &Target, timeout: Duration) -> Result<Page, FetchError> {
+        check(&Probe::Http(http.clone()), target).map_err(PrepareError::from)?;
+        let request = http::Request::new(http, target, &self.tls, &self.patterns)?;
+        request.fetch(target, &Course::new(timeout)).await.map_err(FetchError::Failed)
     }
 }
 

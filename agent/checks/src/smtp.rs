@@ -69,7 +69,18 @@ impl Conversation {
         if !plain.pending.is_empty() {
             return Err("the server sent more after its answer to STARTTLS".into());
         }
-        let stream = tls::handshake(plain.stream, config, name, course).await?;
+        Box::pin(self.go_on(plain.stream, config, name, course)).await
+    }
+
+    /// What comes after the answer to STARTTLS.
+    async fn go_on(
+        &self,
+        connection: Connection,
+        config: &Arc<ClientConfig>,
+        name: &ServerName<'static>,
+        course: &Course,
+    ) -> Result<&'static str, String> {
+        let stream = tls::handshake(connection, config, name, course).await?;
         course.enter(Phase::Answer);
         let mut secure = Line { stream, pending: Vec::new() };
         secure.ask(&format!("EHLO {}\r\n", self.helo), "EHLO over TLS", 250).await?;

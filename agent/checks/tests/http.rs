@@ -270,6 +270,41 @@ async fn a_slow_drip_ends_at_the_timeout() {
 }
 
 #[tokio::test]
+async fn a_server_that_closes_first_sees_an_end_in_order() {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let address = server(move |mut stream| {
+        let sender = sender.clone();
+        async move {
+            head(&mut stream).await;
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nhello").await;
+            let _ = stream.shutdown().await;
+            let _ = sender.send(stream.read(&mut [0; 8]).await.map_err(|error| error.kind()));
+        }
+    })
+    .await;
+    passed(&probe(&plain(), address, LONG).await, "GET /: 200");
+    assert_eq!(receiver.recv().await.unwrap(), Ok(0));
+}
+
+#[tokio::test]
+async fn an_expression_that_explodes_delays_no_other_probe() {
+    let body = "a".repeat(64 * 1024);
+    let page = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let address = answering(page).await;
+    // Some hundred milliseconds of work each, on threads apart: the thread of the probes goes on meanwhile.
+    let explodes = http(Http { matches: Some("(a|b)*a(a|b){900}c".into()), ..Http::default() });
+    let prepared = prober().prepare(&explodes, &target(address)).unwrap();
+    let runs: Vec<_> = (0..4).map(|_| tokio::spawn(prepared.run(LONG))).collect();
+    passed(
+        &probe(&http(Http { matches: Some("aa".into()), ..Http::default() }), address, LONG).await,
+        "GET /: 200",
+    );
+    for run in runs {
+        failed(&run.await.unwrap(), "GET /: the body does not match (a|b)*a(a|b){900}c");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_close_is_not_waited_for() {
     let address = server(|mut stream| async move {
         head(&mut stream).await;

@@ -109,6 +109,18 @@ fn what_cannot_be_probed() {
     assert!(prober.prepare(&Probe::Tcp, &fine).is_ok());
 }
 
+#[test]
+fn ten_thousand_probes_fit_into_memory() {
+    let prober = prober();
+    let target = target("127.0.0.1:80".parse().unwrap());
+    let tls = bascule_checks::Tls { server_name: None, verify: bascule_checks::Verify::Nothing };
+    let https = bascule_checks::Http { tls: Some(tls), ..Default::default() };
+    for probe in [Probe::Tcp, Probe::Http(bascule_checks::Http::default()), Probe::Http(https)] {
+        let size = size_of_val(&prober.prepare(&probe, &target).unwrap().run(LONG));
+        assert!(size <= 4096, "{size} bytes for each run of {probe:?}");
+    }
+}
+
 #[tokio::test]
 async fn no_time_at_all_is_a_verdict() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

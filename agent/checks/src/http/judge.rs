@@ -1,10 +1,14 @@
 //! What an answer must be, and whether it is.
 
+use std::sync::Arc;
+
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
 
+use super::Take;
 use super::pattern::{Pattern, Patterns};
 use crate::answer::http::{BODY_MAX, WINDOW};
+use crate::course::{Course, Phase};
 use crate::{Digest, Http, Invalid, StatusCodes, hex, words};
 
 /// Digits of a digest that a message shows.
@@ -60,9 +64,13 @@ impl<'a> Judge<'a> {
         });
         Self { wanted, hash, window: Vec::new(), length: 0 }
     }
+}
 
-    /// Takes the next bytes of the body.
-    pub(super) fn take(&mut self, bytes: &[u8]) {
+impl Take for Judge<'_> {
+    /// The status code of an answer that passes.
+    type Made = u16;
+
+    fn body(&mut self, bytes: &[u8]) {
         self.length += bytes.len() as u64;
         match &mut self.hash {
             Some(Hash::Md5(hash)) => hash.update(bytes),
@@ -75,13 +83,13 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Whether no further byte of the body can change the verdict: a digest needs all of it, up to a bound, all else the begin.
-    pub(super) fn has_enough(&self) -> bool {
+    /// A digest needs all of the body, up to a bound, all else the begin.
+    fn has_enough(&self) -> bool {
         if self.hash.is_some() { self.length > BODY_MAX } else { self.length >= WINDOW as u64 }
     }
 
-    /// Judges the status code, if it is known: a wrong one needs no body.
-    pub(super) fn status(&self, status: Option<u16>) -> Result<(), String> {
+    /// A wrong status code needs no body.
+    fn status(&self, status: Option<u16>) -> Result<(), String> {
         match status {
             Some(status) if !self.wanted.status.contains(status) => {
                 Err(format!("{status}, wanted {}", self.wanted.status))
@@ -90,8 +98,8 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Judges the whole; returns the status code of an answer that passes.
-    pub(super) fn verdict(self, status: Option<u16>) -> Result<u16, String> {
+    async fn made(self, status: Option<u16>, course: &Course) -> Result<u16, String> {
+        self.status(status)?;
         let status = status.ok_or("the server sent no answer")?;
         if let (Some(hash), Some(wanted)) = (self.hash, &self.wanted.digest) {
             if self.length > BODY_MAX {
@@ -99,13 +107,15 @@ impl<'a> Judge<'a> {
             }
             digest(hash, wanted)?;
         }
+        course.enter(Phase::Match);
+        let window = Arc::from(self.window);
         if let Some(pattern) = &self.wanted.matches
-            && !pattern.is_match(&self.window)
+            && !pattern.is_match(&window).await?
         {
             return Err(format!("the body does not match {}", words::short(pattern.text(), PATTERN_SHOWN)));
         }
         if let Some(pattern) = &self.wanted.not_matches
-            && pattern.is_match(&self.window)
+            && pattern.is_match(&window).await?
         {
             return Err(format!("the body matches {}", words::short(pattern.text(), PATTERN_SHOWN)));
         }
