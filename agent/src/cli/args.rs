@@ -172,13 +172,16 @@ pub(super) struct Run {
     /// Address of /healthz, /readyz and /metrics, or `none`
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9740", env = "BASCULE_LISTEN")]
     pub(super) listen: Listen,
-    /// Directory of the programs that manifests may name (`services`, `notify`); without it none is run. It and the programs
+    /// Directory of the programs that manifests may name (`services`, `notify`, `exec` of HealthChecks); without it none is run. It and the programs
     /// must belong to root or the agent's user and be writable by nobody else
     #[arg(long, value_name = "DIR", env = "BASCULE_ALLOW_EXEC")]
     pub(super) allow_exec: Option<PathBuf>,
     /// User that these programs run as, without capabilities; not root: what needs privileges is a systemd unit
     #[arg(long, value_name = "NAME", default_value = crate::exec::DEFAULT_USER, env = "BASCULE_EXEC_USER")]
     pub(super) exec_user: String,
+    /// Directory of the files that HealthChecks may watch (`file`); without it none is watched
+    #[arg(long, value_name = "DIR", env = "BASCULE_ALLOW_FILE")]
+    pub(super) allow_file: Option<PathBuf>,
     /// Take the sockets and states of the agent that runs now, which ends: no group changes its state, no advertisement is
     /// missed. Where none runs, the same as without
     #[arg(long)]

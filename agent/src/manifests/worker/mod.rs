@@ -25,7 +25,7 @@ use crate::manifests::engine::{Engine, Step};
 use crate::manifests::locate::FromDisk;
 use crate::manifests::view::{Summary, View};
 use crate::manifests::watch::{Event, Watch};
-use crate::reconcile::{ConfigChange, ConfigUpdate};
+use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 use crate::state::{Keeper, Saved};
 
 /// Between looks at whether the path still leads to the watched directory.
@@ -394,7 +394,7 @@ impl Worker {
                     };
                 }
             }
-            let update = ConfigUpdate { serial: self.serial, seen, change, checks };
+            let update = ConfigUpdate { serial: self.serial, seen, change, checks, live: Lives::new() };
             (self.updates)(update);
         }
         self.follow_up(&step);
