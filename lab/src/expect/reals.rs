@@ -292,7 +292,7 @@ mod tests {
             Verdict::Undecided,
             "between two looks"
         );
-        assert_eq!(verdict(&took(Presence::In, 400, &[ONE]), 100, 1400, 0), Verdict::Failed);
+        assert_eq!(verdict(&took(Presence::In, 399, &[ONE]), 100, 1400, 0), Verdict::Failed);
         assert_eq!(
             verdict(&took(Presence::In, 500, &[ONE]), 100, 1400, 401),
             Verdict::Passed,
