@@ -61,4 +61,4 @@ deny: ## Check licences, sources, duplicates and, where their database is at han
 
 .PHONY: fuzz-smoke
 fuzz-smoke: ## Feed the decoders random bytes (the stable part of fuzzing; see the fuzz folders for cargo-fuzz).
-	cargo test --locked -p bascule-ipvs -p bascule-vrrp -p bascule-crds -p bascule-lab random
+	cargo test --locked -p bascule-checks -p bascule-ipvs -p bascule-vrrp -p bascule-crds -p bascule-lab random

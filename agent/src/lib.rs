@@ -1,9 +1,10 @@
 //! The node agent: manifests become IPVS services, addresses and rules of this machine's kernel.
 //!
 //! [`manifests`] reads a directory, compiles it and says what changed; [`reconcile`] has the kernel's tables ([`plane`]) follow;
-//! [`vrrp`] settles with the other directors who has a group's addresses;
+//! [`checks`] finds out which real servers are alive; [`vrrp`] settles with the other directors who has a group's addresses;
 //! [`state`] keeps the last good configuration; [`status`] and [`http`] tell how it goes; [`cli`] is the program.
 
+pub mod checks;
 pub mod cli;
 pub mod exec;
 pub mod groups;

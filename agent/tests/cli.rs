@@ -91,7 +91,7 @@ fn validate_names_every_mistake_with_file_line_and_field() {
             &variant("i", "  scheduler: {name: rr}", "  scheduler: {name: rr}\n  scheduler: {name: lc}"),
         ),
         (
-            "10-unsupported.yaml",
+            "10-unknown-check.yaml",
             &variant("j", "  scheduler:", "  healthChecks: [it-works]\n  scheduler:").replace(".30", ".110"),
         ),
         ("11-kind.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n"),

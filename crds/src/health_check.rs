@@ -76,11 +76,13 @@ pub struct HealthCheckSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = between("0s", "24h")))]
     pub initial_delay: Option<Duration>,
-    /// Port to probe (keepalived: connect_port). Default: the real server's. Not for ping and file.
+    /// Port to probe (keepalived: connect_port). Default: the real server's, for the first of the service's ports that is not 0.
+    /// Services by firewall mark have none: there it must be given. Not for ping and file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
-    /// Address to probe (keepalived: connect_ip). Default: the real server's. Not for file.
+    /// Address to probe (keepalived: connect_ip). Default: the real server's. A loopback or link-local one is the director's own
+    /// matter: its `allowedTargets` must have it. Not for file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<shape::Unicast>")]
     pub address: Option<IpAddr>,
@@ -324,7 +326,8 @@ pub enum DigestAlgorithm {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [rule("has(self.matches) || has(self.notMatches)", "matches or notMatches must be set")]))]
 pub struct BodyMatch {
-    /// Regular expression (RE2) that must match somewhere in the first 64 KiB (keepalived: regex).
+    /// Regular expression (RE2: no look-around, no back-references) that must match somewhere in the first 64 KiB (keepalived:
+    /// regex). Compiled it may take 256 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub matches: Option<String>,

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::digest::Url;
+
 /// Where the last good configuration is kept unless told otherwise.
 pub(super) const STATE_DIR: &str = "/var/lib/bascule";
 /// Where the control socket, the lock and the ledgers are unless told otherwise.
@@ -109,6 +111,18 @@ pub(super) enum Command {
         who has them, and why"
     )]
     Switchover(Switchover),
+    /// Print the digests of a page, as genhash does
+    #[command(
+        long_about = "Fetches a page as a health check of kind http does, and prints its status code, the length of its body, and \
+                      the digests that a check's `digest` takes: md5, which keepalived's genhash prints, and sha256.\n\n\
+                      Exit code: 0 the page is there, whatever its status code, 1 it is not, or is longer than 16 MiB.",
+        after_help = "Examples:
+  bascule-agent digest http://172.16.193.10/index.html
+  bascule-agent digest --host www.example https://172.16.193.10/
+        what that real server shows for www.example (genhash -S -s 172.16.193.10 -V www.example)
+  bascule-agent digest -o json http://172.16.193.10/ | jq -r .sha256"
+    )]
+    Digest(Digest),
     /// Print a completion script for a shell
     #[command(after_help = "Example:
   bascule-agent completion bash > /etc/bash_completion.d/bascule-agent")]
@@ -158,13 +172,16 @@ pub(super) struct Run {
     /// Address of /healthz, /readyz and /metrics, or `none`
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9740", env = "BASCULE_LISTEN")]
     pub(super) listen: Listen,
-    /// Directory of the programs that manifests may name (`services`, `notify`); without it none is run. It and the programs
+    /// Directory of the programs that manifests may name (`services`, `notify`, `exec` of HealthChecks); without it none is run. It and the programs
     /// must belong to root or the agent's user and be writable by nobody else
     #[arg(long, value_name = "DIR", env = "BASCULE_ALLOW_EXEC")]
     pub(super) allow_exec: Option<PathBuf>,
     /// User that these programs run as, without capabilities; not root: what needs privileges is a systemd unit
     #[arg(long, value_name = "NAME", default_value = crate::exec::DEFAULT_USER, env = "BASCULE_EXEC_USER")]
     pub(super) exec_user: String,
+    /// Directory of the files that HealthChecks may watch (`file`); without it none is watched
+    #[arg(long, value_name = "DIR", env = "BASCULE_ALLOW_FILE")]
+    pub(super) allow_file: Option<PathBuf>,
     /// Take the sockets and states of the agent that runs now, which ends: no group changes its state, no advertisement is
     /// missed. Where none runs, the same as without
     #[arg(long)]
@@ -217,6 +234,52 @@ pub(super) struct Switchover {
     /// Directory of the running agent's control socket
     #[arg(long, value_name = "DIR", default_value = RUN_DIR, env = "BASCULE_RUN_DIR")]
     pub(super) run_dir: PathBuf,
+}
+
+/// `digest`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Digest {
+    /// Where the page is; a host that is an address of a real server asks that one
+    #[arg(value_name = "URL")]
+    pub(super) url: Url,
+    /// Host of the request, with a port if need be (genhash: -V) [default: that of the URL]
+    #[arg(long, value_name = "HOST")]
+    pub(super) host: Option<String>,
+    /// Name that is asked for and verified in TLS (SNI) [default: the host]
+    #[arg(long, value_name = "NAME")]
+    pub(super) sni: Option<String>,
+    /// Whether the certificate of an https URL is verified
+    #[arg(long, value_name = "WHAT", default_value = "full")]
+    pub(super) verify: TlsVerify,
+    /// Version of HTTP (genhash: -P)
+    #[arg(long, value_name = "VERSION", default_value = "1.1")]
+    pub(super) http_version: HttpVersion,
+    /// Seconds that it may take (genhash: -t)
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub(super) timeout: u16,
+    /// How it is printed
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(super) output: Output,
+}
+
+/// Whether a certificate is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum TlsVerify {
+    /// Chain, dates and name, against the system's authorities
+    Full,
+    /// Nothing, as genhash
+    None,
+}
+
+/// Version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum HttpVersion {
+    /// HTTP/1.1
+    #[value(name = "1.1")]
+    V1_1,
+    /// HTTP/1.0
+    #[value(name = "1.0")]
+    V1_0,
 }
 
 /// For people or for programs.

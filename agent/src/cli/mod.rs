@@ -1,6 +1,7 @@
 //! The command line: what people and scripts call.
 
 mod args;
+mod digest;
 mod lock;
 mod logging;
 mod plan;
@@ -27,6 +28,7 @@ pub fn main() -> ExitCode {
         Some(Command::Validate(validate)) => validate::validate(&validate),
         Some(Command::Status(status)) => show::status(&status),
         Some(Command::Switchover(switchover)) => show::switchover(&switchover),
+        Some(Command::Digest(digest)) => digest::digest(&digest),
         Some(Command::Completion { shell }) => {
             clap_complete::generate(shell, &mut Args::command(), "bascule-agent", &mut std::io::stdout());
             ExitCode::SUCCESS

@@ -42,6 +42,11 @@ pub(super) fn plan(args: &Plan) -> ExitCode {
         );
     }
     let Some(config) = config else { return fail("the manifests give no configuration", 1) };
+    if config.bindings.values().any(|one| one.real_servers.iter().any(|one| !one.health_checks.is_empty())) {
+        eprintln!(
+            "plan asks no health check: here every real server counts as alive, also one that a running agent has removed"
+        );
+    }
     let options = Options { adopt: source.adopt, ..Options::new(&source.run_dir) };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -16,6 +16,7 @@ use super::fail;
 use super::lock::{self, LockError, RunLock};
 use super::logging;
 use super::service_manager::ServiceManager;
+use crate::checks::{self, Checks};
 use crate::exec;
 use crate::groups::{self, Groups};
 use crate::http;
@@ -125,7 +126,8 @@ async fn live(
     }
     let manager = ServiceManager::from_env();
     loop {
-        let end = work(args, lock.as_ref(), &notes, started, &groups, &manager, &mut signals).await?;
+        let end =
+            work(args, lock.as_ref(), &notes, started, (&groups, &runner), &manager, &mut signals).await?;
         let End::Yield(stream) = end else { return Ok(()) };
         // What follows needs the lock and the sockets before it can ask for more.
         drop(lock.take());
@@ -172,7 +174,7 @@ async fn work(
     lock: Option<&RunLock>,
     notes: &[String],
     started: Instant,
-    groups: &Arc<Groups>,
+    (groups, runner): (&Arc<Groups>, &exec::Runner),
     manager: &ServiceManager,
     signals: &mut Signals,
 ) -> Result<End, String> {
@@ -201,11 +203,20 @@ async fn work(
         remembered,
         keeper: Some(keeper.clone()),
     };
-    let (updates, told) = (reconcile.updates(), Arc::clone(groups));
+    let checking = checks::Options {
+        director: source.director().to_owned(),
+        run_dir: source.run_dir.clone(),
+        allow_file: args.allow_file.clone(),
+    };
+    let verdicts = reconcile.updates();
+    let checks = Checks::spawn(&checking, runner, move |live| verdicts.live(live)).map(Arc::new);
+    let checks = checks.map_err(|error| format!("checks cannot be started: {error}"))?;
+    let (updates, told, checked) = (reconcile.updates(), Arc::clone(groups), Arc::clone(&checks));
     let manifests = Manifests::spawn(options, move |update| {
-        updates.send(&update);
-        if let Some(director) = update.change.director() {
-            told.configure(director);
+        let director = update.change.director().cloned();
+        checked.configure(update, |update| updates.send(update));
+        if let Some(director) = director {
+            told.configure(&director);
         }
     })
     .map_err(|error| format!("a thread cannot be started: {error}"))?;
@@ -217,6 +228,7 @@ async fn work(
         http: Arc::new(Mutex::new(HttpStatus::default())),
         started,
         groups: Arc::clone(groups),
+        checks: Arc::clone(&checks),
         notes,
     });
 
@@ -265,6 +277,7 @@ async fn work(
     // First the one who hands over changes, then the one who carries them out; the disk last. A request that is still being
     // answered keeps a hand on all of them, and must not cost what was not written yet.
     gatherer.manifests.stop();
+    checks.stop();
     let keeper = gatherer.keeper.clone();
     if let Some(gatherer) = Arc::into_inner(gatherer) {
         gatherer.reconcile.shutdown().await;

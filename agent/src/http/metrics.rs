@@ -13,7 +13,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
-use super::groups;
+use super::{checks, groups};
 use crate::manifests::Summary;
 use crate::plane::sync::PeerState;
 use crate::reconcile::{Counters, DestinationCounters, LAG_BOUNDS, PlaneReport, Report, ServiceCounters};
@@ -30,6 +30,7 @@ pub(super) struct Snapshot {
     report: Arc<Report>,
     counters: Counters,
     vrrp: VrrpStatus,
+    checks: checks::Checked,
     last_good_error: bool,
     uptime: f64,
 }
@@ -42,6 +43,7 @@ impl Snapshot {
             report: gatherer.report.borrow().clone(),
             counters,
             vrrp,
+            checks: checks::Checked::of(&gatherer.checks),
             last_good_error: gatherer.keeper.as_ref().is_none_or(|keeper| keeper.status().error.is_some()),
             uptime: gatherer.started.elapsed().as_secs_f64(),
         }
@@ -87,6 +89,7 @@ impl Collector for Snapshot {
         self.manifests(to)?;
         self.planes(to)?;
         groups::encode(&self.vrrp, to)?;
+        checks::encode(&self.checks, to)?;
         self.connection_sync(to)?;
         self.services(to)?;
         self.real_servers(to)
@@ -535,6 +538,7 @@ mod tests {
             destinations: vec![server("srv1", "172.16.193.10", 1), server("with \"quotes\"", "fd00::1", 0)],
         });
         Snapshot {
+            checks: checks::Checked::default(),
             summary: Summary { serial: 3, started: true, files: 1, objects: 2, problems: 3, lost: None },
             report: Arc::new(report),
             counters: Counters { services: services.into(), age: Duration::from_millis(1500) },

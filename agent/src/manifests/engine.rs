@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bascule_compile::{
-    BindingKey, Change as Compile, Compiled, Compiler, ConditionType, Delta, NodeConfig, Reason, Trust,
-    is_refused_whole,
+    BindingKey, Change as Compile, CheckKey, Compiled, Compiler, ConditionType, Delta, NodeConfig, Reason,
+    Trust, is_refused_whole,
 };
-use bascule_crds::{Kind, Object, ObjectRef};
+use bascule_crds::{HealthCheckSpec, Kind, Object, ObjectRef};
 
 use super::catalog::{Catalog, Change, Put};
 use super::disk::FileName;
@@ -34,6 +34,8 @@ pub struct Engine {
     /// The canonical JSON of what is in force: what the file says or, where that collides with another object, the last
     /// form that did not.
     accepted: BTreeMap<ObjectRef, Arc<str>>,
+    /// The HealthChecks in force.
+    checks: BTreeMap<CheckKey, Arc<HealthCheckSpec>>,
     /// Directors that an object named since the start.
     named: BTreeSet<String>,
     /// Problems as last told, by what they are about.
@@ -44,6 +46,12 @@ pub struct Engine {
 enum About {
     File(FileName),
     Object(ObjectRef),
+}
+
+/// The key of a HealthCheck; none for other kinds.
+fn check_key(reference: &ObjectRef) -> Option<CheckKey> {
+    let namespace = reference.namespace.as_deref()?;
+    (reference.kind == Kind::HealthCheck).then(|| CheckKey::new(namespace, &reference.name))
 }
 
 /// The directors that the object names.
@@ -65,6 +73,8 @@ pub(super) fn directors_of(object: &Object) -> Vec<&str> {
 pub struct Step {
     /// For the reconciler; none when nothing changed for this director.
     pub config: Option<ConfigChange>,
+    /// The HealthChecks that came or changed; none where one is gone.
+    pub checks: BTreeMap<CheckKey, Option<Arc<HealthCheckSpec>>>,
     /// Objects that changed: how many were put and deleted.
     pub put: usize,
     /// Objects that went.
@@ -104,6 +114,7 @@ impl Engine {
             compiler,
             director: director.to_owned(),
             accepted: BTreeMap::new(),
+            checks: BTreeMap::new(),
             named: BTreeSet::new(),
             told: BTreeMap::new(),
         }
@@ -152,6 +163,11 @@ impl Engine {
                 Change::Delete => {
                     step.deleted += 1;
                     self.accepted.remove(&reference);
+                    if let Some(check) = check_key(&reference)
+                        && self.checks.remove(&check).is_some()
+                    {
+                        step.checks.insert(check, None);
+                    }
                     step.conditions.insert(reference.clone());
                     batch.push(Compile::Delete(reference));
                 }
@@ -167,6 +183,9 @@ impl Engine {
                             self.named.insert(director.to_owned());
                         }
                     }
+                    if let Object::HealthCheck(check) = &object {
+                        self.put_check(&reference, &check.spec, step);
+                    }
                     step.conditions.insert(reference);
                     batch.push(Compile::Put(object));
                 }
@@ -181,6 +200,17 @@ impl Engine {
             self.note_accepted(reference);
         }
         delta
+    }
+
+    fn put_check(&mut self, reference: &ObjectRef, spec: &HealthCheckSpec, step: &mut Step) {
+        let Some(key) = check_key(reference) else { return };
+        // A label is no reason to probe anew.
+        if self.checks.get(&key).is_some_and(|known| **known == *spec) {
+            return;
+        }
+        let spec = Arc::new(spec.clone());
+        self.checks.insert(key.clone(), Arc::clone(&spec));
+        step.checks.insert(key, Some(spec));
     }
 
     /// Notes which form of an object is in force, its own change or another one's being the cause.
@@ -222,6 +252,11 @@ impl Engine {
         self.compiled().nodes.get(&self.director).cloned()
     }
 
+    /// The HealthChecks in force. One that turned invalid is there in its last good form.
+    pub fn checks(&self) -> &BTreeMap<CheckKey, Arc<HealthCheckSpec>> {
+        &self.checks
+    }
+
     /// What compile made of all of it.
     pub fn compiled(&self) -> &Compiled {
         self.compiler.compiled()
@@ -244,6 +279,12 @@ impl Engine {
                 let config = self.compiled().nodes.get(&self.director);
                 config.is_some_and(|node| node.director.vrrp.iter().any(|group| group.name == reference.name))
             }
+            Kind::HealthCheck => check_key(reference).is_some_and(|check| {
+                let config = self.compiled().nodes.get(&self.director);
+                config.is_some_and(|node| {
+                    self.compiler.checked_by(&check).any(|service| node.bindings.contains_key(service))
+                })
+            }),
             _ => self.binding_key(reference).is_some(),
         }
     }
@@ -304,8 +345,19 @@ impl Engine {
         let conditions = self.compiled().conditions.get(reference);
         let problems = conditions.into_iter().flatten().flat_map(|condition| &condition.problems);
         // Another machine's director need not be known here, and that nothing is done for it is no mistake.
-        let problems = problems.filter(|problem| problem.reason != Reason::DirectorNotFound);
+        let problems: Vec<_> =
+            problems.filter(|problem| problem.reason != Reason::DirectorNotFound).collect();
+        // What is wrong with a check keeps nothing else of its service from being in force.
+        let of_a_check = |problem: &bascule_compile::Problem| {
+            matches!(problem.reason, Reason::HealthCheckNotFound | Reason::HealthCheckNotUsable)
+        };
+        let effect = if effect == Effect::Ignored && problems.iter().all(|one| of_a_check(one)) {
+            Effect::OthersInForce
+        } else {
+            effect
+        };
         problems
+            .into_iter()
             .map(|problem| Problem {
                 file: self.catalog.path(&active.file),
                 line: locate.line(&active.file, reference, &problem.field).or(Some(active.line)),

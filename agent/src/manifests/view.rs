@@ -164,6 +164,7 @@ fn accept(objects: &mut Vec<ObjectView>, engine: &Engine, problems: &[Problem]) 
         "VrrpGroupNotAccepted",
         "AddressNotInGroup",
         "HealthCheckNotFound",
+        "HealthCheckNotUsable",
     ];
     for problem in problems.iter().filter(|problem| !elsewhere.contains(&problem.reason.as_str())) {
         if let Some(object) = &problem.object {

@@ -50,10 +50,17 @@ pub(crate) fn all(config: &NodeConfig) -> Merged {
         all: true,
         director: Some(config.director.clone()),
         bindings: config.bindings.iter().map(|(key, spec)| (key.clone(), Some(Arc::clone(spec)))).collect(),
+        ..Merged::default()
     }
 }
 
 /// A change of one binding.
 pub(crate) fn one(name: &str, spec: Option<Arc<VirtualServiceBindingSpec>>) -> Merged {
-    Merged { serial: 2, all: false, director: None, bindings: BTreeMap::from([(key(name), spec)]) }
+    Merged {
+        serial: 2,
+        all: false,
+        director: None,
+        bindings: BTreeMap::from([(key(name), spec)]),
+        ..Merged::default()
+    }
 }

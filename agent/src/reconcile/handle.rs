@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::error;
 
 use super::{
-    ConfigUpdate, Counters, Options, PlaneName, Report,
+    ConfigUpdate, Counters, Lives, Options, PlaneName, Report,
     inbox::Inbox,
     ledger::{Identity, Ledger},
     runner::{Plane, Shared, run},
@@ -61,6 +61,11 @@ impl Updates {
         for name in PlaneName::ALL.into_iter().filter(|name| *name != PlaneName::Ipvs) {
             self.shared.inbox(name).update(update);
         }
+    }
+
+    /// Hands other verdicts on real servers to the plane that forwards to them.
+    pub fn live(&self, live: Lives) {
+        self.shared.inbox(PlaneName::Ipvs).live(live);
     }
 }
 

@@ -14,7 +14,7 @@ use bascule_compile::BindingKey;
 use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
 use tokio::sync::oneshot;
 
-use super::{ConfigChange, ConfigUpdate};
+use super::{ConfigChange, ConfigUpdate, Lives};
 use crate::plane::ipvs::Sampled;
 
 /// Requests for counters that wait; whoever asks when there are more gets none.
@@ -31,6 +31,8 @@ pub(crate) struct Merged {
     pub(crate) director: Option<DirectorConfigSpec>,
     /// The changed bindings; none where one is gone.
     pub(crate) bindings: BTreeMap<BindingKey, Option<Arc<VirtualServiceBindingSpec>>>,
+    /// What the checks of bindings come to, of those in `bindings` and of others.
+    pub(crate) live: Lives,
 }
 
 impl Merged {
@@ -39,6 +41,7 @@ impl Merged {
         match &update.change {
             ConfigChange::All(config) => {
                 self.all = true;
+                self.live.clear();
                 self.director = Some(config.director.clone());
                 self.bindings =
                     config.bindings.iter().map(|(key, spec)| (key.clone(), Some(Arc::clone(spec)))).collect();
@@ -48,6 +51,8 @@ impl Merged {
                     self.director = Some(director.clone());
                 }
                 for (key, spec) in bindings {
+                    // What was said of its real servers is said anew, of those that it has now.
+                    self.live.remove(key);
                     if spec.is_none() && self.all {
                         self.bindings.remove(key);
                     } else {
@@ -56,6 +61,7 @@ impl Merged {
                 }
             }
         }
+        self.live.extend(update.live.iter().map(|(key, live)| (key.clone(), Arc::clone(live))));
     }
 }
 
@@ -99,6 +105,12 @@ impl Inbox {
 
     pub(crate) fn update(&self, update: &ConfigUpdate) {
         self.state().merged.get_or_insert_default().merge(update);
+        self.wake();
+    }
+
+    /// Other verdicts on real servers; nothing else about their bindings changed.
+    pub(crate) fn live(&self, live: Lives) {
+        self.state().merged.get_or_insert_default().live.extend(live);
         self.wake();
     }
 

@@ -16,10 +16,11 @@ pub(crate) mod runner;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
-use bascule_compile::{BindingKey, NodeConfig};
-use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
+use bascule_checks_core::pool::Judgement;
+use bascule_compile::{BindingKey, CheckKey, NodeConfig};
+use bascule_crds::{DirectorConfigSpec, HealthCheckSpec, VirtualServiceBindingSpec};
 
 pub use counters::{Counters, DestinationCounters, ServiceCounters};
 pub use handle::{Handle, SpawnError, Updates, spawn};
@@ -38,7 +39,15 @@ pub struct ConfigUpdate {
     pub seen: Instant,
     /// What changed.
     pub change: ConfigChange,
+    /// The HealthChecks that came or changed; none where one is gone. With [`ConfigChange::All`] it is all of them. What changed
+    /// in a binding and in the checks that it names comes at once. The planes do not look at it: it is for whoever probes.
+    pub checks: Vec<(CheckKey, Option<Arc<HealthCheckSpec>>)>,
+    /// What the checks of these bindings come to; put in by whoever probes. Without it, all real servers of a binding are alive.
+    pub live: Lives,
 }
+
+/// What the checks of bindings come to. The real servers in it are those of the binding, in their order.
+pub type Lives = BTreeMap<BindingKey, Arc<Judgement>>;
 
 /// What a [`ConfigUpdate`] changes.
 #[derive(Clone, Debug)]
@@ -56,6 +65,11 @@ pub enum ConfigChange {
 }
 
 impl ConfigChange {
+    /// Nothing.
+    pub const fn none() -> Self {
+        Self::Some { director: None, bindings: Vec::new() }
+    }
+
     /// The director's own settings, if they are said.
     pub fn director(&self) -> Option<&DirectorConfigSpec> {
         match self {

@@ -128,7 +128,7 @@ fn plan_here(config: &NodeConfig, options: &Options) -> Result<Vec<PlannedOp>, P
 
 fn plan_ipvs(config: &NodeConfig, options: &Options, identity: &Identity, sheet: &mut Sheet) {
     let name = PlaneName::Ipvs;
-    let desired = ipvs::desired(config);
+    let desired = ipvs::desired(config, &super::Lives::new());
     for (key, problem) in desired.invalid() {
         sheet.problem(name, format_args!("VirtualService {key}: {problem}"));
     }

@@ -10,14 +10,14 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{
-    ConfigChange, ConfigUpdate, Failure, FailureReason, Lag, LagHistogram, MAX_LAGS, PlaneName, PlaneReport,
-    Programmed, Report,
+    ConfigChange, ConfigUpdate, Failure, FailureReason, Lag, LagHistogram, Lives, MAX_LAGS, PlaneName,
+    PlaneReport, Programmed, Report,
     inbox::{Inbox, Merged},
 };
 use crate::plane::fixture::{config, key, web};
 
 fn update(serial: u64, change: ConfigChange) -> ConfigUpdate {
-    ConfigUpdate { serial, seen: Instant::now(), change }
+    ConfigUpdate { serial, seen: Instant::now(), change, checks: Vec::new(), live: Lives::new() }
 }
 
 #[test]

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant, SystemTime};
 use bascule_compile::BindingKey;
 use tokio::sync::watch;
 
+use super::health;
 use super::{
     ConnectionSyncStatus, FailureStatus, HttpStatus, LagStatus, LastGoodStatus, ManifestsStatus,
     ObjectStatus, PlaneStatus, RealServerStatus, ReconcileStatus, ServiceStatus, Status, SyncPeerStatus,
 };
+use crate::checks::{self, Checks, ServiceView};
 use crate::groups::Groups;
 use crate::manifests::{Condition, Manifests, ObjectView, Summary, View};
 use crate::plane::sync::SyncState;
@@ -39,6 +41,8 @@ pub struct Gatherer {
     pub started: Instant,
     /// The groups.
     pub groups: Arc<Groups>,
+    /// The checks of real servers.
+    pub checks: Arc<Checks>,
     /// What went wrong at the start and does not hinder.
     pub notes: Vec<String>,
 }
@@ -50,7 +54,7 @@ impl Gatherer {
             tokio::join!(self.manifests.view(WAIT), self.reconcile.counters(), self.groups.status());
         let view = view.ok_or("the agent is busy reading manifests: try again")?;
         let report = self.report.borrow().clone();
-        let mut status = assemble(&view, &report, &counters, SystemTime::now());
+        let mut status = assemble(&view, &report, &counters, &self.checks.services(), SystemTime::now());
         status.manifests.notes.extend(self.notes.iter().cloned());
         status.version = env!("CARGO_PKG_VERSION").into();
         status.pid = std::process::id();
@@ -102,7 +106,13 @@ pub fn readiness(summary: &Summary, report: &Report) -> Result<(), String> {
     Ok(())
 }
 
-fn assemble(view: &View, report: &Report, counters: &Counters, now: SystemTime) -> Status {
+fn assemble(
+    view: &View,
+    report: &Report,
+    counters: &Counters,
+    checked: &BTreeMap<BindingKey, ServiceView>,
+    now: SystemTime,
+) -> Status {
     let mut failures: BTreeMap<&BindingKey, Vec<&Failure>> = BTreeMap::new();
     for (_, failure) in report.failures().filter(|(_, failure)| failure.reason.hinders()) {
         for binding in &failure.bindings {
@@ -121,7 +131,7 @@ fn assemble(view: &View, report: &Report, counters: &Counters, now: SystemTime) 
             let key = object.binding.as_ref();
             let failures = key.and_then(|key| failures.get(key)).map_or(&[][..], Vec::as_slice);
             let services = key.and_then(|key| services.get(key)).map_or(&[][..], Vec::as_slice);
-            object_status(object, report, failures, services)
+            object_status(object, report, failures, services, key.and_then(|key| checked.get(key)))
         })
         .collect();
     Status {
@@ -158,6 +168,7 @@ fn object_status(
     report: &Report,
     failures: &[&Failure],
     services: &[&ServiceCounters],
+    checked: Option<&ServiceView>,
 ) -> ObjectStatus {
     let mut conditions = object.conditions.clone();
     let mut ready = None;
@@ -170,6 +181,9 @@ fn object_status(
         let can_serve = programmed.status == "True" && serving == services.len() && serving > 0;
         let (status, reason, message) = match (programmed.status.as_str(), can_serve) {
             ("True", true) => ("True", "Ready", String::new()),
+            ("True", false) if checked.is_some_and(|checked| checked.withdrawn) => {
+                ("False", "Withdrawn", "withdrawn for want of a quorum: see QuorumMet".into())
+            }
             ("True", false) if services.is_empty() => {
                 ("Unknown", "Unknown", "the kernel's counters were not read yet".into())
             }
@@ -184,6 +198,7 @@ fn object_status(
             reason: reason.into(),
             message,
         });
+        conditions.extend(checked.into_iter().flat_map(health::conditions));
     }
     ObjectStatus {
         object: object.object.clone(),
@@ -193,7 +208,8 @@ fn object_status(
         ours: object.ours,
         ready,
         conditions,
-        services: services.iter().map(|service| service_status(service)).collect(),
+        services: services.iter().map(|service| service_status(service, checked)).collect(),
+        real_servers: checked.map(|checked| health::servers(checked, checks::now())).unwrap_or_default(),
     }
 }
 
@@ -218,7 +234,7 @@ fn programmed(key: &BindingKey, told: u64, report: &Report, failures: &[&Failure
     condition("True", "Programmed", String::new())
 }
 
-fn service_status(service: &ServiceCounters) -> ServiceStatus {
+fn service_status(service: &ServiceCounters, checked: Option<&ServiceView>) -> ServiceStatus {
     ServiceStatus {
         service: service.id.to_string(),
         scheduler: service.scheduler.clone(),
@@ -229,7 +245,7 @@ fn service_status(service: &ServiceCounters) -> ServiceStatus {
             .map(|server| RealServerStatus {
                 name: server.name.clone(),
                 address: server.id.to_string(),
-                state: if server.weight > 0 { "Up" } else { "Draining" }.into(),
+                state: health::state(checked, &server.name, server.weight).into(),
                 weight: server.weight,
                 connections: server.stats.connections,
                 active_connections: server.active_connections,
@@ -398,7 +414,8 @@ mod tests {
             ("no server", plane(1), 1, &[], "True Programmed", "False NoRealServer"),
         ];
         for (what, ipvs, told, weights, programmed, ready) in table {
-            let status = assemble(&web(told), &report(ipvs), &counters(weights), SystemTime::now());
+            let status =
+                assemble(&web(told), &report(ipvs), &counters(weights), &BTreeMap::new(), SystemTime::now());
             let object = &status.objects[0];
             let words = |name: &str| {
                 let one = object.conditions.iter().find(|condition| condition.type_ == name).unwrap();
@@ -407,7 +424,8 @@ mod tests {
             assert_eq!((words("Programmed"), words("Ready")), (programmed.into(), ready.into()), "{what}");
             assert_eq!(object.ready, Some(ready.starts_with("True")), "{what}");
         }
-        let status = assemble(&web(1), &report(plane(1)), &Counters::default(), SystemTime::now());
+        let status =
+            assemble(&web(1), &report(plane(1)), &Counters::default(), &BTreeMap::new(), SystemTime::now());
         let object = &status.objects[0];
         let ready = object.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
         assert_eq!((ready.status.as_str(), object.ready), ("Unknown", None), "nothing is known of it");

@@ -2,6 +2,7 @@
 
 mod assemble;
 mod groups;
+mod health;
 mod socket;
 mod text;
 
@@ -251,11 +252,46 @@ pub struct ObjectStatus {
     /// It is carried out and can serve. Absent where there is nothing to carry out here, and while the kernel has not been asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
-    /// `Accepted`, `ResolvedRefs`, `Programmed`, `Ready`.
+    /// `Accepted`, `ResolvedRefs`, `Programmed`, `Ready`; `QuorumMet` and `Degraded` where real servers are checked.
     pub conditions: Vec<Condition>,
     /// What the kernel holds of it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<ServiceStatus>,
+    /// What is known of its real servers, where they are checked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub real_servers: Vec<HealthStatus>,
+}
+
+/// What is known of a real server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HealthStatus {
+    /// Its name in the manifest.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// `Starting`, `Up`, `Down` or `Draining`.
+    pub state: String,
+    /// What it weighs, 0 when it is not alive.
+    pub weight: u16,
+    /// Its checks.
+    pub checks: Vec<CheckStatus>,
+}
+
+/// A check of a real server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CheckStatus {
+    /// Name of the HealthCheck.
+    pub name: String,
+    /// Whether it passes. Absent: not known yet, or it cannot be run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passing: Option<bool>,
+    /// What the last probe said, or why there is none.
+    pub message: String,
+    /// For how long it has been passing, or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_seconds_ago: Option<f64>,
 }
 
 /// A service in the kernel.
@@ -280,7 +316,7 @@ pub struct RealServerStatus {
     pub name: String,
     /// Address and port.
     pub address: String,
-    /// `Up`, or `Draining` with weight 0.
+    /// `Starting`, `Up`, `Down` or `Draining`; of a sorry server `Sorry`.
     pub state: String,
     /// The weight that the kernel holds.
     pub weight: u32,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
 use bascule_agent::reconcile::{
-    ConfigChange, ConfigUpdate, Counters, Failure, Handle, Options, PlanError, PlaneName, PlannedOp,
+    ConfigChange, ConfigUpdate, Counters, Failure, Handle, Lives, Options, PlanError, PlaneName, PlannedOp,
     Programmed, Report, plan_once, spawn,
 };
 use bascule_compile::{BindingKey, NodeConfig};
@@ -86,7 +86,13 @@ impl Agent {
 
     fn send(&mut self, change: ConfigChange) {
         self.serial += 1;
-        let update = ConfigUpdate { serial: self.serial, seen: Instant::now(), change };
+        let update = ConfigUpdate {
+            serial: self.serial,
+            seen: Instant::now(),
+            change,
+            checks: Vec::new(),
+            live: Lives::new(),
+        };
         self.handle.as_ref().unwrap().updates().send(&update);
         let serial = self.serial;
         wait_until("the configuration is carried out", || {

@@ -5,6 +5,7 @@
 
 mod address;
 mod agent;
+mod checks;
 mod ipvs;
 mod nat;
 mod ownership;

@@ -78,6 +78,11 @@ pub(crate) fn spec() -> Vec<Value> {
             ),
             "a sorry server reached by DirectRouting or Tunnel must have the service's port: only Masquerade can change it",
         ),
+        rule_at(
+            ".sorryServers",
+            "!has(self.sorryServers) || (has(self.ports) && self.ports.all(p, p.port != 0)) || self.sorryServers.all(s, !has(s.port))",
+            "with a firewall mark or port 0 each connection keeps its port: a sorry server must have none of its own",
+        ),
         rule_at(".onePacket", &format!("!self.onePacket || ({ALL_UDP})"), "onePacket is for UDP only"),
         rule_at(
             ".persistence",

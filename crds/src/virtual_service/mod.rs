@@ -115,7 +115,8 @@ pub struct VirtualServiceSpec {
     /// Takes the real servers from Kubernetes. At most one of this and `realServers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub real_servers_from: Option<RealServersFrom>,
-    /// HealthChecks of this namespace, 0 to 8, that a real server must pass, all of them.
+    /// HealthChecks of this namespace, 0 to 8, that a real server must pass, all of them. One that is not there, or cannot be run,
+    /// says nothing: `initialState` counts, and `ResolvedRefs` names it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<shape::Name>", length(max = 8), extend("x-kubernetes-list-type" = "set"))]
     pub health_checks: Vec<String>,
@@ -127,7 +128,8 @@ pub struct VirtualServiceSpec {
     /// How much must be alive for the service to be up (keepalived: quorum). Absent: one real server's weight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<Quorum>,
-    /// Who serves while the quorum is not met (keepalived: sorry_server): 0 to 2, at most one of each address family.
+    /// Who serves while the quorum is not met (keepalived: sorry_server): 0 to 2, at most one of each address family. None may have
+    /// the address and port of a real server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = [
         rule("self.filter(s, s.address.contains(':')).size() <= 1 && self.filter(s, !s.address.contains(':')).size() <= 1",
@@ -272,7 +274,7 @@ pub struct RealServer {
     /// Overrides the service's forwarding for this server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<Forwarding>,
-    /// HealthChecks of its own, at most 4, which replace the service's.
+    /// HealthChecks of its own, at most 4, which replace the service's; an empty list leaves it unchecked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<shape::Name>>", length(max = 4), extend("x-kubernetes-list-type" = "set"))]
     pub health_checks: Option<Vec<String>>,
@@ -355,8 +357,8 @@ pub struct Quorum {
     #[serde(default)]
     #[schemars(range(max = 16_776_959))]
     pub hysteresis: u32,
-    /// What happens without quorum: the sorry servers serve (`SorryServer`), the service leaves IPVS (`Withdraw`), or the live
-    /// real servers go on (`Keep`). Default: SorryServer.
+    /// What happens without quorum: the sorry servers serve instead of the real servers (`SorryServer`; without one the live real
+    /// servers go on), the service leaves IPVS (`Withdraw`), or the live real servers go on (`Keep`). Default: SorryServer.
     #[serde(default)]
     pub below: BelowQuorum,
     /// Programs run when the quorum is gained or lost (keepalived: quorum_up, quorum_down).
@@ -395,7 +397,8 @@ pub struct SorryServer {
     /// Its address.
     #[schemars(with = "shape::Unicast")]
     pub address: IpAddr,
-    /// Its port, 1 to 65535. Default: the service's port. Masquerade only, as `targetPort`.
+    /// Its port, 1 to 65535, for all ports of the service. Default: the service's port. Masquerade only, as `targetPort`; not for
+    /// a firewall mark or port 0, which keep each connection's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,

@@ -85,8 +85,8 @@ pub struct VrrpGroupSpec {
     #[serde(default = "down_intervals")]
     #[schemars(range(min = 1, max = 100))]
     pub down_intervals: u32,
-    /// After this silence of the active director, at most 1h, an event and a metric warn; nothing else happens (heartbeat:
-    /// warntime). Absent: no warning.
+    /// After this silence of the active director, at most 1h, a backup writes a warning to its log, once a silence; nothing else
+    /// happens (heartbeat: warntime). Absent: no warning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = between("10ms", "1h")))]
     pub warn_after: Option<Duration>,

@@ -9,7 +9,7 @@ use bascule_crds::binding::{
 use bascule_crds::common::{AddressOrRange, Family};
 use bascule_crds::director::ConnectionSync;
 use bascule_crds::director_config::DirectorVrrpGroup;
-use bascule_crds::virtual_service::RealServer;
+use bascule_crds::virtual_service::{RealServer, SorryServer};
 use bascule_crds::{DirectorConfigSpec, DirectorSpec, VirtualServiceBindingSpec, VirtualServiceSpec};
 
 use crate::claims::{Claim, What};
@@ -59,9 +59,9 @@ pub(crate) fn binding(
         source_nat: service::source_nat(spec),
         real_servers: spec.real_servers.iter().map(|server| real_server(spec, server)).collect(),
         real_servers_from: None,
-        check_host: None,
-        quorum: None,
-        sorry_servers: Vec::new(),
+        check_host: spec.check_host.clone(),
+        quorum: spec.quorum.clone(),
+        sorry_servers: spec.sorry_servers.iter().map(|server| sorry_server(spec, server)).collect(),
         on_failure: spec.on_failure,
         initial_state: spec.initial_state,
         drain_timeout: spec.drain.as_ref().map(|drain| drain.timeout).unwrap_or_default(),
@@ -77,6 +77,24 @@ fn real_server(spec: &VirtualServiceSpec, server: &RealServer) -> BindingRealSer
         target_ports: spec.ports.iter().map(|port| service::target_port(server, port)).collect(),
         limits: server.limits,
         drain: server.drain,
+        health_checks: server.health_checks.as_ref().unwrap_or(&spec.health_checks).clone(),
+    }
+}
+
+/// There is one of a family at most, so that the family is name enough.
+fn sorry_server(spec: &VirtualServiceSpec, server: &SorryServer) -> BindingRealServer {
+    let name = match Family::of(server.address) {
+        Family::IPv4 => "sorry-ipv4",
+        Family::IPv6 => "sorry-ipv6",
+    };
+    BindingRealServer {
+        name: name.to_owned(),
+        address: server.address,
+        weight: 1,
+        forwarding: service::sorry_forwarding(spec, server),
+        target_ports: spec.ports.iter().map(|port| server.port.unwrap_or(port.port)).collect(),
+        limits: None,
+        drain: false,
         health_checks: Vec::new(),
     }
 }

@@ -17,7 +17,9 @@ pub const MAX_ELEMENTS: usize = 1 << 20;
 
 /// Refuses what is larger than the agent programs, before it takes the place of what runs.
 pub(crate) fn check(spec: &VirtualServiceSpec, problems: &mut Problems) {
-    let (addresses, ports, servers) = (count(&spec.addresses), spec.ports.len(), spec.real_servers.len());
+    // Without quorum there are others in their place.
+    let servers = spec.real_servers.len().max(spec.sorry_servers.len());
+    let (addresses, ports) = (count(&spec.addresses), spec.ports.len());
     let services = addresses.saturating_mul(ports).saturating_add(usize::from(spec.fwmark.is_some()));
     let pairs = services.saturating_mul(servers);
     if services > MAX_SERVICES {
@@ -57,17 +59,19 @@ fn check_elements(spec: &VirtualServiceSpec, problems: &mut Problems) {
     }
 }
 
-/// Elements that rewrite the source: one for each address, port and masqueraded real server of one family.
+/// Elements that rewrite the source: one for each address, port and masqueraded real server or sorry server of one family.
 fn rewritten(spec: &VirtualServiceSpec) -> usize {
     let of = |family: Family| {
         let addresses: Vec<_> = spec.addresses.iter().copied().filter(|a| a.family() == family).collect();
         let marks = usize::from(spec.fwmark.as_ref().is_some_and(|fwmark| fwmark.family == family));
-        let servers = spec.real_servers.iter().filter(|server| {
-            Family::of(server.address) == family
-                && service::forwarding(spec, server).method == ForwardingMethod::Masquerade
-        });
+        let masquerade =
+            |address, method| Family::of(address) == family && method == ForwardingMethod::Masquerade;
+        let real = spec.real_servers.iter();
+        let real = real.filter(|one| masquerade(one.address, service::forwarding(spec, one).method));
+        let sorry = spec.sorry_servers.iter();
+        let sorry = sorry.filter(|one| masquerade(one.address, service::sorry_forwarding(spec, one).method));
         let places = count(&addresses).saturating_mul(spec.ports.len()).saturating_add(marks);
-        places.saturating_mul(servers.count())
+        places.saturating_mul(real.count() + sorry.count())
     };
     of(Family::IPv4).saturating_add(of(Family::IPv6))
 }

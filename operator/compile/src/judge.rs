@@ -13,7 +13,7 @@ use crate::compiler::{Named, Trust};
 use crate::groups::{self, Group};
 use crate::problem::Problems;
 use crate::types::{Problem, Reason};
-use crate::{service, unsupported};
+use crate::{checked, checks, service, unsupported};
 
 /// A VirtualService in which nothing is wrong: what is to be where, by the director's name.
 pub(crate) type Placed = BTreeMap<Arc<str>, Arc<VirtualServiceBindingSpec>>;
@@ -25,6 +25,7 @@ pub fn problems_of(object: &Object) -> Vec<Problem> {
         Object::VirtualService(object) => virtual_service(&object.spec),
         Object::Director(object) => director(&object.spec),
         Object::VrrpGroup(object) => groups::problems(&object.spec),
+        Object::HealthCheck(object) => checks::problems(&object.spec),
         other => unsupported_kind(Trust::Files, other).unwrap_or_default(),
     }
 }
@@ -51,7 +52,6 @@ pub(crate) fn director(spec: &DirectorSpec) -> Vec<Problem> {
 /// For a kind whose behaviour does not exist yet, that it does not.
 pub(crate) fn unsupported_kind(trust: Trust, object: &Object) -> Option<Vec<Problem>> {
     let what = match object {
-        Object::HealthCheck(_) => "health checks are",
         Object::NatRule(_) => "NAT rules are",
         // In a cluster they are Kubernetes' own, and there whether or not we use them.
         Object::EndpointSlice(_) if trust == Trust::Files => "EndpointSlices are",
@@ -71,17 +71,13 @@ pub(crate) fn names(spec: &VirtualServiceSpec, namespace: &str) -> BTreeSet<Name
         }
     }
     names.extend(spec.vrrp_group.clone().map(Named::VrrpGroup));
-    let own = spec.real_servers.iter().filter_map(|server| server.health_checks.as_ref()).flatten();
-    for check in spec.health_checks.iter().chain(own) {
-        names.insert(Named::HealthCheck(namespace.to_owned(), check.clone()));
-    }
+    names.extend(checked::names(spec, namespace).map(Named::HealthCheck));
     names
 }
 
-/// Says of each thing that the spec names and that does not exist where it is named.
+/// Says of the director that the spec names that it does not exist. Groups and checks are looked at apart.
 pub(crate) fn resolve(
     spec: &VirtualServiceSpec,
-    namespace: &str,
     known: impl Fn(&Named) -> bool,
     trust: Trust,
     problems: &mut Problems,
@@ -97,20 +93,6 @@ pub(crate) fn resolve(
             Trust::Cluster => format!("there is no Director {name}"),
         };
         problems.add(Reason::DirectorNotFound, "spec.director.name", message);
-    }
-    let mut check = |field: String, name: &str| {
-        if !known(&Named::HealthCheck(namespace.to_owned(), name.to_owned())) {
-            let message = format!("there is no HealthCheck {name} in namespace {namespace}");
-            problems.add(Reason::HealthCheckNotFound, field, message);
-        }
-    };
-    for (i, name) in spec.health_checks.iter().enumerate() {
-        check(format!("spec.healthChecks[{i}]"), name);
-    }
-    for (i, server) in spec.real_servers.iter().enumerate() {
-        for (j, name) in server.health_checks.iter().flatten().enumerate() {
-            check(format!("spec.realServers[{i}].healthChecks[{j}]"), name);
-        }
     }
 }
 
@@ -232,27 +214,27 @@ pub(crate) fn allowed(
     allowed_targets(spec, director, problems);
 }
 
-/// In a cluster: real servers that a Director does not allow anybody.
+/// In a cluster: real servers and sorry servers that a Director does not allow anybody.
 pub(crate) fn allowed_targets(spec: &VirtualServiceSpec, director: &Director, problems: &mut Problems) {
     let name = director.metadata.name.as_deref().unwrap_or_default();
-    for (i, server) in spec.real_servers.iter().enumerate() {
-        if let Some(what) = only_here(server.address)
-            && !director.spec.allowed_targets.iter().any(|net| net.contains(server.address))
+    let real = spec.real_servers.iter().enumerate().map(|(i, one)| ("realServers", i, one.address));
+    let sorry = spec.sorry_servers.iter().enumerate().map(|(i, one)| ("sorryServers", i, one.address));
+    for (list, i, address) in real.chain(sorry) {
+        if let Some(what) = only_here(address)
+            && !checked::allows_target(Some(director), address)
         {
             problems.add(
                 Reason::NotAllowed,
-                format!("spec.realServers[{i}].address"),
-                format!(
-                    "{} is {what}; Director {name} would have to allow it in spec.allowedTargets",
-                    server.address
-                ),
+                format!("spec.{list}[{i}].address"),
+                format!("{address} is {what}; Director {name} would have to allow it in spec.allowedTargets"),
             );
         }
     }
 }
 
-/// Addresses that mean something else on every machine.
-fn only_here(address: IpAddr) -> Option<&'static str> {
+/// What an address is that means something else on every machine: a loopback or link-local one. Such a target of a check
+/// ([`bascule_crds::HealthCheckSpec::address`]) may be probed only where the director's `allowed_targets` have it, whoever asks.
+pub fn only_here(address: IpAddr) -> Option<&'static str> {
     let (loopback, link_local) = match address {
         IpAddr::V4(a) => (a.is_loopback(), a.is_link_local()),
         IpAddr::V6(a) => (a.is_loopback(), a.is_unicast_link_local()),

@@ -6,6 +6,8 @@
 
 mod bind;
 mod bounds;
+mod checked;
+mod checks;
 mod claims;
 mod compiler;
 mod contest;
@@ -19,10 +21,11 @@ mod unsupported;
 mod warnings;
 
 pub use bounds::{MAX_ELEMENTS, MAX_PAIRS, MAX_SERVICES};
+pub use checks::MAX_PATTERN;
 pub use compiler::{Change, Compiler, Trust};
-pub use judge::{is_refused_whole, problems_of};
+pub use judge::{is_refused_whole, only_here, problems_of};
 pub use snapshot::{Snapshot, compile};
 pub use types::{
-    BindingKey, Compiled, Condition, ConditionType, Delta, InvalidKey, NodeConfig, NodeDelta, Problem,
-    Reason, Warning,
+    BindingKey, CheckKey, Compiled, Condition, ConditionType, Delta, InvalidKey, NodeConfig, NodeDelta,
+    Problem, Reason, Warning,
 };

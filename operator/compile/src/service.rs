@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bascule_crds::common::{AddressOrRange, Family};
 use bascule_crds::virtual_service::{
-    Forwarding, ForwardingMethod, RealServer, ServicePort, SourceNat, TargetPort, VirtualServiceSpec,
+    Forwarding, ForwardingMethod, RealServer, ServicePort, SorryServer, SourceNat, TargetPort,
+    VirtualServiceSpec,
 };
 
 use crate::bounds;
@@ -20,6 +21,7 @@ pub(crate) fn check(spec: &VirtualServiceSpec, problems: &mut Problems) {
     check_ports(spec, problems);
     check_families(spec, problems);
     check_real_servers(spec, problems);
+    check_sorry_servers(spec, problems);
     check_source_nat(spec, problems);
     bounds::check(spec, problems);
     if let Some(persistence) = &spec.persistence {
@@ -129,37 +131,55 @@ fn check_families(spec: &VirtualServiceSpec, problems: &mut Problems) {
     if spec.real_servers_from.is_none() {
         for family in &families {
             let served = spec.real_servers.iter().any(|server| serves(spec, server, *family))
-                || spec.sorry_servers.iter().any(|server| {
-                    let method = server.forwarding.unwrap_or(spec.forwarding).method;
-                    Family::of(server.address) == *family || method == ForwardingMethod::Tunnel
-                });
+                || spec.sorry_servers.iter().any(|server| sorry_serves(spec, server, *family));
             if !served {
                 let field = match spec.addresses.iter().position(|a| a.family() == *family) {
                     Some(i) => format!("spec.addresses[{i}]"),
                     None => "spec.fwmark.family".into(),
                 };
-                problems.invalid(field, format!("no real server is {family}: nobody could answer; add one or leave the {family} addresses out"));
+                problems.invalid(
+                    field,
+                    format!(
+                        "no real server and no sorry server is {family}: nobody could answer; add one or leave the {family} \
+                         addresses out"
+                    ),
+                );
             }
         }
     }
-    for (i, server) in spec.real_servers.iter().enumerate() {
-        if !families.is_empty() && !families.iter().any(|family| serves(spec, server, *family)) {
-            problems.invalid(
-                format!("spec.realServers[{i}].address"),
-                format!(
-                    "{} is {}, but the service has no {} address, and only Tunnel crosses families; it would never be used",
-                    server.address,
-                    Family::of(server.address),
-                    Family::of(server.address)
-                ),
-            );
-        }
+    let none = |serves: &dyn Fn(Family) -> bool| {
+        !families.is_empty() && !families.iter().any(|family| serves(*family))
+    };
+    let real = spec.real_servers.iter().enumerate();
+    let real = real.filter(|(_, server)| none(&|family| serves(spec, server, family)));
+    let real = real.map(|(i, server)| ("realServers", i, server.address));
+    let sorry = spec.sorry_servers.iter().enumerate();
+    let sorry = sorry.filter(|(_, server)| none(&|family| sorry_serves(spec, server, family)));
+    for (list, i, address) in real.chain(sorry.map(|(i, server)| ("sorryServers", i, server.address))) {
+        let family = Family::of(address);
+        problems.invalid(
+            format!("spec.{list}[{i}].address"),
+            format!(
+                "{address} is {family}, but the service has no {family} address, and only Tunnel crosses families; it would never \
+                 be used"
+            ),
+        );
     }
 }
 
 /// Whether packets of the family can reach the server.
 fn serves(spec: &VirtualServiceSpec, server: &RealServer, family: Family) -> bool {
     Family::of(server.address) == family || forwarding(spec, server).method == ForwardingMethod::Tunnel
+}
+
+fn sorry_serves(spec: &VirtualServiceSpec, server: &SorryServer, family: Family) -> bool {
+    let method = sorry_forwarding(spec, server).method;
+    Family::of(server.address) == family || method == ForwardingMethod::Tunnel
+}
+
+/// How packets reach the sorry server.
+pub(crate) fn sorry_forwarding(spec: &VirtualServiceSpec, server: &SorryServer) -> Forwarding {
+    server.forwarding.unwrap_or(spec.forwarding)
 }
 
 /// How packets reach the server.
@@ -229,6 +249,53 @@ fn check_real_servers(spec: &VirtualServiceSpec, problems: &mut Problems) {
             problems.invalid(
                 field(".address"),
                 format!("{} and its port are those of real server {twin}", server.address),
+            );
+        }
+    }
+}
+
+fn check_sorry_servers(spec: &VirtualServiceSpec, problems: &mut Problems) {
+    for (i, server) in spec.sorry_servers.iter().enumerate() {
+        let field = |rest: &str| format!("spec.sorryServers[{i}]{rest}");
+        let (address, family) = (server.address, Family::of(server.address));
+        if let Some(what) = not_of_a_machine(address) {
+            problems.invalid(field(".address"), format!("{address} is {what}, which no server can have"));
+        }
+        if spec.sorry_servers[..i].iter().any(|earlier| Family::of(earlier.address) == family) {
+            problems
+                .invalid(field(".address"), format!("is the second one that is {family}: there can be one"));
+        }
+        let method = sorry_forwarding(spec, server).method;
+        if let Some(target) = server.port {
+            if spec.fwmark.is_some() {
+                problems.invalid(
+                    field(".port"),
+                    "a firewall mark has no port, and each keeps its number; remove it",
+                );
+            } else if spec.ports.iter().any(|port| port.port == 0) {
+                problems
+                    .invalid(field(".port"), "port 0 is every port, and each keeps its number; remove it");
+            } else if method != ForwardingMethod::Masquerade
+                && let Some(port) = spec.ports.iter().find(|port| port.port != target)
+            {
+                problems.invalid(
+                    field(".port"),
+                    format!("{method} cannot change a port, {} to {target}; only Masquerade can", port.port),
+                );
+            }
+        }
+        // With onFailure: Quiesce both would be one entry of the kernel's table.
+        let twin = spec.real_servers.iter().find(|real| {
+            let same = |port: &ServicePort| target_port(real, port) == server.port.unwrap_or(port.port);
+            real.address == address && (spec.fwmark.is_some() || spec.ports.iter().any(same))
+        });
+        if let Some(twin) = twin {
+            problems.invalid(
+                field(".address"),
+                format!(
+                    "{address} and its port are those of real server {}; who is sorry has to be somebody else",
+                    twin.name
+                ),
             );
         }
     }

@@ -64,6 +64,28 @@ impl FromStr for BindingKey {
     }
 }
 
+/// Names a HealthCheck; written `namespace/name`. Bindings hold the name alone: it is of the VirtualService's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CheckKey {
+    /// The HealthCheck's namespace.
+    pub namespace: Arc<str>,
+    /// The HealthCheck's name.
+    pub name: Arc<str>,
+}
+
+impl CheckKey {
+    /// The key of the HealthCheck of that namespace and name.
+    pub fn new(namespace: &str, name: &str) -> CheckKey {
+        CheckKey { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for CheckKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// Everything that one director has to do, leaving no choice.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -166,6 +188,8 @@ pub enum Reason {
     AddressNotInGroup,
     /// No such HealthCheck.
     HealthCheckNotFound,
+    /// The HealthCheck is there, and cannot be run for a real server that it should check.
+    HealthCheckNotUsable,
 }
 
 /// One thing that is wrong with an object.

@@ -1,7 +1,6 @@
 //! Fields whose behaviour does not exist yet. They are refused by name: a field that is silently ignored is worse than one that
 //! is missing. The specs are taken apart completely, so that a new field cannot be forgotten here.
 
-use bascule_crds::virtual_service::{InitialState, OnFailure, RealServer};
 use bascule_crds::vrrp_group::{Authentication, Hmac, HmacKey, Instance, Track};
 use bascule_crds::{DirectorSpec, VirtualServiceSpec, VrrpGroupSpec};
 
@@ -12,14 +11,6 @@ use crate::types::Reason;
 pub(crate) fn virtual_service(spec: &VirtualServiceSpec, problems: &mut Problems) {
     let VirtualServiceSpec {
         real_servers_from,
-        health_checks,
-        check_host,
-        quorum,
-        sorry_servers,
-        on_failure,
-        initial_state,
-        drain,
-        real_servers,
         // What bindings carry.
         vrrp_group: _,
         director: _,
@@ -31,42 +22,17 @@ pub(crate) fn virtual_service(spec: &VirtualServiceSpec, problems: &mut Problems
         persistence: _,
         forwarding: _,
         source_nat: _,
+        real_servers: _,
+        health_checks: _,
+        check_host: _,
+        quorum: _,
+        sorry_servers: _,
+        on_failure: _,
+        initial_state: _,
+        drain: _,
     } = spec;
-    let mut refuse = |used: bool, field: &str, what: &str| {
-        if used {
-            problems.unsupported(format!("spec.{field}"), what);
-        }
-    };
-    refuse(real_servers_from.is_some(), "realServersFrom", "real servers from a Service of Kubernetes are");
-    refuse(!health_checks.is_empty(), "healthChecks", "health checks are");
-    refuse(check_host.is_some(), "checkHost", "health checks are");
-    refuse(quorum.is_some(), "quorum", "a quorum is");
-    refuse(!sorry_servers.is_empty(), "sorryServers", "sorry servers are");
-    refuse(
-        *on_failure != OnFailure::default(),
-        "onFailure",
-        "health checks, and what follows from them, are",
-    );
-    refuse(
-        *initial_state != InitialState::default(),
-        "initialState",
-        "health checks, and so waiting for one, are",
-    );
-    let drains = drain.as_ref().is_some_and(|drain| !drain.timeout.is_zero());
-    refuse(drains, "drain.timeout", "waiting for the connections of a removed real server is");
-    for (i, server) in real_servers.iter().enumerate() {
-        let RealServer {
-            health_checks,
-            name: _,
-            address: _,
-            weight: _,
-            target_ports: _,
-            forwarding: _,
-            limits: _,
-            drain: _,
-        } = server;
-        let checked = health_checks.as_ref().is_some_and(|names| !names.is_empty());
-        refuse(checked, &format!("realServers[{i}].healthChecks"), "health checks are");
+    if real_servers_from.is_some() {
+        problems.unsupported("spec.realServersFrom", "real servers from a Service of Kubernetes are");
     }
 }
 
@@ -124,7 +90,7 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
     };
     let Track { virtual_services, health_checks, interfaces: _ } = &track.clone().unwrap_or_default();
     refuse(!virtual_services.is_empty(), "track.virtualServices", "tracking virtual services is");
-    refuse(!health_checks.is_empty(), "track.healthChecks", "health checks are");
+    refuse(!health_checks.is_empty(), "track.healthChecks", "tracking health checks is");
     for (i, instance) in instances.iter().enumerate() {
         let Instance {
             virtual_router_id,

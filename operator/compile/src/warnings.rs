@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bascule_crds::common::Duration as Written;
-use bascule_crds::virtual_service::{ForwardingMethod, PersistenceEngine};
+use bascule_crds::virtual_service::{BelowQuorum, ForwardingMethod, PersistenceEngine};
 use bascule_crds::vrrp_group::Member;
 use bascule_crds::{VirtualServiceSpec, VrrpGroupSpec};
 
@@ -13,9 +13,45 @@ use crate::groups::priority;
 use crate::service;
 use crate::types::Warning;
 
-/// What is to be said of a VirtualService in which nothing is wrong.
-pub(crate) fn virtual_service(spec: &VirtualServiceSpec) -> Vec<Warning> {
-    one_packet(spec).into_iter().collect()
+/// What is to be said of a VirtualService in which nothing is wrong. `weighs`: its checks may say what its real servers weigh.
+pub(crate) fn virtual_service(spec: &VirtualServiceSpec, weighs: bool) -> Vec<Warning> {
+    one_packet(spec).into_iter().chain(quorum(spec, weighs)).collect()
+}
+
+/// A quorum that cannot be reached, and sorry servers that never serve.
+fn quorum(spec: &VirtualServiceSpec, weighs: bool) -> Option<Warning> {
+    let quorum = spec.quorum.as_ref()?;
+    let warn = |field: &str, message: String| Some(Warning { field: format!("spec.{field}"), message });
+    // What drains now comes back one day.
+    let all: u64 = spec.real_servers.iter().map(|server| u64::from(server.weight)).sum();
+    let gained = u64::from(quorum.weight) + u64::from(quorum.hysteresis);
+    if !weighs && !spec.real_servers.is_empty() && all < gained {
+        let told = if quorum.hysteresis == 0 {
+            format!("{gained}")
+        } else {
+            format!("weight + hysteresis = {gained}")
+        };
+        return warn(
+            "quorum.weight",
+            format!(
+                "the quorum is gained at {told}, and all real servers together weigh {all}: once lost it never comes back; set \
+                 less, or give the real servers more weight"
+            ),
+        );
+    }
+    match quorum.below {
+        BelowQuorum::SorryServer if spec.sorry_servers.is_empty() && quorum.weight > 1 => warn(
+            "quorum.below",
+            "is SorryServer, and there is no sorry server: without quorum the live real servers go on; add one, or say Keep or \
+             Withdraw"
+                .into(),
+        ),
+        BelowQuorum::Withdraw | BelowQuorum::Keep if !spec.sorry_servers.is_empty() => warn(
+            "sorryServers",
+            format!("never serve, because quorum.below is {:?}; remove them or say SorryServer", quorum.below),
+        ),
+        _ => None,
+    }
 }
 
 /// The kernel forgets a one-packet connection with its packet (net/netfilter/ipvs: it is never hashed, and

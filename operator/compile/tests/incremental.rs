@@ -64,23 +64,48 @@ fn service() -> impl Strategy<Value = Object> {
     ];
     let extra = prop_oneof![
         12 => Just(json!({})),
-        1 => Just(json!({"checkHost": "a"})),
-        1 => Just(json!({"healthChecks": ["up"]})),
+        2 => Just(json!({"healthChecks": ["up"], "checkHost": "a"})),
+        2 => Just(json!({"healthChecks": ["up", "other"], "quorum": {"weight": 2}})),
+        1 => Just(json!({"quorum": {"hooks": {"up": {"program": "announce"}}}})),
         1 => Just(json!({"persistence": {"timeout": "6m", "ipv4Prefix": 24}})),
         1 => Just(json!({"sorryServers": [{"address": "172.16.0.99"}]})),
         1 => Just(json!({"realServersFrom": {"service": {"name": "web"}}, "realServers": []})),
     ];
     let server = prop_oneof![9 => Just("172.16.0.1"), 1 => Just("2001:db8::1"), 1 => Just("127.0.0.1")];
+    let own = prop_oneof![
+        6 => Just(Value::Null),
+        1 => Just(json!([])),
+        2 => Just(json!(["other"])),
+    ];
+    let server = (server, own);
     let identity = (prop_oneof![Just("a"), Just("b")], 0..4u8, 0..4u32);
     (identity, placement, what, extra, server).prop_map(
         |((namespace, n, created), director, what, extra, server)| {
-            let mut spec = json!({"realServers": [{"name": "s", "address": server}]});
+            let (address, own) = server;
+            let mut spec = json!({"realServers": [{"name": "s", "address": address, "healthChecks": own}]});
             for part in [director, what, extra] {
                 spec.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
             }
             manifest("VirtualService", Some(namespace), &format!("vs{n}"), created, &spec)
         },
     )
+}
+
+/// Every matter that is one for those who name it, and some that are not.
+fn check() -> impl Strategy<Value = Object> {
+    let probe = prop_oneof![
+        3 => Just(json!({"tcp": {}})),
+        1 => Just(json!({"tcp": {}, "interval": "1s"})),
+        1 => Just(json!({"tcp": {}, "port": 80})),
+        1 => Just(json!({"tcp": {}, "address": "127.0.0.1"})),
+        1 => Just(json!({"tcp": {}, "sourceAddress": "2001:db8::1"})),
+        1 => Just(json!({"http": {"body": {"matches": "("}}})),
+        1 => Just(json!({"exec": {"program": "script"}})),
+        1 => Just(json!({"exec": {"program": "script", "dynamicWeight": true}})),
+    ];
+    let name = (prop_oneof![Just("a"), Just("b")], prop_oneof![2 => Just("up"), 1 => Just("other")]);
+    (name, probe)
+        .prop_map(|((namespace, name), spec)| manifest("HealthCheck", Some(namespace), name, 0, &spec))
 }
 
 fn director() -> impl Strategy<Value = Object> {
@@ -101,7 +126,10 @@ fn director() -> impl Strategy<Value = Object> {
             _ => (json!([]), json!([])),
         };
         spec["allow"] =
-            json!([{"namespaces": namespaces, "kinds": ["VirtualService"], "addresses": networks}]);
+            json!([{"namespaces": namespaces, "kinds": ["VirtualService"], "addresses": networks, "exec": access == 2}]);
+        if access == 2 {
+            spec["allow"][0]["kinds"] = json!(["VirtualService", "HealthCheck"]);
+        }
         if access == 0 {
             spec["allowedTargets"] = json!(["127.0.0.0/8"]);
             spec["failureDomain"] = "rack".into();
@@ -120,6 +148,7 @@ fn group() -> impl Strategy<Value = Object> {
         12 => Just(json!({})),
         1 => Just(json!({"preferred": "dir1"})),
         1 => Just(json!({"allow": [{"namespaces": ["a"], "kinds": ["VirtualService"]}]})),
+        1 => Just(json!({"allow": [{"namespaces": ["a"], "kinds": ["HealthCheck"], "exec": true}]})),
         2 => Just(json!({"services": (0..6).map(|n| json!({"systemd": format!("s{n}")})).collect::<Vec<_>>()})),
         1 => Just(json!({"track": {"healthChecks": [{"namespace": "a", "name": "up"}]}})),
     ];
@@ -147,7 +176,7 @@ fn change() -> impl Strategy<Value = Change> {
         8 => service(),
         4 => group(),
         3 => director(),
-        1 => Just(manifest("HealthCheck", Some("a"), "up", 0, &json!({"tcp": {}}))),
+        4 => check(),
         1 => (1..3u16).prop_map(|port| manifest("NatRule", Some("a"), "nat", 0, &json!({
             "director": "dir1",
             "portForward": {"address": "10.0.0.1", "protocol": "TCP", "port": 79 + port, "to": "172.16.0.1"},
@@ -212,6 +241,11 @@ fn moved_by_groups(before: &Compiled, after: &Compiled, key: &str) -> bool {
     })
 }
 
+/// Whether this is no reason to lose what it had.
+fn matters_not(reason: Reason) -> bool {
+    matches!(reason, Reason::Conflicted | Reason::HealthCheckNotFound | Reason::HealthCheckNotUsable)
+}
+
 /// Those that had a binding or were in force, are still there with nothing wrong in themselves, and are not. A group takes its
 /// addresses from interfaces.
 fn lost(before: &Compiled, after: &Compiled) -> Vec<ObjectRef> {
@@ -224,7 +258,7 @@ fn lost(before: &Compiled, after: &Compiled) -> Vec<ObjectRef> {
     let sound = |conditions: &[Condition]| {
         conditions
             .iter()
-            .all(|one| one.status || one.problems.iter().all(|problem| problem.reason == Reason::Conflicted))
+            .all(|one| one.status || one.problems.iter().all(|problem| matters_not(problem.reason)))
     };
     let sound = after.conditions.iter().filter(|(_, conditions)| sound(conditions));
     let groups = |compiled: &Compiled| -> BTreeSet<String> {
@@ -270,7 +304,17 @@ proptest! {
                     Change::Delete(reference) => objects.remove(reference),
                 };
             }
+            let checks_alone = batch.iter().all(|change| {
+                let reference = match change {
+                    Change::Put(object) => object.reference(),
+                    Change::Delete(reference) => reference.clone(),
+                };
+                reference.kind == Kind::HealthCheck
+            });
             let delta = compiler.apply(batch);
+            // In a cluster a program may come to be in one.
+            let bindings_stay = delta.nodes.values().all(|node| node.bindings.is_empty());
+            prop_assert!(cluster || !checks_alone || bindings_stay, "{delta:?}");
             let full = compile(&Snapshot {
                 trust,
                 directors: directors.clone(),
@@ -334,6 +378,42 @@ fn a_change_among_ten_thousand_costs_only_itself() {
         delta.nodes["dir1"].bindings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["tp/a", "tp/web-77"]
     );
+}
+
+/// Bindings name checks: what one says is between it and those who run it.
+#[test]
+fn a_change_of_a_check_costs_its_users_only_when_it_is_another_matter_for_them() {
+    let mut compiler = Compiler::new(Trust::Files);
+    compiler.declare_director("dir1");
+    let checked = |n: u32| {
+        let Object::VirtualService(mut object) = web(n, 1) else { unreachable!("it is one") };
+        object.spec.health_checks = vec![if n < 100 { "few" } else { "many" }.to_owned()];
+        Change::Put(Object::VirtualService(object))
+    };
+    compiler.apply((0..10_000).map(checked));
+    let check = |name: &str, spec: Value| manifest("HealthCheck", Some("tp"), name, 0, &spec);
+    let mut counted = |change: Change| {
+        let before = compiler.evaluated();
+        let delta = compiler.apply([change]);
+        assert!(delta.nodes.is_empty(), "{delta:?}");
+        (compiler.evaluated() - before, delta.conditions.len())
+    };
+    // It comes: those who waited for it are told, and it is itself.
+    assert_eq!(counted(Change::Put(check("few", json!({"tcp": {}})))), (100, 101));
+    assert_eq!(counted(Change::Put(check("many", json!({"tcp": {}})))), (9_900, 9_901));
+    for spec in [
+        json!({"tcp": {}, "interval": "1s", "fall": 2}),
+        json!({"http": {"path": "/alive"}}),
+        json!({"tcp": {}, "mark": 7}),
+    ] {
+        assert_eq!(counted(Change::Put(check("many", spec))), (0, 0));
+    }
+    // Nobody here may be probed from there.
+    let elsewhere = json!({"tcp": {}, "sourceAddress": "2001:db8::1"});
+    assert_eq!(counted(Change::Put(check("few", elsewhere))), (100, 100));
+    assert_eq!(counted(Change::Put(check("few", json!({"http": {"body": {"matches": "("}}})))), (100, 101));
+    assert_eq!(counted(Change::Delete(check("few", json!({"tcp": {}})).reference())), (100, 101));
+    assert_eq!(counted(Change::Put(check("nobody", json!({"tcp": {}})))), (0, 1));
 }
 
 /// A group with one instance.

@@ -92,20 +92,6 @@ fn what_does_not_exist_yet_is_refused_by_name() {
             "spec.realServersFrom",
             json!({"realServers": null, "realServersFrom": {"service": {"name": "web"}}}),
         ),
-        ("spec.healthChecks", json!({"healthChecks": ["up"]})),
-        ("spec.checkHost", json!({"checkHost": "www.example.org"})),
-        ("spec.quorum", json!({"quorum": {}})),
-        ("spec.sorryServers", json!({"sorryServers": [{"address": "172.16.0.99"}]})),
-        ("spec.onFailure", json!({"onFailure": "Quiesce"})),
-        ("spec.initialState", json!({"initialState": "Down"})),
-        ("spec.drain.timeout", json!({"drain": {"timeout": "30s"}})),
-        (
-            "spec.realServers[1].healthChecks",
-            json!({"realServers": [
-                {"name": "a", "address": "172.16.0.1", "healthChecks": []},
-                {"name": "b", "address": "172.16.0.2", "healthChecks": ["up"]},
-            ]}),
-        ),
         (
             "spec.sourceNat",
             json!({"addresses": null, "ports": null, "fwmark": {"mark": 1, "family": "IPv4"}, "sourceNat": "Auto"}),
@@ -116,7 +102,7 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         refused(object, Unsupported, field, "not supported by this version");
         // It is supported, but not with every firewall mark.
         if field != "spec.sourceNat" {
-            documented(&format!("VirtualService {}", field.replace("[1]", "[]")));
+            documented(&format!("VirtualService {field}"));
         }
     }
     for (field, spec) in [
@@ -152,7 +138,6 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         documented(&format!("VrrpGroup {}", field.replace("[0]", "[]")));
     }
     for (kind, spec) in [
-        ("HealthCheck", json!({"tcp": {}})),
         ("NatRule", json!({"director": "dir1", "masquerade": {"outInterface": "eth0"}})),
         ("EndpointSlice", json!({})),
     ] {
@@ -256,10 +241,10 @@ fn nothing_is_said_of_the_endpointslices_of_a_cluster() {
 }
 
 #[test]
-fn what_is_as_if_it_were_not_there_is_not_refused() {
+fn what_is_in_this_version_is_not_refused() {
     for patch in [
-        json!({"drain": {"timeout": "0s"}}),
-        json!({"onFailure": "Remove", "initialState": "Up", "healthChecks": [], "sorryServers": []}),
+        json!({"drain": {"timeout": "30s"}, "checkHost": "www.example.org", "quorum": {}}),
+        json!({"onFailure": "Quiesce", "initialState": "Down", "healthChecks": ["up"], "sorryServers": []}),
         json!({"sourceNat": "Never", "onePacket": false}),
     ] {
         assert_eq!(problems_of(&object("VirtualService", "web", &patched(service(), &patch))), [], "{patch}");
@@ -281,11 +266,15 @@ fn contradictions_are_refused_at_their_field() {
         ("spec.addresses[0]", "written as IPv6", json!({"addresses": ["::ffff:192.0.2.1"]})),
         ("spec.addresses[0]", "more than 256", json!({"addresses": ["10.0.0.0-10.0.1.0"]})),
         ("spec.addresses[1]", "in common with", json!({"addresses": ["192.0.2.1-192.0.2.9", "192.0.2.9"]})),
-        ("spec.addresses[1]", "no real server is IPv6", json!({"addresses": ["192.0.2.1", "2001:db8::1"]})),
-        ("spec.addresses[0]", "no real server is IPv4", json!({"realServers": []})),
+        (
+            "spec.addresses[1]",
+            "no real server and no sorry server is IPv6",
+            json!({"addresses": ["192.0.2.1", "2001:db8::1"]}),
+        ),
+        ("spec.addresses[0]", "no real server and no sorry server is IPv4", json!({"realServers": []})),
         (
             "spec.fwmark.family",
-            "no real server is IPv6",
+            "no real server and no sorry server is IPv6",
             mark(json!({"fwmark": {"mark": 1, "family": "IPv6"}})),
         ),
         (
@@ -353,6 +342,39 @@ fn contradictions_are_refused_at_their_field() {
             servers(json!([server(json!({})), {"name": "b", "address": "2001:db8::1"}])),
         ),
         (
+            "spec.sorryServers[0].port",
+            "DirectRouting cannot change a port, 80 to 8080",
+            json!({"sorryServers": [
+                {"address": "172.16.0.99", "port": 8080, "forwarding": {"method": "DirectRouting"}}]}),
+        ),
+        (
+            "spec.sorryServers[0].port",
+            "each keeps its number",
+            json!({"ports": [{"protocol": "TCP", "port": 80}, {"protocol": "TCP", "port": 0}], "persistence": {},
+                "sorryServers": [{"address": "172.16.0.99", "port": 80}]}),
+        ),
+        (
+            "spec.sorryServers[0].port",
+            "a firewall mark has no port",
+            mark(json!({"sorryServers": [{"address": "172.16.0.99", "port": 80}]})),
+        ),
+        ("spec.sorryServers[0].address", "unspecified", json!({"sorryServers": [{"address": "0.0.0.0"}]})),
+        (
+            "spec.sorryServers[1].address",
+            "there can be one",
+            json!({"sorryServers": [{"address": "172.16.0.98"}, {"address": "172.16.0.99"}]}),
+        ),
+        (
+            "spec.sorryServers[0].address",
+            "those of real server srv2",
+            json!({"sorryServers": [{"address": "172.16.0.2"}]}),
+        ),
+        (
+            "spec.sorryServers[0].address",
+            "never be used",
+            json!({"sorryServers": [{"address": "2001:db8::99"}]}),
+        ),
+        (
             "spec.sourceNat",
             "needs real servers reached by Masquerade",
             json!({"sourceNat": "Always", "forwarding": {"method": "DirectRouting"}}),
@@ -406,6 +428,43 @@ fn what_is_too_large_for_the_kernel_is_refused_with_its_figures() {
     }
 }
 
+#[test]
+fn a_check_that_cannot_be_run_is_refused_at_its_field() {
+    let http = |more: Value| json!({"http": more});
+    let tls = |bundle: &str| http(json!({"scheme": "HTTPS", "tls": {"caBundle": bundle}}));
+    for (field, words, spec) in [
+        ("spec.http.body.matches", "unclosed group", http(json!({"body": {"matches": "("}}))),
+        ("spec.http.body.matches", "look-around", http(json!({"body": {"matches": "(?<=a)b"}}))),
+        ("spec.http.body.notMatches", "backreferences", http(json!({"body": {"notMatches": r"(a)\1"}}))),
+        (
+            "spec.http.body.matches",
+            "repetitions",
+            http(json!({"body": {"matches": "(((a{50}){50}){50}){50}"}})),
+        ),
+        ("spec.http.tls.caBundle", "without its end", tls("-----BEGIN CERTIFICATE-----\nAAAA")),
+        ("spec.address", "multicast", json!({"tcp": {}, "address": "224.0.0.18"})),
+        ("spec.sourceAddress", "unspecified", json!({"tcp": {}, "sourceAddress": "::"})),
+    ] {
+        let object = object("HealthCheck", "up", &spec);
+        let problems = problems_of(&object);
+        assert!(
+            problems.iter().any(|p| p.reason == Invalid && p.field == field && p.message.contains(words)),
+            "{field} with {words:?} is not among {problems:#?}"
+        );
+        let reference = object.reference();
+        let mut compiler = Compiler::new(Trust::Files);
+        compiler.apply([Change::Put(object)]);
+        assert!(!compiler.compiled().conditions[&reference][0].status, "{field}");
+    }
+    for spec in [
+        json!({"tcp": {}, "port": 80, "address": "127.0.0.1", "sourceAddress": "127.0.0.2", "mark": 7}),
+        http(json!({"body": {"matches": "(?i)it +works", "notMatches": "[[:digit:]]{3}"}})),
+        json!({"exec": {"program": "check", "args": ["a"], "dynamicWeight": true}}),
+    ] {
+        assert_eq!(problems_of(&object("HealthCheck", "up", &spec)), []);
+    }
+}
+
 /// Nobody is told of a mistake in a field that he did not write.
 #[test]
 fn what_sourcenat_is_unless_told_contradicts_nothing() {
@@ -423,12 +482,8 @@ fn what_sourcenat_is_unless_told_contradicts_nothing() {
         json!({"realServers": null, "sourceNat": "Always", "forwarding": {"method": service},
             "sorryServers": [{"address": "172.16.0.99", "forwarding": {"method": own}}]})
     };
-    let unsupported = (Unsupported, "spec.sorryServers".to_owned());
-    assert_eq!(fields(sorry("Masquerade", "DirectRouting")), std::slice::from_ref(&unsupported));
-    assert_eq!(
-        fields(sorry("DirectRouting", "Masquerade")),
-        [(Invalid, "spec.sourceNat".to_owned()), unsupported]
-    );
+    assert_eq!(fields(sorry("Masquerade", "DirectRouting")), []);
+    assert_eq!(fields(sorry("DirectRouting", "Masquerade")), [(Invalid, "spec.sourceNat".to_owned())]);
 }
 
 #[test]

@@ -211,6 +211,77 @@ fn a_director_with_a_field_that_is_not_supported_is_in_force_with_the_others() {
     assert!(problems[0].ends_with("(Director dir1; its other fields are in force)"), "{problems:?}");
 }
 
+fn check(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: bascule.dev/v1alpha1\nkind: HealthCheck\nmetadata: {{name: {name}, namespace: tp}}\nspec: {spec}\n"
+    )
+}
+
+/// The checks that a step changed, as `tp/up` or `-tp/up`.
+fn checks_of(bench: &mut Bench, files: &[(&str, &str)]) -> Vec<String> {
+    for (name, text) in files {
+        let name: FileName = (*name).into();
+        let examined = examine(&format!("m/{name}"), text.as_bytes(), &bench.engine.catalog.known(&name));
+        bench.engine.catalog.read(Instant::now(), &name, examined);
+    }
+    let step = bench.engine.step();
+    assert!(step.config.is_none(), "bindings name checks, and nothing more: {:?}", step.config);
+    bench.last = bench.engine.follow_up(&step, &Lines);
+    let word = |spec: bool| if spec { "" } else { "-" };
+    step.checks.iter().map(|(key, spec)| format!("{}{key}", word(spec.is_some()))).collect()
+}
+
+#[test]
+fn checks_are_handed_on_when_what_they_say_changed() {
+    let mut bench = Bench::new();
+    let service = web("a", "10.0.0.1", 1).replace("  ports:", "  healthChecks: [up]\n  ports:");
+    assert_eq!(bench.read(&[("a", &service)]), ["tp/a"], "it is served all the same");
+    let problems = bench.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("there is no HealthCheck up in namespace tp"), "{problems:?}");
+    assert!(problems[0].ends_with("(VirtualService tp/a; its other fields are in force)"), "{problems:?}");
+
+    let key = bascule_compile::CheckKey::new("tp", "up");
+    let reference = ObjectRef::new(Kind::HealthCheck, Some("tp"), "up");
+    assert_eq!(checks_of(&mut bench, &[("c", &check("up", "{tcp: {}}"))]), ["tp/up"]);
+    assert_eq!(bench.problems(), [""; 0]);
+    assert!(bench.engine.is_ours(&reference));
+    let labelled = check("up", "{tcp: {}}").replace("{name", "{labels: {a: b}, name");
+    assert_eq!(checks_of(&mut bench, &[("c", &labelled)]), [""; 0], "a label is no reason to probe anew");
+    assert_eq!(checks_of(&mut bench, &[("c", &check("up", "{tcp: {}, fall: 7}"))]), ["tp/up"]);
+    assert_eq!(bench.engine.checks()[&key].fall, 7);
+
+    // It turns invalid: what it was stays, also over a restart.
+    let bad = check("up", "{fall: 9, http: {body: {matches: \"(\"}}}");
+    assert_eq!(checks_of(&mut bench, &[("c", &bad)]), [""; 0]);
+    assert_eq!(bench.engine.checks()[&key].fall, 7);
+    let problems = bench.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("spec.http.body.matches: is not a regular expression"), "{problems:?}");
+    assert!(problems[0].ends_with("(HealthCheck tp/up; its last good form stays in force)"), "{problems:?}");
+
+    let vanish = Instant::now();
+    bench.engine.catalog.vanished(vanish, "c");
+    bench.engine.catalog.expire(vanish + SETTLE);
+    assert_eq!(checks_of(&mut bench, &[]), ["-tp/up"]);
+    assert!(bench.engine.checks().is_empty());
+    assert_eq!(bench.problems().len(), 1, "the service misses it again");
+}
+
+#[test]
+fn checks_are_of_the_last_good_configuration() {
+    let mut bench = Bench::new();
+    checks_of(&mut bench, &[("c", &check("up", "{tcp: {}, fall: 7}"))]);
+    let saved: BTreeMap<_, _> =
+        bench.last.saved.drain(..).filter_map(|(key, saved)| Some((key, saved?))).collect();
+    assert_eq!(saved.keys().collect::<Vec<_>>(), ["HealthCheck tp/up"]);
+    let mut next = Bench::new();
+    assert_eq!(next.engine.remember(saved), [""; 0]);
+    assert_eq!(next.engine.checks()[&bascule_compile::CheckKey::new("tp", "up")].fall, 7);
+    assert_eq!(checks_of(&mut next, &[("c", "{")]), [""; 0], "unreadable, it stays");
+    assert_eq!(next.engine.checks().len(), 1);
+}
+
 #[test]
 fn the_last_good_configuration_goes_on_and_keeps_its_places() {
     let mut bench = Bench::new();
@@ -299,9 +370,12 @@ fn bad_input_is_told_with_line_and_field() {
         ("no name", good.replace("name: a, ", ""), 3, None, ""),
         (
             "unsupported",
-            good.replace("  ports:", "  checkHost: x\n  ports:"),
-            7,
-            Some("spec.checkHost"),
+            good.replace(
+                "realServers:\n    - {name: srv1, address: 172.16.193.10, weight: 1}",
+                "realServersFrom: {service: {name: web}}",
+            ),
+            8,
+            Some("spec.realServersFrom"),
             "not supported",
         ),
     ];

@@ -126,6 +126,30 @@ fn a_rename_is_followed_at_once_and_with_the_time_it_was_seen() {
 }
 
 #[test]
+fn checks_come_with_the_configuration_and_alone() {
+    let check = |fall: u32| {
+        format!(
+            "apiVersion: bascule.dev/v1alpha1\nkind: HealthCheck\nmetadata: {{name: up, namespace: tp}}\n\
+             spec: {{tcp: {{}}, fall: {fall}}}\n"
+        )
+    };
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("m")).unwrap();
+    fs::write(directory.path().join("m/check.yaml"), check(2)).unwrap();
+    let mut live = Live::start(directory, None, BTreeMap::new());
+    let falls = |update: &ConfigUpdate| -> Vec<_> {
+        update.checks.iter().map(|(key, spec)| (key.to_string(), spec.as_ref().map(|one| one.fall))).collect()
+    };
+    let first = live.update();
+    assert!(matches!(first.change, ConfigChange::All(_)));
+    assert_eq!(falls(&first), [("tp/up".to_owned(), Some(2))]);
+    live.put("check.yaml", &check(5));
+    let next = live.update();
+    assert!(matches!(&next.change, ConfigChange::Some { director: None, bindings } if bindings.is_empty()));
+    assert_eq!((falls(&next), next.serial > first.serial), (vec![("tp/up".to_owned(), Some(5))], true));
+}
+
+#[test]
 fn written_in_place_vanished_and_back() {
     let mut live = Live::with(&[("a.yaml", &web("a", "10.0.0.1", 1)), ("b.yaml", &web("b", "10.0.0.2", 1))]);
     fs::write(live.path("a.yaml"), web("a", "10.0.0.1", 2)).unwrap();

@@ -25,7 +25,7 @@ use crate::manifests::engine::{Engine, Step};
 use crate::manifests::locate::FromDisk;
 use crate::manifests::view::{Summary, View};
 use crate::manifests::watch::{Event, Watch};
-use crate::reconcile::{ConfigChange, ConfigUpdate};
+use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 use crate::state::{Keeper, Saved};
 
 /// Between looks at whether the path still leads to the watched directory.
@@ -379,8 +379,12 @@ impl Worker {
             }
             self.started = true;
             step.config = self.engine.config().map(|config| ConfigChange::All(Arc::new(config)));
+            let all = self.engine.checks().iter();
+            step.checks = all.map(|(key, spec)| (key.clone(), Some(Arc::clone(spec)))).collect();
         }
-        if let Some(change) = step.config.take() {
+        if step.config.is_some() || !step.checks.is_empty() {
+            let change = step.config.take().unwrap_or_else(ConfigChange::none);
+            let checks = std::mem::take(&mut step.checks).into_iter().collect();
             self.serial += 1;
             if let ConfigChange::Some { bindings, .. } = &change {
                 for (key, binding) in bindings {
@@ -390,7 +394,7 @@ impl Worker {
                     };
                 }
             }
-            let update = ConfigUpdate { serial: self.serial, seen, change };
+            let update = ConfigUpdate { serial: self.serial, seen, change, checks, live: Lives::new() };
             (self.updates)(update);
         }
         self.follow_up(&step);

@@ -3,13 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
+use bascule_checks_core::pool::Judgement;
 use bascule_compile::{BindingKey, NodeConfig};
 use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
-use bascule_ipvs::{ServiceId, Timeouts};
+use bascule_ipvs::{DestinationEntry, DestinationId, ServiceId, Timeouts};
 
-use super::{expand::expand, plan::Wanted};
+use super::{drain::Drains, expand::expand, plan::Wanted};
+use crate::reconcile::Lives;
 
 /// A wanted service and who wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +26,19 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq)]
 struct Binding {
     spec: Arc<VirtualServiceBindingSpec>,
+    live: Option<Arc<Judgement>>,
     services: Vec<ServiceId>,
+}
+
+/// Of a service of which nothing has to be known.
+const NONE: BTreeSet<DestinationId> = BTreeSet::new();
+
+/// The real servers of each service of a binding, dead or alive.
+fn members(spec: &VirtualServiceBindingSpec) -> BTreeMap<ServiceId, BTreeSet<DestinationId>> {
+    let ids = |wanted: Wanted| {
+        (wanted.service.id, wanted.destinations.iter().map(|destination| destination.id).collect())
+    };
+    expand(spec, None).map(|services| services.into_iter().map(ids).collect()).unwrap_or_default()
 }
 
 /// Everything wanted.
@@ -36,15 +51,17 @@ pub struct Desired {
     bindings: BTreeMap<BindingKey, Binding>,
     contested: BTreeMap<ServiceId, BTreeSet<BindingKey>>,
     invalid: BTreeMap<BindingKey, String>,
+    drains: Drains,
     timeouts: Option<Timeouts>,
 }
 
-/// Everything that a configuration wants.
-pub fn desired(config: &NodeConfig) -> Desired {
+/// Everything that a configuration wants, with what the checks of real servers come to.
+pub fn desired(config: &NodeConfig, live: &Lives) -> Desired {
+    let now = Instant::now();
     let mut desired = Desired::default();
     desired.set_director(&config.director);
     for (key, spec) in &config.bindings {
-        desired.set(key, Some(spec));
+        desired.set(key, Some(spec), live.get(key), now);
     }
     desired
 }
@@ -104,14 +121,23 @@ impl Desired {
         changed
     }
 
-    /// Takes a changed binding, none when it is gone; returns the services that may have changed.
+    /// What the checks of a binding come to, as last said.
+    pub(super) fn live(&self, key: &BindingKey) -> Option<&Arc<Judgement>> {
+        self.bindings.get(key)?.live.as_ref()
+    }
+
+    /// Takes a changed binding, none when it is gone, and what the checks of its real servers come to; returns the services that
+    /// may have changed.
     pub fn set(
         &mut self,
         key: &BindingKey,
         spec: Option<&Arc<VirtualServiceBindingSpec>>,
+        live: Option<&Arc<Judgement>>,
+        now: Instant,
     ) -> BTreeSet<ServiceId> {
         let mut affected = BTreeSet::new();
-        let expansion = spec.map(|spec| (spec, expand(spec)));
+        let members = self.members(key, spec, now);
+        let expansion = spec.map(|spec| (spec, expand(spec, live.map(|live| &**live))));
         let kept: BTreeSet<ServiceId> = match &expansion {
             Some((_, Ok(services))) => services.iter().map(|wanted| wanted.service.id).collect(),
             _ => BTreeSet::new(),
@@ -129,16 +155,67 @@ impl Desired {
                 Vec::new()
             });
             let mut ids = Vec::with_capacity(services.len());
-            for wanted in services {
+            for mut wanted in services {
                 let id = wanted.service.id;
+                self.drains.join(&mut wanted, members.get(&id).unwrap_or(&NONE));
                 ids.push(id);
                 if self.claim(key, id, wanted) {
                     affected.insert(id);
                 }
             }
-            self.bindings.insert(key.clone(), Binding { spec: Arc::clone(spec), services: ids });
+            self.bindings
+                .insert(key.clone(), Binding { spec: Arc::clone(spec), live: live.cloned(), services: ids });
         }
         affected
+    }
+
+    /// The real servers of each service of a binding, dead or alive, as far as somebody has to know them. Those that were there and
+    /// are no longer begin to drain.
+    fn members(
+        &mut self,
+        key: &BindingKey,
+        spec: Option<&Arc<VirtualServiceBindingSpec>>,
+        now: Instant,
+    ) -> BTreeMap<ServiceId, BTreeSet<DestinationId>> {
+        let (Some(spec), Some(before)) = (spec, self.bindings.get(key)) else { return BTreeMap::new() };
+        let time = spec.drain_timeout.as_std();
+        let drains = self.drains.services().any(|id| before.services.contains(&id));
+        if Arc::ptr_eq(spec, &before.spec) || (time == Duration::ZERO && !drains) {
+            return BTreeMap::new();
+        }
+        let (after, before) = (members(spec), members(&before.spec));
+        for (id, before) in &before {
+            let (Some(after), Some(entry)) = (after.get(id), self.services.get(id)) else { continue };
+            if entry.owner != *key || time == Duration::ZERO {
+                continue;
+            }
+            for held in &entry.wanted.destinations {
+                if before.contains(&held.id) && !after.contains(&held.id) {
+                    self.drains.begin(*id, *held, now, time);
+                }
+            }
+        }
+        after
+    }
+
+    /// The services in which a real server drains.
+    pub(super) fn draining(&self) -> Vec<ServiceId> {
+        self.drains.services().collect()
+    }
+
+    /// Ends what has drained in a service, by what the kernel holds of it; true when something has.
+    pub(super) fn end_drain(
+        &mut self,
+        id: ServiceId,
+        held: &[DestinationEntry],
+        now: Instant,
+        settle: Duration,
+    ) -> bool {
+        let ended = self.drains.end(id, held, now, settle);
+        if let Some(entry) = self.services.get_mut(&id) {
+            entry.wanted.destinations.retain(|destination| !ended.contains(&destination.id));
+        }
+        !ended.is_empty()
     }
 
     /// True when what the kernel should hold changed.
@@ -179,11 +256,12 @@ impl Desired {
             return;
         }
         self.services.remove(&id);
+        self.drains.forget(&id);
         let Some(next) = next else { return };
         let wanted = self
             .bindings
             .get(&next)
-            .and_then(|binding| expand(&binding.spec).ok())
+            .and_then(|binding| expand(&binding.spec, binding.live.as_deref()).ok())
             .and_then(|services| services.into_iter().find(|wanted| wanted.service.id == id));
         if let Some(losers) = self.contested.get_mut(&id) {
             losers.remove(&next);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bascule_checks_core::pool::{Held, Judgement, Serving};
 use bascule_crds::{
     DirectorConfigSpec, ForwardingMethod, VirtualServiceBindingSpec,
     binding::BindingRealServer,
@@ -18,8 +19,11 @@ use super::plan::Wanted;
 
 pub use bascule_compile::{MAX_PAIRS, MAX_SERVICES};
 
-/// The services that a binding wants, in order of their ids, or why it cannot be carried out.
-pub fn expand(spec: &VirtualServiceBindingSpec) -> Result<Vec<Wanted>, String> {
+/// The services that a binding wants, in order of their ids, or why it cannot be carried out. `live` is what the checks of its real
+/// servers come to; without it all of them are alive. A service that is withdrawn for want of a quorum is left out.
+pub fn expand(spec: &VirtualServiceBindingSpec, live: Option<&Judgement>) -> Result<Vec<Wanted>, String> {
+    // What is judged is judged with the binding; should it not be, nobody is dead.
+    let live = live.filter(|live| live.servers.len() == spec.real_servers.len());
     let addresses: usize =
         spec.addresses.iter().map(|range| range.addresses().take(MAX_SERVICES + 1).count()).sum();
     let marks = spec.fwmark.as_ref().map_or(0, |fwmark| fwmark.families.len());
@@ -30,7 +34,7 @@ pub fn expand(spec: &VirtualServiceBindingSpec) -> Result<Vec<Wanted>, String> {
              VirtualServices"
         ));
     }
-    let pairs = services.saturating_mul(spec.real_servers.len());
+    let pairs = services.saturating_mul(spec.real_servers.len() + spec.sorry_servers.len());
     if pairs > MAX_PAIRS {
         return Err(format!(
             "addresses × ports × realServers make {pairs} entries, at most {MAX_PAIRS} are possible: split it into several \
@@ -56,8 +60,9 @@ pub fn expand(spec: &VirtualServiceBindingSpec) -> Result<Vec<Wanted>, String> {
     }
     wanted
         .into_iter()
+        .filter(|(id, _)| live.is_none_or(|live| serving(live, *id) != Serving::Withdrawn))
         .map(|(id, port)| {
-            Ok(Wanted { service: service(spec, id), destinations: destinations(spec, id, port)? })
+            Ok(Wanted { service: service(spec, id), destinations: destinations(spec, live, id, port)? })
         })
         .collect()
 }
@@ -91,14 +96,45 @@ fn service(spec: &VirtualServiceBindingSpec, id: ServiceId) -> Service {
     service
 }
 
+fn serving(live: &Judgement, id: ServiceId) -> Serving {
+    match id.family() {
+        Family::Ipv4 => live.ipv4,
+        Family::Ipv6 => live.ipv6,
+    }
+}
+
+/// The weight that a service shall hold of a real server, none when it shall not be there.
+fn weight(live: &Judgement, server: usize, id: ServiceId) -> Option<u32> {
+    let judged = &live.servers[server];
+    let held: Held = match id.family() {
+        Family::Ipv4 => judged.ipv4,
+        Family::Ipv6 => judged.ipv6,
+    };
+    // Of a mark it is not known what it marks; most of all connections, which are to be kept.
+    let datagrams = match id {
+        ServiceId::Address { protocol, .. } => protocol == Protocol::Udp,
+        ServiceId::Fwmark { .. } => false,
+    };
+    held.weight(datagrams).map(u32::from)
+}
+
 fn destinations(
     spec: &VirtualServiceBindingSpec,
+    live: Option<&Judgement>,
     id: ServiceId,
     port: Option<usize>,
 ) -> Result<Vec<Destination>, String> {
     let mut destinations = BTreeMap::new();
-    for server in &spec.real_servers {
+    let sorry = live.is_some_and(|live| serving(live, id) == Serving::SorryServer);
+    let sorry = spec.sorry_servers.iter().filter(|_| sorry).map(|server| (server, Some(server.weight)));
+    let real =
+        spec.real_servers.iter().enumerate().map(|(index, server)| {
+            (server, live.map_or(Some(server.weight), |live| weight(live, index, id)))
+        });
+    for (server, weight) in real.chain(sorry) {
+        let Some(weight) = weight else { continue };
         let Some(destination) = destination(server, id, port)? else { continue };
+        let destination = destination.weight(weight);
         if destinations.insert(destination.id, (destination, &server.name)).is_some() {
             return Err(format!(
                 "real server {}: another one of {id} has {} already",

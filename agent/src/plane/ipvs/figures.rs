@@ -101,14 +101,14 @@ impl<'a> Names<'a> {
             ),
         };
         let wanted = (id.address, index.map(|_| id.port));
-        let mut all = spec.real_servers.iter().filter_map(|server| {
+        let mut all = spec.real_servers.iter().chain(&spec.sorry_servers).filter_map(|server| {
             let port = match index {
                 Some(index) => Some(*server.target_ports.get(index)?),
                 None => None,
             };
             Some(((server.address, port), server.name.as_str()))
         });
-        if spec.real_servers.len() <= FEW {
+        if spec.real_servers.len() + spec.sorry_servers.len() <= FEW {
             return all.find(|(place, _)| *place == wanted).map(|(_, name)| name);
         }
         // Else they would be gone through for each of them.
@@ -135,7 +135,7 @@ mod tests {
 
     /// As if the kernel held what a binding wants.
     pub(super) fn sampled(spec: &Arc<VirtualServiceBindingSpec>, at: Instant) -> Vec<Sampled> {
-        let services = expand(spec).unwrap().into_iter().map(|wanted| {
+        let services = expand(spec, None).unwrap().into_iter().map(|wanted| {
             let destinations = wanted.destinations.iter().rev().map(|destination| DestinationEntry {
                 destination: *destination,
                 active_connections: 1,

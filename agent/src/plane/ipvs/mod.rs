@@ -1,6 +1,7 @@
 //! Virtual services and real servers in the kernel's IPVS.
 
 mod desired;
+mod drain;
 mod expand;
 mod figures;
 mod look;

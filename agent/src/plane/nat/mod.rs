@@ -174,6 +174,7 @@ impl Desired {
             let masqueraded = spec
                 .real_servers
                 .iter()
+                .chain(&spec.sorry_servers)
                 .filter(|server| server.forwarding.method == ForwardingMethod::Masquerade);
             own.servers.extend(masqueraded.map(|server| server.address));
         }
@@ -290,8 +291,11 @@ fn wanted(spec: &VirtualServiceBindingSpec) -> Result<BTreeMap<Element, u32>, St
         SourceNat::Auto => true,
         SourceNat::Always => false,
     };
-    for server in
-        spec.real_servers.iter().filter(|server| server.forwarding.method == ForwardingMethod::Masquerade)
+    for server in spec
+        .real_servers
+        .iter()
+        .chain(&spec.sorry_servers)
+        .filter(|server| server.forwarding.method == ForwardingMethod::Masquerade)
     {
         let version = Version::of(server.address);
         let set = |by| Set::Source { version, by, auto };

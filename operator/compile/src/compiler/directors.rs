@@ -23,9 +23,6 @@ impl Compiler {
         let access = |spec: &DirectorSpec| (spec.allow.clone(), spec.allowed_targets.clone());
         if before.map(access) != after.map(access) {
             todo.touched.insert(Named::Director(name.clone()));
-        }
-        let targets = |spec: &DirectorSpec| spec.allowed_targets.clone();
-        if before.map(targets) != after.map(targets) {
             let groups = self.groups.on(&name);
             todo.touched.extend(groups.map(|group| Named::VrrpGroup(group.to_string())));
         }

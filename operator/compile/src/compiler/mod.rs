@@ -12,14 +12,14 @@ use std::sync::Arc;
 
 use bascule_crds::common::AddressOrRange;
 use bascule_crds::director::Director;
-use bascule_crds::{Kind, Object, ObjectRef};
+use bascule_crds::{HealthCheckSpec, Kind, Object, ObjectRef};
 
-use crate::bind;
 use crate::claims::{Claim, What};
 use crate::contest::{Contest, Form, Precedence};
 use crate::groups::{self, Aliases, Groups, Held, Machines, Stir};
 use crate::judge::{self, Placed};
-use crate::types::{BindingKey, Compiled, Condition, ConditionType, Delta, NodeConfig};
+use crate::types::{BindingKey, CheckKey, Compiled, Condition, ConditionType, Delta, NodeConfig};
+use crate::{bind, checked, checks};
 
 /// Whose word counts how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +58,8 @@ pub(crate) enum Named {
     Interface(String, String),
     /// A VrrpGroup.
     VrrpGroup(String),
-    /// A HealthCheck by namespace and name.
-    HealthCheck(String, String),
+    /// A HealthCheck.
+    HealthCheck(CheckKey),
 }
 
 /// The directors there are without asking groups.
@@ -103,8 +103,8 @@ pub struct Compiler {
     syncs: BTreeMap<u8, BTreeSet<String>>,
     groups: Groups,
     services: BTreeMap<BindingKey, services::Known>,
-    /// HealthChecks, which so far can only be named.
-    existing: BTreeSet<Named>,
+    /// As much of HealthChecks as those have to know who name them.
+    checks: BTreeMap<CheckKey, checked::Known>,
     /// Who names it, or has it in force as part of a last good form.
     users: BTreeMap<Named, BTreeSet<BindingKey>>,
     contest: Contest,
@@ -129,7 +129,7 @@ impl Compiler {
             syncs: BTreeMap::new(),
             groups: Groups::new(trust),
             services: BTreeMap::new(),
-            existing: BTreeSet::new(),
+            checks: BTreeMap::new(),
             users: BTreeMap::new(),
             contest: Contest::new(Precedence::of(trust)),
             programmed: BTreeMap::new(),
@@ -207,9 +207,13 @@ impl Compiler {
                     self.change_director(reference.name, Some(object), &mut todo);
                 }
                 (Kind::Director, _) => self.change_director(reference.name, None, &mut todo),
-                (_, object) => {
-                    self.change_unsupported(reference, object.as_ref(), &mut todo.touched, &mut delta);
+                (_, Some(Object::HealthCheck(object))) => {
+                    self.change_check(reference, Some(&object.spec), &mut todo.touched, &mut delta);
                 }
+                (Kind::HealthCheck, _) => {
+                    self.change_check(reference, None, &mut todo.touched, &mut delta);
+                }
+                (_, object) => self.change_unsupported(reference, object.as_ref(), &mut delta),
             }
         }
         self.change_groups(changed_groups, &mut todo, &mut delta);
@@ -223,23 +227,37 @@ impl Compiler {
         delta
     }
 
-    /// Takes in an object of a kind whose behaviour does not exist yet, and which others may name.
-    fn change_unsupported(
+    /// Takes in what a HealthCheck says now. Who names it is looked at only when that is another matter for it: bindings name
+    /// checks, and most of what a check says is between it and those who run it.
+    fn change_check(
         &mut self,
         reference: ObjectRef,
-        object: Option<&Object>,
+        spec: Option<&HealthCheckSpec>,
         touched: &mut BTreeSet<Named>,
         delta: &mut Delta,
     ) {
-        if let Some(named) = named_by(&reference) {
-            let changed = match object {
-                Some(_) => self.existing.insert(named.clone()),
-                None => self.existing.remove(&named),
-            };
-            if changed {
-                touched.insert(named);
+        let key = CheckKey::new(reference.namespace.as_deref().unwrap_or("default"), &reference.name);
+        let problems = spec.map(checks::problems);
+        let known = spec.zip(problems.as_ref()).map(|(spec, problems)| {
+            if problems.is_empty() {
+                checked::Known::Accepted(checks::Traits::of(spec))
+            } else {
+                checked::Known::Refused
             }
+        });
+        let before = match known {
+            Some(known) => self.checks.insert(key.clone(), known),
+            None => self.checks.remove(&key),
+        };
+        if before != known {
+            touched.insert(Named::HealthCheck(key));
         }
+        let conditions = problems.map(|problems| vec![Condition::judge(ConditionType::Accepted, problems)]);
+        self.set_conditions(reference, conditions, delta);
+    }
+
+    /// Takes in an object of a kind whose behaviour does not exist yet.
+    fn change_unsupported(&mut self, reference: ObjectRef, object: Option<&Object>, delta: &mut Delta) {
         let problems = object.and_then(|object| judge::unsupported_kind(self.trust, object));
         let conditions = problems.map(|problems| vec![Condition::judge(ConditionType::Accepted, problems)]);
         self.set_conditions(reference, conditions, delta);
@@ -281,7 +299,7 @@ impl Compiler {
             // What has no alias is taken for an interface's own name.
             Named::Interface(..) => true,
             Named::VrrpGroup(name) => self.groups.get(name).is_some(),
-            Named::HealthCheck(..) => self.existing.contains(named),
+            Named::HealthCheck(key) => self.checks.contains_key(key),
         }
     }
 
@@ -311,6 +329,11 @@ impl Compiler {
         };
     }
 
+    /// The VirtualServices that name a HealthCheck.
+    pub fn checked_by(&self, check: &CheckKey) -> impl Iterator<Item = &BindingKey> {
+        self.users.get(&Named::HealthCheck(check.clone())).into_iter().flatten()
+    }
+
     /// How many VirtualServices were looked at since the start, for those who doubt that a change costs only itself.
     pub fn evaluated(&self) -> u64 {
         self.evaluated
@@ -335,16 +358,5 @@ fn reference(key: &BindingKey) -> ObjectRef {
         kind: Kind::VirtualService,
         namespace: Some(key.namespace.to_string()),
         name: key.name.to_string(),
-    }
-}
-
-/// By what VirtualServices name the object, if they can.
-fn named_by(reference: &ObjectRef) -> Option<Named> {
-    match reference.kind {
-        Kind::HealthCheck => {
-            let namespace = reference.namespace.clone().unwrap_or_else(|| "default".into());
-            Some(Named::HealthCheck(namespace, reference.name.clone()))
-        }
-        _ => None,
     }
 }

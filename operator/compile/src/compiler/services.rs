@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bascule_crds::common::Allow;
 use bascule_crds::virtual_service::VirtualService;
 use bascule_crds::{VirtualServiceBindingSpec, VirtualServiceSpec};
 
@@ -12,8 +13,8 @@ use crate::bind;
 use crate::contest::{self, Form};
 use crate::judge::{self, Placed};
 use crate::problem::Problems;
-use crate::types::{BindingKey, Condition, ConditionType, Delta, Problem};
-use crate::warnings;
+use crate::types::{BindingKey, CheckKey, Condition, ConditionType, Delta, Problem, Warning};
+use crate::{checked, warnings};
 
 /// As much of a VirtualService as has to be kept: there may be tens of thousands.
 #[derive(Clone, Debug)]
@@ -36,7 +37,10 @@ pub(super) struct Known {
     wish: Wish,
     refused: Vec<Problem>,
     unresolved: Vec<Problem>,
-    /// Only without any problem.
+    /// What is wrong with its checks, which does not keep it from its place.
+    unchecked: Vec<Problem>,
+    warnings: Vec<Warning>,
+    /// Only without a problem that keeps it from it.
     placed: Option<Placed>,
 }
 
@@ -93,7 +97,7 @@ impl Compiler {
         self.evaluated += 1;
         let mut refused = Problems(judge::virtual_service(spec));
         let mut unresolved = Problems::default();
-        judge::resolve(spec, &key.namespace, |named| self.known(named), self.trust, &mut unresolved);
+        judge::resolve(spec, |named| self.known(named), self.trust, &mut unresolved);
         let mut on: Vec<Arc<str>> = Vec::new();
         if let Some(placement) = &spec.director {
             on.push(placement.name.as_str().into());
@@ -115,6 +119,14 @@ impl Compiler {
                 }
             }
         }
+        if self.trust == Trust::Cluster {
+            self.judge_programs(key, spec, &on, &mut refused);
+        }
+        let find = |check: &CheckKey| self.checks.get(check).copied();
+        let directors: Vec<_> =
+            on.iter().map(|name| (Arc::clone(name), self.directors.get(&**name).map(|one| &**one))).collect();
+        let unchecked = checked::problems(spec, &key.namespace, find, &directors);
+        let warnings = warnings::virtual_service(spec, checked::weighs(spec, &key.namespace, find));
         let placed = (refused.0.is_empty() && unresolved.0.is_empty() && !on.is_empty()).then(|| {
             let place = |director: Arc<str>| {
                 let aliases = self.directors.get(&*director).map(|d| &d.spec.interface_aliases);
@@ -123,7 +135,36 @@ impl Compiler {
             };
             on.into_iter().map(place).collect()
         });
-        Known { refused: refused.0, unresolved: unresolved.0, placed, wish }
+        Known { refused: refused.0, unresolved: unresolved.0, unchecked, warnings, placed, wish }
+    }
+
+    /// In a cluster: says which programs nobody allows it. A group's permission counts on all of its members; else each of them
+    /// has to give its own.
+    fn judge_programs(
+        &self,
+        key: &BindingKey,
+        spec: &VirtualServiceSpec,
+        on: &[Arc<str>],
+        refused: &mut Problems,
+    ) {
+        // Nowhere it runs nothing.
+        if on.is_empty() {
+            return;
+        }
+        let group = spec.vrrp_group.as_ref().and_then(|name| self.groups.get(name));
+        let whom = match (&spec.vrrp_group, &spec.director) {
+            (Some(name), _) => format!("VrrpGroup {name}"),
+            (None, placement) => {
+                format!("Director {}", placement.as_ref().map_or("", |placement| &placement.name))
+            }
+        };
+        let find = |check: &CheckKey| self.checks.get(check).copied();
+        let allowed = |kind| {
+            let lets = |allow: &[Allow]| checked::lets_run(allow, &key.namespace, kind);
+            let each = |name: &Arc<str>| self.directors.get(&**name).is_some_and(|one| lets(&one.spec.allow));
+            group.is_some_and(|group| lets(group.allow())) || on.iter().all(each)
+        };
+        checked::allowed_programs(spec, &key.namespace, find, allowed, &whom, refused);
     }
 
     /// What is programmed of the VirtualService now.
@@ -216,17 +257,16 @@ impl Compiler {
 
     fn judge_service(&mut self, key: &BindingKey, form: Form, delta: &mut Delta) {
         let Some(known) = self.services.get(key) else { return };
-        let spec = &known.wish.spec;
         let mut refused = known.refused.clone();
         if let Some((claim, winner)) = self.contest.lost_to(key) {
-            refused.push(conflict(self.trust, spec, claim, winner));
+            refused.push(conflict(self.trust, &known.wish.spec, claim, winner));
         }
-        let mut accepted =
-            Condition::judge_with(ConditionType::Accepted, refused, warnings::virtual_service(spec));
+        let mut accepted = Condition::judge_with(ConditionType::Accepted, refused, known.warnings.clone());
         if form == Form::LastGood {
             accepted.add_last_good();
         }
-        let resolved = Condition::judge(ConditionType::ResolvedRefs, known.unresolved.clone());
+        let unresolved = known.unresolved.iter().chain(&known.unchecked).cloned().collect();
+        let resolved = Condition::judge(ConditionType::ResolvedRefs, unresolved);
         self.set_conditions(reference(key), Some(vec![accepted, resolved]), delta);
     }
 }

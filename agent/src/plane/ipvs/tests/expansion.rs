@@ -13,7 +13,7 @@ use crate::{
 };
 
 fn ids(changes: Value) -> Vec<String> {
-    expand(&web(changes)).unwrap().iter().map(|wanted| wanted.service.id.to_string()).collect()
+    expand(&web(changes), None).unwrap().iter().map(|wanted| wanted.service.id.to_string()).collect()
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn addresses_times_ports_make_services() {
             "UDP [2001:db8::1]:53"
         ]
     );
-    let wanted = expand(&web(changes)).unwrap();
+    let wanted = expand(&web(changes), None).unwrap();
     let targets: Vec<Vec<String>> = wanted
         .iter()
         .map(|wanted| wanted.destinations.iter().map(|destination| destination.id.to_string()).collect())
@@ -46,14 +46,14 @@ fn addresses_times_ports_make_services() {
 #[test]
 fn a_tunnel_crosses_families_and_a_mark_keeps_the_port() {
     let tunnel = server("six", "2001:db8:1::1", json!({"forwarding": {"method": "Tunnel"}}));
-    let wanted = expand(&web(json!({ "realServers": [tunnel] }))).unwrap();
+    let wanted = expand(&web(json!({ "realServers": [tunnel] })), None).unwrap();
     assert_eq!(wanted[0].destinations.len(), 1);
     let servers = json!([
         server("a", "10.1.0.1", json!({"targetPorts": []})),
         server("b", "2001:db8:1::1", json!({"targetPorts": []}))
     ]);
     let mark = json!({"addresses": [], "ports": [], "fwmark": {"mark": 7, "families": ["IPv4", "IPv6"]}, "realServers": servers});
-    let wanted = expand(&web(mark)).unwrap();
+    let wanted = expand(&web(mark), None).unwrap();
     assert_eq!(wanted[0].service.id, ServiceId::Fwmark { mark: 7, family: Family::Ipv4 });
     assert_eq!(wanted[0].destinations[0].id.to_string(), "10.1.0.1:0");
     assert_eq!(wanted[1].destinations[0].id.to_string(), "[2001:db8:1::1]:0");
@@ -64,7 +64,7 @@ fn flags_and_persistence() {
     let changes = json!({"scheduler": {"name": "mh", "fallback": true, "hashPort": true}, "onePacket": true,
         "addresses": ["10.0.0.1", "2001:db8::1"],
         "persistence": {"timeoutSeconds": 60, "ipv4Prefix": 24, "ipv6Prefix": 56, "engine": "sip"}});
-    let wanted = expand(&web(changes)).unwrap();
+    let wanted = expand(&web(changes), None).unwrap();
     let service = &wanted[0].service;
     assert_eq!(
         service.flags,
@@ -78,7 +78,7 @@ fn flags_and_persistence() {
         (60, Some(24), Some("sip"))
     );
     assert_eq!(wanted[1].service.netmask.prefix(), Some(56));
-    let plain = &expand(&web(json!({}))).unwrap()[0];
+    let plain = &expand(&web(json!({})), None).unwrap()[0];
     assert_eq!((plain.service.timeout, plain.service.netmask.prefix()), (0, Some(32)));
     assert!(plain.destinations.iter().all(|destination| destination.forwarding == Forwarding::Masquerade));
 }
@@ -86,14 +86,14 @@ fn flags_and_persistence() {
 #[test]
 fn what_is_too_big_or_says_one_thing_twice_is_refused_with_a_way_out() {
     let big = json!({"addresses": ["2001:db8::-2001:db8::1:0"]});
-    let problem = expand(&web(big)).unwrap_err();
+    let problem = expand(&web(big), None).unwrap_err();
     assert!(problem.contains("65536") && problem.contains("split"), "{problem}");
     let twice =
         json!({"realServers": [server("a", "10.1.0.1", json!({})), server("b", "10.1.0.1", json!({}))]});
-    let problem = expand(&web(twice)).unwrap_err();
+    let problem = expand(&web(twice), None).unwrap_err();
     assert!(problem.contains("real server b") && problem.contains("10.1.0.1:80"), "{problem}");
     let without = json!({"realServers": [server("a", "10.1.0.1", json!({"targetPorts": []}))]});
-    assert!(expand(&web(without)).unwrap_err().contains("target port"));
+    assert!(expand(&web(without), None).unwrap_err().contains("target port"));
     assert_eq!(
         ids(json!({"addresses": ["10.0.0.1", "10.0.0.1-10.0.0.2"]})).len(),
         2,
@@ -106,23 +106,24 @@ fn the_binding_whose_key_comes_first_has_a_contested_service() {
     let mut desired = Desired::default();
     let owner =
         |desired: &Desired| desired.services().values().next().map(|entry| entry.owner.name.to_string());
-    desired.set(&key("b"), Some(&web(json!({}))));
-    assert_eq!(desired.set(&key("c"), Some(&web(json!({})))).len(), 0);
+    let now = std::time::Instant::now();
+    desired.set(&key("b"), Some(&web(json!({}))), None, now);
+    assert_eq!(desired.set(&key("c"), Some(&web(json!({}))), None, now).len(), 0);
     assert_eq!(owner(&desired).as_deref(), Some("b"));
-    assert_eq!(desired.set(&key("a"), Some(&web(json!({"scheduler": {"name": "wlc"}})))).len(), 1);
+    assert_eq!(desired.set(&key("a"), Some(&web(json!({"scheduler": {"name": "wlc"}}))), None, now).len(), 1);
     assert_eq!(owner(&desired).as_deref(), Some("a"));
     let losers: BTreeSet<_> = desired.contested().values().flatten().map(ToString::to_string).collect();
     assert_eq!(losers, BTreeSet::from(["tp/b".to_owned(), "tp/c".to_owned()]));
-    desired.set(&key("a"), None);
+    desired.set(&key("a"), None, None, now);
     assert_eq!(owner(&desired).as_deref(), Some("b"));
-    desired.set(&key("b"), None);
-    desired.set(&key("c"), None);
+    desired.set(&key("b"), None, None, now);
+    desired.set(&key("c"), None, None, now);
     assert_eq!(desired, Desired::default());
 }
 
 #[test]
 fn ledger_lines_read_back() {
-    for id in expand(&web(json!({"addresses": ["10.0.0.1", "2001:db8::1"]})))
+    for id in expand(&web(json!({"addresses": ["10.0.0.1", "2001:db8::1"]})), None)
         .unwrap()
         .iter()
         .map(|wanted| wanted.service.id)
@@ -168,12 +169,12 @@ proptest! {
         desired_by_key.set_director(&config.director);
         for (name, spec) in changes {
             let before = desired_by_key.services().clone();
-            let affected = desired_by_key.set(&key(name), spec.as_ref());
+            let affected = desired_by_key.set(&key(name), spec.as_ref(), None, std::time::Instant::now());
             match spec {
                 Some(spec) => config.bindings.insert(key(name), spec),
                 None => config.bindings.remove(&key(name)),
             };
-            prop_assert_eq!(&desired_by_key, &desired(&config));
+            prop_assert_eq!(&desired_by_key, &desired(&config, &crate::reconcile::Lives::new()));
             // Whatever changed was said to be affected.
             for id in before.keys().chain(desired_by_key.services().keys()) {
                 let wanted = |all: &std::collections::BTreeMap<ServiceId, crate::plane::ipvs::Entry>| all.get(id).map(|entry| entry.wanted.clone());

@@ -9,7 +9,7 @@ use crate::plane::{
 };
 
 fn wanted(changes: Value) -> Wanted {
-    expand(&web(changes)).unwrap().remove(0)
+    expand(&web(changes), None).unwrap().remove(0)
 }
 
 fn held(of: &Wanted, ours: bool) -> Observed {

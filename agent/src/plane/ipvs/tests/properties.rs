@@ -7,6 +7,7 @@ use crate::plane::{
     fixture::{config, key},
     ipvs::{Io as _, Scope, desired, model::Shared, observe, plan},
 };
+use crate::reconcile::Lives;
 
 proptest! {
     #[test]
@@ -18,7 +19,7 @@ proptest! {
         old.bindings.extend(before.into_iter().filter_map(|(name, spec)| Some((key(name), spec?))));
         let mut new = config([]);
         new.bindings.extend(wanted.into_iter().filter_map(|(name, spec)| Some((key(name), spec?))));
-        let (old, new) = (desired(&old), desired(&new));
+        let (old, new) = (desired(&old, &Lives::new()), desired(&new, &Lives::new()));
         let mut io = Shared::default();
         for entry in old.services().values() {
             let destinations = entry.wanted.destinations.iter().map(|one| (one.id, *one)).collect();

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use bascule_checks_core::pool::Judgement;
 use bascule_compile::BindingKey;
 use bascule_crds::VirtualServiceBindingSpec;
 use bascule_ipvs::{Command, DestinationId, Error, ServiceId};
@@ -22,7 +23,7 @@ pub(crate) use telling::conflict;
 use super::{
     desired::Desired,
     figures::{Figures, Sampled},
-    look::Look,
+    look::{Look, TICK},
     observe::{Io, Scope, observe},
     order::reverse_of_removal,
     pause::{Pause, carry_out},
@@ -112,7 +113,12 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
     }
 
     /// Takes a changed binding. What is said of failures is made anew only if one may concern it: there may be thousands.
-    fn set(&mut self, key: &BindingKey, spec: Option<&Arc<VirtualServiceBindingSpec>>) {
+    fn set(
+        &mut self,
+        key: &BindingKey,
+        spec: Option<&Arc<VirtualServiceBindingSpec>>,
+        live: Option<&Arc<Judgement>>,
+    ) {
         let concerned = |plane: &Self| {
             let mut services = plane.desired.wanted_by(key).iter();
             plane.desired.invalid().contains_key(key)
@@ -120,7 +126,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
                 || services.any(|id| plane.failing.contains_key(id))
         };
         self.failures_changed |= concerned(self);
-        let affected = self.desired.set(key, spec);
+        let affected = self.desired.set(key, spec, live, Instant::now());
         self.failures_changed |= concerned(self);
         self.dirty.extend(affected);
     }
@@ -148,6 +154,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             self.failures_changed = true;
         }
         if self.look.due(now) {
+            self.end_drains(now)?;
             self.look(context)?;
         }
         let well =
@@ -156,6 +163,22 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             self.retry.reset();
         } else if self.retry.due(now) {
             self.retry.failed(now);
+        }
+        Ok(())
+    }
+
+    /// Takes out the real servers that have drained.
+    fn end_drains(&mut self, now: Instant) -> Result<(), Error> {
+        let mut ended = BTreeSet::new();
+        for id in self.desired.draining() {
+            let Some(io) = self.io.as_mut() else { return Ok(()) };
+            let held = io.destinations(&id)?;
+            if self.desired.end_drain(id, &held, now, TICK) {
+                ended.insert(id);
+            }
+        }
+        if !ended.is_empty() {
+            self.pass(Some(&ended), false, Cause::Change, now)?;
         }
         Ok(())
     }
@@ -273,13 +296,21 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
             let gone: Vec<_> =
                 self.desired.keys().filter(|key| !change.bindings.contains_key(key)).cloned().collect();
             for key in gone {
-                self.set(&key, None);
+                self.set(&key, None, None);
             }
         }
         for (key, spec) in &change.bindings {
+            let live = change.live.get(key);
             let known = spec.as_ref().is_some_and(|spec| self.desired.spec(key) == Some(spec));
-            if !known {
-                self.set(key, spec.as_ref());
+            if !known || self.desired.live(key) != live {
+                self.set(key, spec.as_ref(), live);
+            }
+        }
+        for (key, live) in change.live.iter().filter(|(key, _)| !change.bindings.contains_key(*key)) {
+            if let Some(spec) = self.desired.spec(key).cloned()
+                && self.desired.live(key) != Some(live)
+            {
+                self.set(key, Some(&spec), Some(live));
             }
         }
     }

@@ -1,0 +1,266 @@
+//! Health checks: runs the probes that services ask for, and tells the planes what they come to.
+//!
+//! Each distinct subject (what is asked, and of whom) is probed once in each distinct rhythm, however many services share it. The
+//! rhythm, the verdicts and what follows from them are `bascule-checks-core`'s; the probes that send something are
+//! `bascule-checks`'s. Here they are put together: a change of the configuration passes through [`Checks::configure`] on its way to
+//! the planes, on its own thread, so that a plane hears of a binding and of its real servers' health at once; a result that changes a
+//! verdict goes to the plane of IPVS alone, and only the services that it concerns.
+//!
+//! Every director checks, active or not, so that a takeover meets fresh verdicts. They survive a restart of the agent, in /run.
+
+mod exec;
+mod file;
+mod hooks;
+mod keep;
+mod service;
+mod spec;
+mod state;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bascule_checks::{Prober, Settings};
+use bascule_checks_core::{Figures, Outcome, Start, Time};
+use bascule_compile::BindingKey;
+use futures::FutureExt as _;
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, JoinSet};
+
+use self::exec::Programs;
+use self::hooks::Hooks;
+use self::keep::Kept;
+use self::state::{Effects, ProbeId, Runnable, State};
+use crate::exec::Runner;
+use crate::reconcile::{ConfigUpdate, Lives};
+
+pub use view::{CheckView, ServerView, ServiceView};
+
+/// Probes that are started in one go; then others have a turn.
+const BATCH: usize = 64;
+/// How much longer than its timeout a probe may take before it is given up from outside.
+const GRACE: Duration = Duration::from_secs(1);
+/// How much longer a program may take: it is asked to end, killed, and waited for.
+const PROGRAM_GRACE: Duration = Duration::from_secs(10);
+/// Verdicts are written down at most so often.
+const KEEPING: Duration = Duration::from_secs(1);
+
+/// How to check.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The director's name.
+    pub director: String,
+    /// Where verdicts are kept: a directory that a reboot empties.
+    pub run_dir: PathBuf,
+    /// The directory of `--allow-file`; without it no file is watched.
+    pub allow_file: Option<PathBuf>,
+}
+
+/// What the tasks share.
+struct Shared {
+    state: Mutex<State>,
+    /// Until when the driver sleeps.
+    sleeps_until: Mutex<Option<Time>>,
+    wake: Notify,
+    programs: Programs,
+    hooks: Hooks,
+    tell: Box<dyn Fn(Lives) + Send + Sync>,
+    run_dir: PathBuf,
+}
+
+/// The checks of a director. Dropping it gives up the probes that run.
+pub struct Checks {
+    shared: Arc<Shared>,
+    driver: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Checks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checks").finish_non_exhaustive()
+    }
+}
+
+/// CLOCK_BOOTTIME: the same in all processes of a machine.
+pub(crate) fn now() -> Time {
+    // It is there since Linux 2.6.39, and reading a clock that is there does not fail.
+    Time::from_duration(clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from))
+}
+
+impl Checks {
+    /// Starts without any check, with the verdicts that a former process left. `tell` is told what verdicts come to, of the
+    /// services concerned. Needs a tokio runtime.
+    pub fn spawn(
+        options: &Options,
+        runner: &Runner,
+        tell: impl Fn(Lives) + Send + Sync + 'static,
+    ) -> std::io::Result<Self> {
+        let mut seed = DefaultHasher::new();
+        options.director.hash(&mut seed);
+        let prober = Prober::new(Settings { helo: options.director.clone() });
+        let kept = Kept::read(&options.run_dir, now());
+        let state = State::new(prober, seed.finish(), options.allow_file.is_some(), kept);
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            sleeps_until: Mutex::new(None),
+            wake: Notify::new(),
+            programs: Programs::new(runner)?,
+            hooks: Hooks::spawn(runner)?,
+            tell: Box::new(tell),
+            run_dir: options.run_dir.clone(),
+        });
+        if let Some(directory) = options.allow_file.clone() {
+            let shared = Arc::downgrade(&shared);
+            std::thread::Builder::new()
+                .name("checks-files".into())
+                .spawn(move || file::watch(&directory, &shared))?;
+        }
+        let driver = tokio::spawn(drive(Arc::clone(&shared)));
+        Ok(Self { shared, driver })
+    }
+
+    /// Takes a change of the configuration, puts in what the checks of its bindings come to, and hands it to `send`, so that nothing
+    /// newer about them is told before.
+    pub fn configure(&self, mut update: ConfigUpdate, send: impl FnOnce(&ConfigUpdate)) {
+        let mut state = self.shared.lock();
+        let effects = state.configure(now(), &mut update);
+        self.shared.hooks.tell(&state, &effects.quorums);
+        send(&update);
+        drop(state);
+        self.shared.wake.notify_one();
+    }
+
+    /// What is known of the real servers of services.
+    pub fn services(&self) -> std::collections::BTreeMap<BindingKey, ServiceView> {
+        view::services(&self.shared.lock())
+    }
+
+    /// Figures of all probes together, and how many there are and run.
+    pub fn figures(&self) -> (Figures, usize, usize) {
+        let state = self.shared.lock();
+        (state.scheduler.figures().clone(), state.scheduler.len(), state.scheduler.running())
+    }
+
+    /// Ends, and keeps the verdicts for the next one.
+    pub fn stop(&self) {
+        self.driver.abort();
+        self.shared.save();
+    }
+}
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn finished(&self, start: &Start<ProbeId>, outcome: &Outcome) {
+        let mut state = self.lock();
+        let effects = state.finished(now(), start.key, start.run, outcome);
+        self.carry_out(&state, effects);
+        let next = state.scheduler.next_deadline();
+        drop(state);
+        let sleeps = *self.sleeps_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if next.is_some_and(|next| sleeps.is_none_or(|sleeps| next < sleeps)) {
+            self.wake.notify_one();
+        }
+    }
+
+    fn report(&self, id: ProbeId, outcome: &Outcome) {
+        let mut state = self.lock();
+        let effects = state.report(now(), id, outcome);
+        self.carry_out(&state, effects);
+    }
+
+    /// Under the state's lock, so that what is told is told in its order.
+    fn carry_out(&self, state: &State, effects: Effects) {
+        self.hooks.tell(state, &effects.quorums);
+        if !effects.live.is_empty() {
+            (self.tell)(effects.live);
+        }
+    }
+
+    /// Writes the verdicts down, if they changed.
+    fn save(&self) {
+        let kept = {
+            let mut state = self.lock();
+            if !std::mem::take(&mut state.unsaved) {
+                return;
+            }
+            state.keep()
+        };
+        if let Err(error) = kept.write(&self.run_dir) {
+            tracing::warn!(
+                "{}: {error}; a restarted agent will know nothing of the real servers",
+                self.run_dir.join(keep::FILE).display()
+            );
+        }
+    }
+}
+
+/// Starts the probes that are due, for ever.
+async fn drive(shared: Arc<Shared>) {
+    let mut probes = JoinSet::new();
+    let mut keeping = tokio::time::interval(KEEPING);
+    loop {
+        while probes.try_join_next().is_some() {}
+        let (starts, next) = {
+            let mut state = shared.lock();
+            let starts = state.scheduler.poll(now(), BATCH);
+            let starts: Vec<_> = starts
+                .into_iter()
+                .map(|start| (state.runnable(start.key), start))
+                .filter_map(|(runnable, start)| Some((start, runnable?)))
+                .collect();
+            let next = state.scheduler.next_deadline();
+            *shared.sleeps_until.lock().unwrap_or_else(PoisonError::into_inner) = next;
+            (starts, next)
+        };
+        for (start, runnable) in starts {
+            probes.spawn(probe(Arc::clone(&shared), start, runnable));
+        }
+        let left = next.map(|next| next.since(now()));
+        if left == Some(Duration::ZERO) {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(left.unwrap_or(Duration::MAX)) => {}
+            () = shared.wake.notified() => {}
+            _ = keeping.tick() => {
+                let shared = Arc::clone(&shared);
+                tokio::task::spawn_blocking(move || shared.save());
+            }
+        }
+    }
+}
+
+/// One probe, from its start to its result.
+async fn probe(shared: Arc<Shared>, start: Start<ProbeId>, runnable: Runnable) {
+    let timeout = start.timeout;
+    let outcome = match runnable {
+        Runnable::Net(prepared) => bounded(timeout + GRACE, Box::pin(prepared.run(timeout))).await,
+        Runnable::Exec(key) => bounded(timeout + PROGRAM_GRACE, shared.programs.run(key, timeout)).await,
+        Runnable::Watched => return,
+    };
+    shared.finished(&start, &outcome);
+}
+
+/// A probe ends, whatever it does: else it would never run again.
+async fn bounded(time: Duration, run: impl Future<Output = Outcome>) -> Outcome {
+    match tokio::time::timeout(time, AssertUnwindSafe(run).catch_unwind()).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Outcome::failed("internal error: the probe panicked"),
+        Err(_) => Outcome::failed(format!("no result within {time:?}")),
+    }
+}

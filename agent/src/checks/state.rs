@@ -1,0 +1,370 @@
+//! Which services want to know what, and what is known.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bascule_checks::{Prepared, Prober};
+use bascule_checks_core::pool::{Judgement, Standing};
+use bascule_checks_core::{Health, Outcome, Scheduler, Time, Transition, Verdict};
+use bascule_compile::{BindingKey, CheckKey};
+use bascule_crds::{HealthCheckSpec, VirtualServiceBindingSpec};
+
+use super::keep::{Kept, identity};
+use super::service::{Member, Service, first_port, is_judged};
+use super::spec::{self, Key, Subject, What, Whom};
+use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
+
+/// A probe of a director, by a number of its own.
+pub(super) type ProbeId = u64;
+
+/// How a probe is run.
+#[derive(Clone, Debug)]
+pub(super) enum Runnable {
+    /// By itself.
+    Net(Prepared),
+    /// By a program.
+    Exec(Arc<Key>),
+    /// Not at all: its file is watched.
+    Watched,
+}
+
+struct Probing {
+    key: Arc<Key>,
+    runnable: Runnable,
+    /// The services that want to know.
+    users: BTreeSet<BindingKey>,
+    /// A HealthCheck that it is of, for the log.
+    name: CheckKey,
+}
+
+/// What a change of a verdict, or of the configuration, comes to.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    /// Other judgements on services.
+    pub(super) live: Lives,
+    /// Services whose quorum was gained or lost.
+    pub(super) quorums: Vec<(BindingKey, Standing)>,
+}
+
+/// All of it.
+pub(super) struct State {
+    prober: Prober,
+    /// Whether files are watched at all.
+    files: bool,
+    pub(super) scheduler: Scheduler<ProbeId>,
+    probes: BTreeMap<ProbeId, Probing>,
+    by_key: HashMap<Arc<Key>, ProbeId>,
+    by_subject: HashMap<Arc<Subject>, BTreeSet<ProbeId>>,
+    next: ProbeId,
+    checks: BTreeMap<CheckKey, Arc<HealthCheckSpec>>,
+    pub(super) services: BTreeMap<BindingKey, Service>,
+    by_check: BTreeMap<CheckKey, BTreeSet<BindingKey>>,
+    kept: Kept,
+    /// Something that is to be kept has changed.
+    pub(super) unsaved: bool,
+}
+
+impl State {
+    pub(super) fn new(prober: Prober, seed: u64, files: bool, kept: Kept) -> Self {
+        Self {
+            prober,
+            files,
+            scheduler: Scheduler::new(seed),
+            probes: BTreeMap::new(),
+            by_key: HashMap::new(),
+            by_subject: HashMap::new(),
+            next: 0,
+            checks: BTreeMap::new(),
+            services: BTreeMap::new(),
+            by_check: BTreeMap::new(),
+            kept,
+            unsaved: false,
+        }
+    }
+
+    /// Takes a change of the configuration, and puts into it what the checks of its bindings come to. What did not change keeps its
+    /// verdicts.
+    pub(super) fn configure(&mut self, now: Time, update: &mut ConfigUpdate) -> Effects {
+        let mut affected = BTreeSet::new();
+        let all = matches!(update.change, ConfigChange::All(_));
+        if all {
+            let known: BTreeSet<_> = update.checks.iter().map(|(key, _)| key.clone()).collect();
+            self.checks.retain(|key, _| known.contains(key));
+        }
+        for (key, spec) in &update.checks {
+            match spec {
+                Some(spec) => self.checks.insert(key.clone(), Arc::clone(spec)),
+                None => self.checks.remove(key),
+            };
+            affected.extend(self.by_check.get(key).into_iter().flatten().cloned());
+        }
+        let bindings: Vec<_> = match &update.change {
+            ConfigChange::All(config) => {
+                let gone: Vec<_> =
+                    self.services.keys().filter(|key| !config.bindings.contains_key(*key)).cloned().collect();
+                let all = config.bindings.iter().map(|(key, spec)| (key.clone(), Some(Arc::clone(spec))));
+                all.chain(gone.into_iter().map(|key| (key, None))).collect()
+            }
+            ConfigChange::Some { bindings, .. } => bindings.clone(),
+        };
+        let mut effects = Effects::default();
+        for (key, spec) in &bindings {
+            affected.remove(key);
+            self.put(now, key, spec.as_ref(), &mut effects);
+            // The planes learn it with the binding, also where it is as it was.
+            if let Some(service) = self.services.get(key) {
+                effects.live.insert(key.clone(), Arc::clone(&service.judgement));
+            }
+        }
+        for key in affected {
+            let spec = self.services.get(&key).map(|service| Arc::clone(&service.spec));
+            self.put(now, &key, spec.as_ref(), &mut effects);
+        }
+        if all {
+            // What nobody asked for now, nobody will.
+            self.kept.clear();
+        }
+        update.live.clone_from(&effects.live);
+        effects
+    }
+
+    /// Takes a binding, none when it is gone.
+    fn put(
+        &mut self,
+        now: Time,
+        key: &BindingKey,
+        spec: Option<&Arc<VirtualServiceBindingSpec>>,
+        effects: &mut Effects,
+    ) {
+        let spec = spec.filter(|spec| is_judged(spec));
+        let members = spec.map(|spec| self.members(now, key, spec));
+        let before = self.services.remove(key);
+        let standing = match &before {
+            Some(service) => service.judgement.standing,
+            None => self.kept.standing(key),
+        };
+        let after = members.as_deref().unwrap_or_default();
+        let used: BTreeSet<_> = after.iter().flatten().filter_map(Member::probe).collect();
+        let old: BTreeSet<_> = before
+            .iter()
+            .flat_map(|service| service.members.iter().flatten())
+            .filter_map(Member::probe)
+            .collect();
+        for id in old.difference(&used) {
+            self.release(*id, key);
+        }
+        let named = |spec: &VirtualServiceBindingSpec| -> BTreeSet<CheckKey> {
+            let names = spec.real_servers.iter().flat_map(|server| &server.health_checks);
+            names.map(|name| CheckKey::new(&key.namespace, name)).collect()
+        };
+        let old = before.as_ref().map(|service| named(&service.spec)).unwrap_or_default();
+        let new = spec.map(|spec| named(spec)).unwrap_or_default();
+        for check in old.difference(&new) {
+            if let Some(users) = self.by_check.get_mut(check) {
+                users.remove(key);
+                if users.is_empty() {
+                    self.by_check.remove(check);
+                }
+            }
+        }
+        for check in new {
+            self.by_check.entry(check).or_default().insert(key.clone());
+        }
+        if let (Some(spec), Some(members)) = (spec, members) {
+            let mut service = Service::new(Arc::clone(spec), members);
+            service.judgement = Arc::new(service.judge(standing, |id| self.scheduler.verdict(&id)));
+            // A service that is new has neither gained nor lost anything.
+            if before.is_some() {
+                note(key, standing, &service.judgement, effects);
+                if before.is_none_or(|before| before.judgement != service.judgement) {
+                    effects.live.insert(key.clone(), Arc::clone(&service.judgement));
+                }
+            }
+            self.services.insert(key.clone(), service);
+            self.unsaved = true;
+        }
+    }
+
+    /// The checks of each real server of a service.
+    fn members(&mut self, now: Time, key: &BindingKey, spec: &VirtualServiceBindingSpec) -> Vec<Vec<Member>> {
+        let mut all = Vec::with_capacity(spec.real_servers.len());
+        for server in &spec.real_servers {
+            let port = first_port(spec, server);
+            let whom = Whom { address: server.address, port, check_host: spec.check_host.as_deref() };
+            let mut members = Vec::with_capacity(server.health_checks.len());
+            for name in &server.health_checks {
+                let check = CheckKey::new(&key.namespace, name);
+                let probe = match self.checks.get(&check) {
+                    None => Err("there is no such HealthCheck".to_owned()),
+                    Some(check) => spec::key(check, &whom),
+                };
+                let probe = probe.and_then(|probe| self.acquire(now, &check, probe, key));
+                members.push(Member { name: Arc::clone(&check.name), probe });
+            }
+            all.push(members);
+        }
+        all
+    }
+
+    /// The probe of a key, made if there is none yet.
+    fn acquire(
+        &mut self,
+        now: Time,
+        name: &CheckKey,
+        key: Key,
+        user: &BindingKey,
+    ) -> Result<ProbeId, String> {
+        if let Some(id) = self.by_key.get(&key) {
+            if let Some(probing) = self.probes.get_mut(id) {
+                probing.users.insert(user.clone());
+            }
+            return Ok(*id);
+        }
+        let key = Arc::new(key);
+        let runnable = match &key.subject.what {
+            What::Net(probe) => Runnable::Net(
+                self.prober.prepare(probe, &key.subject.target).map_err(|error| error.to_string())?,
+            ),
+            What::Exec { .. } => Runnable::Exec(Arc::clone(&key)),
+            What::File { .. } if !self.files => {
+                return Err("the agent watches no files: start it with --allow-file DIR".into());
+            }
+            What::File { .. } => Runnable::Watched,
+        };
+        let id = self.next;
+        self.next += 1;
+        match key.timings {
+            Some(timings) => {
+                self.scheduler.set(now, id, timings).map_err(|error| error.to_string())?;
+            }
+            None => {
+                self.scheduler.set_watched(now, id);
+            }
+        }
+        if let Some(verdict) = self.known(&key.subject) {
+            self.scheduler.restore(&id, verdict);
+        }
+        self.by_subject.entry(Arc::clone(&key.subject)).or_default().insert(id);
+        self.by_key.insert(Arc::clone(&key), id);
+        let users = BTreeSet::from([user.clone()]);
+        self.probes.insert(id, Probing { key, runnable, users, name: name.clone() });
+        Ok(id)
+    }
+
+    /// What is known of a subject already: by a probe with other timings, or by a former process.
+    fn known(&self, subject: &Arc<Subject>) -> Option<Verdict> {
+        let others = self.by_subject.get(subject).into_iter().flatten();
+        let verdict =
+            others.filter_map(|id| self.scheduler.verdict(id)).find(|one| one.health != Health::Unknown);
+        verdict.cloned().or_else(|| self.kept.verdict(&identity(subject)))
+    }
+
+    fn release(&mut self, id: ProbeId, user: &BindingKey) {
+        let Some(probing) = self.probes.get_mut(&id) else { return };
+        probing.users.remove(user);
+        if !probing.users.is_empty() {
+            return;
+        }
+        if let Some(probing) = self.probes.remove(&id) {
+            self.scheduler.remove(&id);
+            self.by_key.remove(&probing.key);
+            if let Some(ids) = self.by_subject.get_mut(&probing.key.subject) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.by_subject.remove(&probing.key.subject);
+                }
+            }
+        }
+    }
+
+    /// How to run a probe.
+    pub(super) fn runnable(&self, id: ProbeId) -> Option<Runnable> {
+        self.probes.get(&id).map(|probing| probing.runnable.clone())
+    }
+
+    /// Whom a probe is about.
+    #[cfg(test)]
+    pub(super) fn target(&self, id: ProbeId) -> Option<&bascule_checks::Target> {
+        self.probes.get(&id).map(|probing| &probing.key.subject.target)
+    }
+
+    /// The files that are watched, by the probes that want to know.
+    pub(super) fn watched(&self) -> Vec<(ProbeId, String)> {
+        let watched = self.probes.iter().filter_map(|(id, probing)| match &probing.key.subject.what {
+            What::File { name } => Some((*id, name.clone())),
+            _ => None,
+        });
+        watched.collect()
+    }
+
+    /// Takes a result.
+    pub(super) fn finished(&mut self, now: Time, id: ProbeId, run: u64, outcome: &Outcome) -> Effects {
+        let transition = self.scheduler.finished(now, &id, run, outcome);
+        self.changed(id, transition)
+    }
+
+    /// Takes what was seen of a file.
+    pub(super) fn report(&mut self, now: Time, id: ProbeId, outcome: &Outcome) -> Effects {
+        let transition = self.scheduler.report(now, &id, outcome);
+        self.changed(id, transition)
+    }
+
+    fn changed(&mut self, id: ProbeId, transition: Option<Transition>) -> Effects {
+        let mut effects = Effects::default();
+        let (Some(transition), Some(probing)) = (transition, self.probes.get(&id)) else { return effects };
+        self.unsaved = true;
+        say(probing, &transition);
+        for key in &probing.users {
+            let Some(service) = self.services.get_mut(key) else { continue };
+            let before = service.judgement.standing;
+            let judgement = service.judge(before, |id| self.scheduler.verdict(&id));
+            if *service.judgement != judgement {
+                note(key, before, &judgement, &mut effects);
+                service.judgement = Arc::new(judgement);
+                effects.live.insert(key.clone(), Arc::clone(&service.judgement));
+            }
+        }
+        effects
+    }
+
+    /// What another process needs to go on.
+    pub(super) fn keep(&self) -> Kept {
+        let verdicts = self.probes.iter().filter_map(|(id, probing)| {
+            let verdict = self.scheduler.verdict(id).filter(|verdict| verdict.health != Health::Unknown)?;
+            Some((identity(&probing.key.subject), verdict.clone()))
+        });
+        let standings =
+            self.services.iter().map(|(key, service)| (key.to_string(), service.judgement.standing));
+        Kept::new(verdicts, standings)
+    }
+}
+
+/// A line for each transition, none for a probe.
+fn say(probing: &Probing, transition: &Transition) {
+    let Transition { from, to, weight, message } = transition;
+    let target = &probing.key.subject.target;
+    let (check, services) = (&probing.name, probing.users.len());
+    match to {
+        Health::Down => {
+            tracing::warn!(%check, address = %target.address, port = target.port, services, "down: {message}");
+        }
+        _ if from == to => {
+            let weight = weight.map_or_else(|| "as configured".to_owned(), |weight| weight.to_string());
+            tracing::info!(%check, address = %target.address, port = target.port, services, "weight {weight}: {message}");
+        }
+        _ => {
+            tracing::info!(%check, address = %target.address, port = target.port, services, "{to}: {message}")
+        }
+    }
+}
+
+fn note(key: &BindingKey, before: Standing, judgement: &Judgement, effects: &mut Effects) {
+    if before == judgement.standing {
+        return;
+    }
+    match judgement.standing {
+        Standing::Met => tracing::info!(service = %key, alive = judgement.alive, "quorum gained"),
+        Standing::Lost => tracing::warn!(service = %key, alive = judgement.alive, "quorum lost"),
+    }
+    effects.quorums.push((key.clone(), judgement.standing));
+}

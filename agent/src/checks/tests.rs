@@ -1,0 +1,215 @@
+//! What is probed for whom, and what a change of the configuration leaves as it was.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bascule_checks::{Prober, Settings};
+use bascule_checks_core::pool::{Held, Serving, Standing};
+use bascule_checks_core::{Outcome, Time};
+use bascule_compile::{BindingKey, CheckKey, NodeConfig};
+use bascule_crds::{DirectorConfigSpec, HealthCheckSpec, VirtualServiceBindingSpec};
+use serde_json::{Value, json};
+
+use super::keep::Kept;
+use super::state::{Effects, ProbeId, State};
+use super::view;
+use crate::plane::fixture::{key, server, web};
+use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
+
+type Checks = Vec<(CheckKey, Option<Arc<HealthCheckSpec>>)>;
+
+fn at(seconds: u64) -> Time {
+    Time::from_duration(Duration::from_secs(seconds))
+}
+
+fn check(name: &str, spec: Value) -> (CheckKey, Option<Arc<HealthCheckSpec>>) {
+    (CheckKey::new("tp", name), Some(Arc::new(serde_json::from_value(spec).unwrap())))
+}
+
+fn state(kept: Kept) -> State {
+    State::new(Prober::new(Settings { helo: "dir1".into() }), 1, false, kept)
+}
+
+/// Real servers that are checked.
+fn checked(checks: &[&str], more: Value) -> Arc<VirtualServiceBindingSpec> {
+    let checked = json!({ "healthChecks": checks });
+    let mut fields = json!({"realServers": [server("srv1", "172.16.193.10", checked.clone()), server("srv2", "172.16.193.40", checked)]});
+    for (field, value) in more.as_object().unwrap() {
+        fields[field] = value.clone();
+    }
+    web(fields)
+}
+
+fn update(change: ConfigChange, checks: Checks) -> ConfigUpdate {
+    ConfigUpdate { serial: 1, seen: Instant::now(), change, checks, live: Lives::new() }
+}
+
+fn all(bindings: &[(&str, Arc<VirtualServiceBindingSpec>)], checks: Checks) -> ConfigUpdate {
+    let bindings: BTreeMap<BindingKey, _> =
+        bindings.iter().map(|(name, spec)| (key(name), Arc::clone(spec))).collect();
+    let config = NodeConfig { director: DirectorConfigSpec::default(), bindings };
+    update(ConfigChange::All(Arc::new(config)), checks)
+}
+
+fn some(bindings: Vec<(&str, Option<Arc<VirtualServiceBindingSpec>>)>, checks: Checks) -> ConfigUpdate {
+    let bindings = bindings.into_iter().map(|(name, spec)| (key(name), spec)).collect();
+    update(ConfigChange::Some { director: None, bindings }, checks)
+}
+
+/// Starts whatever is due; those of `dead` fail.
+fn round(state: &mut State, now: Time, dead: &[&str]) -> Vec<Effects> {
+    let starts = state.scheduler.poll(now, usize::MAX);
+    let mut effects = Vec::new();
+    for start in starts {
+        let address = state.address(start.key);
+        let outcome = if dead.contains(&address.as_str()) {
+            Outcome::failed("refused")
+        } else {
+            Outcome::passed("connected")
+        };
+        effects.push(state.finished(now, start.key, start.run, &outcome));
+    }
+    effects
+}
+
+fn states(state: &State, name: &str) -> Vec<&'static str> {
+    view::services(state)[&key(name)].servers.iter().map(|server| server.state).collect()
+}
+
+const EVERY_SECOND: &str = r#"{"interval": "1s", "fall": 1, "tcp": {}}"#;
+
+fn every_second() -> Checks {
+    vec![check("answers", serde_json::from_str(EVERY_SECOND).unwrap())]
+}
+
+#[test]
+fn one_probe_runs_however_many_services_ask() {
+    let mut state = state(Kept::default());
+    let spec = checked(&["answers"], json!({}));
+    let bindings: Vec<_> = ["a", "b", "c"].iter().map(|name| (*name, Arc::clone(&spec))).collect();
+    let mut update = all(&bindings, every_second());
+    state.configure(at(1), &mut update);
+    assert_eq!(update.live.len(), 3);
+    assert_eq!(state.scheduler.len(), 2, "one for each real server");
+    let told: Vec<_> = round(&mut state, at(2), &["172.16.193.10"]);
+    let failing =
+        told.iter().find(|effects| effects.live.values().any(|live| live.servers[0].ipv4 == Held::Absent));
+    assert_eq!(failing.map(|effects| effects.live.len()), Some(3), "all that use it hear of it at once");
+
+    // Another port or address is another probe; the last user takes a probe with it.
+    let other = checked(
+        &["answers"],
+        json!({"ports": [{"protocol": "TCP", "port": 81}], "realServers":
+        [server("srv1", "172.16.193.10", json!({"healthChecks": ["answers"], "targetPorts": [81]}))]}),
+    );
+    state.configure(at(3), &mut some(vec![("d", Some(other))], Vec::new()));
+    assert_eq!(state.scheduler.len(), 3);
+    state.configure(at(3), &mut some(vec![("d", None), ("a", None), ("b", None)], Vec::new()));
+    assert_eq!(state.scheduler.len(), 2);
+    state.configure(at(3), &mut some(vec![("c", None)], Vec::new()));
+    assert_eq!(state.scheduler.len(), 0);
+}
+
+#[test]
+fn what_does_not_change_keeps_its_verdict() {
+    let mut state = state(Kept::default());
+    state.configure(at(1), &mut all(&[("web", checked(&["answers"], json!({})))], every_second()));
+    round(&mut state, at(2), &["172.16.193.10"]);
+    assert_eq!(states(&state, "web"), ["Down", "Up"]);
+
+    // Another scheduler, another weight: not a word about health.
+    let changed = checked(&["answers"], json!({"scheduler": {"name": "wlc"}}));
+    let mut change = some(vec![("web", Some(changed))], Vec::new());
+    state.configure(at(3), &mut change);
+    assert_eq!(change.live[&key("web")].servers[0].ipv4, Held::Absent, "the plane hears it with the binding");
+    assert_eq!(states(&state, "web"), ["Down", "Up"]);
+
+    // Another rhythm is the same question.
+    let slower = vec![check("answers", json!({"interval": "9s", "rise": 2, "tcp": {}}))];
+    let effects = state.configure(at(4), &mut some(Vec::new(), slower));
+    assert!(effects.live.is_empty(), "nothing to be told");
+    assert_eq!(states(&state, "web"), ["Down", "Up"]);
+    // Another question is another one.
+    let other = vec![check("answers", json!({"interval": "9s", "http": {}}))];
+    let effects = state.configure(at(5), &mut some(Vec::new(), other));
+    assert_eq!(effects.live[&key("web")].servers[0].ipv4, Held::Weight(1));
+    assert_eq!(states(&state, "web"), ["Starting", "Starting"]);
+}
+
+#[test]
+fn a_check_that_is_missing_or_cannot_be_run_says_nothing() {
+    let mut state = state(Kept::default());
+    let checks = vec![check("in-service", json!({"file": {"name": "x"}}))];
+    let spec = checked(&["gone", "in-service"], json!({}));
+    let mut change = all(&[("web", spec)], checks);
+    state.configure(at(1), &mut change);
+    assert_eq!(change.live[&key("web")].servers[0].ipv4, Held::Weight(1));
+    assert_eq!(state.scheduler.len(), 0);
+    let said: Vec<_> = view::services(&state)[&key("web")].servers[0]
+        .checks
+        .iter()
+        .map(|check| (check.passing, check.message.clone()))
+        .collect();
+    assert_eq!(said[0], (None, "there is no such HealthCheck".to_owned()));
+    assert!(said[1].1.contains("--allow-file"), "{said:?}");
+    // It comes.
+    let gone = vec![check("gone", json!({"tcp": {}}))];
+    state.configure(at(2), &mut some(Vec::new(), gone));
+    assert_eq!(state.scheduler.len(), 2);
+}
+
+#[test]
+fn quorum_and_sorry_server_and_who_is_told() {
+    let mut state = state(Kept::default());
+    let sorry = json!([server("sorry-ipv4", "172.16.193.99", json!({}))]);
+    let spec = checked(&["answers"], json!({"quorum": {"weight": 2}, "sorryServers": sorry}));
+    let mut change = all(&[("web", spec)], every_second());
+    state.configure(at(1), &mut change);
+    assert_eq!(
+        change.live[&key("web")].ipv4,
+        Serving::RealServers,
+        "before a check has spoken, all are alive"
+    );
+    let told = round(&mut state, at(2), &["172.16.193.10"]);
+    let lost: Vec<_> = told.iter().flat_map(|effects| &effects.quorums).collect();
+    assert_eq!(lost, [&(key("web"), Standing::Lost)]);
+    assert_eq!(state.services[&key("web")].judgement.ipv4, Serving::SorryServer);
+    let told = round(&mut state, at(4), &[]);
+    let gained: Vec<_> = told.iter().flat_map(|effects| &effects.quorums).collect();
+    assert_eq!(gained, [&(key("web"), Standing::Met)]);
+}
+
+#[test]
+fn verdicts_survive_in_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut first = state(Kept::default());
+    let sorry = json!([server("sorry-ipv4", "172.16.193.99", json!({}))]);
+    let spec =
+        checked(&["answers"], json!({"quorum": {"weight": 2, "hysteresis": 1}, "sorryServers": sorry}));
+    first.configure(at(1), &mut all(&[("web", Arc::clone(&spec))], every_second()));
+    round(&mut first, at(2), &["172.16.193.10"]);
+    first.keep().write(directory.path()).unwrap();
+
+    let mut second = state(Kept::read(directory.path(), at(60)));
+    let mut change = all(&[("web", Arc::clone(&spec))], every_second());
+    let effects = second.configure(at(60), &mut change);
+    assert_eq!(change.live[&key("web")], first.services[&key("web")].judgement);
+    assert!(effects.quorums.is_empty(), "nothing happened");
+    assert_eq!(states(&second, "web"), ["Down", "Up"]);
+    // Of another start of the machine, whose clock had not come so far.
+    let mut third = state(Kept::read(directory.path(), at(1)));
+    third.configure(at(1), &mut all(&[("web", spec)], every_second()));
+    assert_eq!(states(&third, "web"), ["Starting", "Starting"]);
+    // And nonsense is nothing.
+    std::fs::write(directory.path().join(super::keep::FILE), "{").unwrap();
+    let mut fourth = state(Kept::read(directory.path(), at(60)));
+    assert_eq!(fourth.configure(at(60), &mut all(&[], Vec::new())).live.len(), 0);
+}
+
+impl State {
+    /// Whom a probe is about.
+    fn address(&self, id: ProbeId) -> String {
+        self.target(id).map(|target| target.address.to_string()).unwrap_or_default()
+    }
+}

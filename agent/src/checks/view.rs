@@ -1,0 +1,100 @@
+//! What is known of the real servers of services, for status and metrics.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bascule_checks_core::pool::{Serving, Standing, State as ServerState};
+use bascule_checks_core::{Health, Time};
+use bascule_compile::BindingKey;
+
+use super::service::Member;
+use super::state::State;
+
+/// A virtual service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceView {
+    /// Whether the quorum is met.
+    pub quorum_met: bool,
+    /// The sum of the weights of live real servers.
+    pub alive: u64,
+    /// What the sum must be.
+    pub quorum: u32,
+    /// Whether a sorry server serves, in either family.
+    pub sorry: bool,
+    /// Whether the service has left the kernel, in either family.
+    pub withdrawn: bool,
+    /// The real servers, in their order.
+    pub servers: Vec<ServerView>,
+}
+
+/// A real server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerView {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Starting, Up, Down or Draining.
+    pub state: &'static str,
+    /// What it weighs while it is alive, 0 when it is not.
+    pub weight: u16,
+    /// Its checks.
+    pub checks: Vec<CheckView>,
+}
+
+/// A check of a real server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckView {
+    /// Name of the HealthCheck.
+    pub name: String,
+    /// Whether it passes; none when it is not known.
+    pub passing: Option<bool>,
+    /// Why.
+    pub message: String,
+    /// Since when it does, or does not.
+    pub since: Option<Time>,
+}
+
+pub(super) fn services(state: &State) -> BTreeMap<BindingKey, ServiceView> {
+    let check = |member: &Member| match &member.probe {
+        Err(why) => {
+            CheckView { name: member.name.to_string(), passing: None, message: why.clone(), since: None }
+        }
+        Ok(id) => {
+            let verdict = state.scheduler.verdict(id);
+            let health = verdict.map(|verdict| verdict.health).filter(|health| *health != Health::Unknown);
+            CheckView {
+                name: member.name.to_string(),
+                passing: health.map(|health| health == Health::Up),
+                message: verdict.map(|verdict| verdict.message.clone()).unwrap_or_default(),
+                since: verdict.filter(|_| health.is_some()).map(|verdict| verdict.since),
+            }
+        }
+    };
+    let service = |service: &super::service::Service| {
+        let judgement = &service.judgement;
+        let servers = service.spec.real_servers.iter().zip(&service.members).zip(&judgement.servers);
+        ServiceView {
+            quorum_met: judgement.standing == Standing::Met,
+            alive: judgement.alive,
+            quorum: service.spec.quorum.as_ref().map_or(1, |quorum| quorum.weight),
+            sorry: [judgement.ipv4, judgement.ipv6].contains(&Serving::SorryServer),
+            withdrawn: [judgement.ipv4, judgement.ipv6].contains(&Serving::Withdrawn),
+            servers: servers
+                .map(|((server, members), judged)| ServerView {
+                    name: server.name.clone(),
+                    address: server.address,
+                    state: match judged.state {
+                        ServerState::Starting => "Starting",
+                        ServerState::Up => "Up",
+                        ServerState::Down => "Down",
+                        ServerState::Draining => "Draining",
+                    },
+                    weight: if judged.alive { judged.weight } else { 0 },
+                    checks: members.iter().map(check).collect(),
+                })
+                .collect(),
+        }
+    };
+    state.services.iter().map(|(key, one)| (key.clone(), service(one))).collect()
+}

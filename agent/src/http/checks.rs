@@ -1,0 +1,90 @@
+//! Figures of the checks of real servers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use bascule_checks_core::{Figures, Histogram};
+use bascule_compile::BindingKey;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+
+use crate::checks::{Checks, ServiceView};
+
+/// The figures of one moment.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    figures: Figures,
+    probes: usize,
+    running: usize,
+    services: BTreeMap<BindingKey, ServiceView>,
+}
+
+impl Checked {
+    pub(super) fn of(checks: &Checks) -> Self {
+        let (figures, probes, running) = checks.figures();
+        Self { figures, probes, running, services: checks.services() }
+    }
+}
+
+pub(super) fn encode(checked: &Checked, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let gauge = |to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: usize| {
+        to.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&(value as u64))
+    };
+    gauge(to, "probes", "Distinct probes of real servers", checked.probes)?;
+    gauge(to, "probes_running", "Probes that run now", checked.running)?;
+    let mut results =
+        to.encode_descriptor("probe_results", "Results of probes", None, MetricType::Counter)?;
+    for (result, count) in [("passed", checked.figures.passed), ("failed", checked.figures.failed)] {
+        results.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+    }
+    histogram(
+        to,
+        "probe_lateness_seconds",
+        "From a probe being due to its start",
+        &checked.figures.lateness,
+    )?;
+    histogram(to, "probe_duration_seconds", "From a probe's start to its result", &checked.figures.duration)?;
+    let mut met = to.encode_descriptor(
+        "quorum_met",
+        "1 while enough real servers of a service are alive, else 0",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (key, service) in &checked.services {
+        let labels = [("namespace", &*key.namespace), ("virtual_service", &*key.name)];
+        met.encode_family(&labels)?.encode_gauge(&u64::from(service.quorum_met))?;
+    }
+    let mut up = to.encode_descriptor(
+        "real_server_up",
+        "1 while all checks of a real server pass, else 0",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (key, service) in &checked.services {
+        for server in &service.servers {
+            let labels = [
+                ("namespace", &*key.namespace),
+                ("virtual_service", &*key.name),
+                ("real_server", server.name.as_str()),
+            ];
+            up.encode_family(&labels)?.encode_gauge(&u64::from(server.state == "Up"))?;
+        }
+    }
+    Ok(())
+}
+
+fn histogram(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, from: &Histogram) -> fmt::Result {
+    let mut before = 0;
+    let mut buckets: Vec<(f64, u64)> = from
+        .cumulative()
+        .map(|(bound, count)| (bound.as_secs_f64(), count - std::mem::replace(&mut before, count)))
+        .collect();
+    buckets.push((f64::INFINITY, from.count() - before));
+    to.encode_descriptor(name, help, None, MetricType::Histogram)?.encode_histogram(
+        from.sum().as_secs_f64(),
+        from.count(),
+        &buckets,
+        None::<&HashMap<usize, Exemplar<NoLabelSet, f64>>>,
+    )
+}
