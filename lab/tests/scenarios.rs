@@ -163,7 +163,7 @@ fn every_kind_has_a_control() {
     for fault in schema["$defs"]["Fault"]["oneOf"].as_array().unwrap() {
         kinds.extend(fault["properties"].as_object().unwrap().keys().map(|kind| format!("fault {kind}")));
     }
-    assert_eq!(kinds.len(), 10 + 10, "{kinds:?}");
+    assert_eq!(kinds.len(), 11 + 10, "{kinds:?}");
     for control in controls()["controls"].as_array().unwrap() {
         let keys = |value: Option<&Value>| -> Vec<String> {
             value

@@ -68,6 +68,7 @@ pub(super) fn arguments(args: &BenchArgs, folder: &str, agent: Option<&str>, ins
     add("--inside", &inside);
     arguments.extend(args.failover.arguments());
     arguments.extend(args.scale.arguments());
+    arguments.extend(args.checks.arguments());
     if args.check {
         arguments.push("--check".to_owned());
     }

@@ -6,6 +6,7 @@
 
 mod bare;
 mod change;
+mod checks;
 mod drift;
 mod failover;
 mod generations;
@@ -48,6 +49,8 @@ enum Name {
     Failover,
     /// Very many groups on one network, beside keepalived.
     VrrpScale,
+    /// HTTP checks beside keepalived's: CPU time, lateness, and how soon a death is noticed.
+    Checks,
 }
 
 impl Name {
@@ -58,13 +61,16 @@ impl Name {
             Self::Drift => "drift",
             Self::Failover => "failover",
             Self::VrrpScale => "vrrp-scale",
+            Self::Checks => "checks",
         }
     }
 
     /// What the kernel has to have, besides what every network needs.
     fn needs(self) -> &'static [Ability] {
         match self {
-            Self::IpvsProgram | Self::IpvsChange | Self::Drift => &[Ability::Ipvs, Ability::Nftables],
+            Self::IpvsProgram | Self::IpvsChange | Self::Drift | Self::Checks => {
+                &[Ability::Ipvs, Ability::Nftables]
+            }
             // Frames are cut by nftables.
             Self::Failover | Self::VrrpScale => &[Ability::Nftables],
         }
@@ -76,6 +82,7 @@ impl Name {
             Self::IpvsProgram => &["ipvsadm", "keepalived"],
             Self::IpvsChange | Self::Failover | Self::VrrpScale => &["keepalived"],
             Self::Drift => &["ipvsadm", "nft", "ip"],
+            Self::Checks => &["keepalived", "nft", "ip", "taskset"],
         }
     }
 }
@@ -108,6 +115,8 @@ pub struct BenchArgs {
     failover: failover::FailoverArgs,
     #[command(flatten)]
     scale: vrrp_scale::ScaleArgs,
+    #[command(flatten)]
+    checks: checks::CheckArgs,
     /// Where it runs.
     #[arg(long, value_enum, default_value_t)]
     kernel: Kernel,
@@ -128,7 +137,7 @@ pub struct BenchArgs {
 impl BenchArgs {
     /// Whether nothing of ours is measured.
     fn peer_only(&self) -> bool {
-        self.failover.peer_only && matches!(self.name, Name::Failover | Name::VrrpScale)
+        self.failover.peer_only && matches!(self.name, Name::Failover | Name::VrrpScale | Name::Checks)
     }
 }
 
@@ -154,6 +163,7 @@ fn here(args: &BenchArgs) -> Result<ExitCode> {
         Name::Drift => drift::run(&bench),
         Name::Failover => failover::run(&bench, args),
         Name::VrrpScale => vrrp_scale::run(&bench, args),
+        Name::Checks => checks::run(&bench, args),
     }?;
     let report = Report {
         name: args.name.as_str().to_owned(),
@@ -387,6 +397,9 @@ mod tests {
             "--peer-only",
             "--groups",
             "9",
+            "--checks",
+            "20,30",
+            "--given-only",
         ];
         let args = Line::try_parse_from(line).expect("good").args;
         let mut inside = vec!["bench".to_owned()];
@@ -407,6 +420,7 @@ mod tests {
                 args.check,
                 args.failover.arguments(),
                 args.scale.arguments(),
+                args.checks.arguments(),
             )
         };
         assert_eq!(compared(&again), compared(&args));

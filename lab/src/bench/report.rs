@@ -79,6 +79,13 @@ impl Comparison {
         }
     }
 
+    /// More is better.
+    #[must_use]
+    pub(super) fn more_is_better(mut self) -> Self {
+        self.lower_is_better = false;
+        self
+    }
+
     /// Beside a peer's.
     #[must_use]
     pub(super) fn beside(mut self, peer: Peer) -> Self {

@@ -273,7 +273,7 @@ pub(super) fn cpu_seconds(process: &Process) -> f64 {
 }
 
 /// Resident memory (VmRSS) in MB.
-fn resident(process: &Process) -> Result<f64> {
+pub(super) fn resident(process: &Process) -> Result<f64> {
     let mut kib = 0.0;
     for pid in all(process) {
         let path = format!("/proc/{pid}/status");

@@ -106,7 +106,14 @@ fn runs(node: &Node) -> Vec<String> {
 
 fn server(server: &Server) -> String {
     let mut ports = Vec::new();
-    for (protocol, listeners) in [("http", &server.http), ("tcp", &server.tcp), ("udp", &server.udp)] {
+    for (protocol, listeners) in [
+        ("http", &server.http),
+        ("https", &server.https),
+        ("tcp", &server.tcp),
+        ("udp", &server.udp),
+        ("smtp", &server.smtp),
+        ("dns", &server.dns),
+    ] {
         ports.extend(listeners.iter().map(|listen| format!("{protocol} {listen}")));
     }
     format!("{} ({})", &*server.name, ports.join(", "))

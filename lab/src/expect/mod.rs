@@ -7,6 +7,7 @@ pub mod frames;
 pub mod holders;
 pub mod ipvsadm;
 pub mod kernel;
+pub mod reals;
 pub mod requests;
 pub mod status;
 pub mod text;
@@ -73,7 +74,7 @@ pub struct Lateness {
 }
 
 /// How many processes have to run one after another between a failure and the answer that ends it: who notices, who takes over, who
-/// asks, and who measures.
+/// asks, and who measures. The reference says the same where it explains bounds.
 const HOPS: u32 = 4;
 
 impl Lateness {

@@ -12,7 +12,7 @@ pub enum Mode {
     /// Answer.
     #[default]
     Ok,
-    /// Answer HTTP with an error status; close TCP; drop datagrams.
+    /// Answer HTTP and SMTP with an error status, DNS with a server failure; close TCP; drop datagrams.
     Error,
     /// Answer after a delay.
     Slow,
@@ -32,12 +32,15 @@ pub struct Behaviour {
     /// Delay of `slow`, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
-    /// Status of `error`; 500 unless told.
+    /// Status of `error`; 500 of HTTP and 421 of SMTP unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// A page other than the server's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
+    /// The certificate of TLS instead of the first one: a file with it and its key, in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<std::path::PathBuf>,
 }
 
 /// An order on the control socket.

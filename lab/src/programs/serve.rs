@@ -1,13 +1,18 @@
-//! `serve`: small web, TCP and UDP servers that say who they are, count, and can be told to fail, slow down or hang.
+//! `serve`: small web, mail, name, TCP and UDP servers that say who they are, count, and can be told to fail, slow down or hang.
+
+mod dns;
+mod orders;
+mod smtp;
+mod sockets;
+mod tls;
 
 use std::{
     convert::Infallible,
     fs::OpenOptions,
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
+    net::SocketAddr,
+    path::PathBuf,
     process::ExitCode,
-    str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -23,17 +28,23 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream},
+    io::{
+        AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
+        BufReader,
+    },
+    net::{TcpListener, TcpStream, UdpSocket},
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
+use tokio_rustls::TlsAcceptor;
+
+pub use sockets::Bind;
+use sockets::{canonical, listen, udp};
 
 use super::{
     answer::{SERVER_HEADER, page, stream_line},
-    behaviour::{Behaviour, Counts, Mode, Order, Subject},
+    behaviour::{Behaviour, Counts, Mode},
     clock::monotonic_ns,
     record::write_line,
 };
@@ -65,29 +76,42 @@ pub struct ServeArgs {
     /// Answer datagrams.
     #[arg(long, value_name = "[ADDR:]PORT")]
     pub udp: Vec<Bind>,
+    /// Serve HTTP over TLS.
+    #[arg(long, value_name = "[ADDR:]PORT", requires = "certificate")]
+    pub https: Vec<Bind>,
+    /// Greet as a mail server, which takes no mail.
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    pub smtp: Vec<Bind>,
+    /// Answer questions of DNS, over UDP and TCP.
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    pub dns: Vec<Bind>,
+    /// For TLS: certificate, those that signed it, and key, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub certificate: Option<PathBuf>,
+    /// Have pages for this host only; others get 404.
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
     /// Write a JSON line for each request.
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
 }
 
-/// Where to listen: a port on all addresses of both families, or one address.
+/// What is spoken on a TCP port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bind(pub SocketAddr);
-
-impl FromStr for Bind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(port) = text.parse::<u16>() {
-            return Ok(Self((Ipv6Addr::UNSPECIFIED, port).into()));
-        }
-        text.parse().map(Self).map_err(|_| format!("`{text}` is neither a port nor ADDRESS:PORT"))
-    }
+enum Speaks {
+    Http,
+    Https,
+    Lines,
+    Smtp,
+    Dns,
 }
 
-#[derive(Debug)]
 struct Server {
     name: String,
+    /// Pages for this host only.
+    host: Option<String>,
+    /// What TLS is agreed with: at the start, and now.
+    certificate: (Option<TlsAcceptor>, watch::Sender<Option<TlsAcceptor>>),
     behaviour: watch::Sender<Behaviour>,
     counts: Mutex<Counts>,
     log: Option<Mutex<std::fs::File>>,
@@ -120,8 +144,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
             Some(Mutex::new(file.with_context(|| format!("cannot open the log {}", path.display()))?))
         }
     };
+    let certificate = args.certificate.as_deref().map(tls::acceptor).transpose()?;
     let server = Arc::new(Server {
         name: args.name,
+        host: args.host,
+        certificate: (certificate.clone(), watch::Sender::new(certificate)),
         behaviour: watch::Sender::new(Behaviour::default()),
         counts: Mutex::default(),
         log,
@@ -129,17 +156,25 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Everything is bound before `ready` is said, so that who waits for it cannot be refused.
-    for (binds, http) in [(&args.http, true), (&args.tcp, false)] {
+    for (binds, speaks) in [
+        (&args.http, Speaks::Http),
+        (&args.https, Speaks::Https),
+        (&args.tcp, Speaks::Lines),
+        (&args.smtp, Speaks::Smtp),
+        (&args.dns, Speaks::Dns),
+    ] {
         for bind in binds {
             let listener = listen(bind.0).with_context(|| format!("cannot listen on {}", bind.0))?;
-            tokio::spawn(Arc::clone(&server).accept(bind.0, listener, http));
+            tokio::spawn(Arc::clone(&server).accept(bind.0, listener, speaks));
         }
     }
-    for bind in &args.udp {
-        let socket = udp(bind.0).with_context(|| format!("cannot listen on UDP {}", bind.0))?;
-        tokio::spawn(Arc::clone(&server).datagrams(bind.0, socket));
+    for (binds, names) in [(&args.udp, false), (&args.dns, true)] {
+        for bind in binds {
+            let socket = udp(bind.0).with_context(|| format!("cannot listen on UDP {}", bind.0))?;
+            tokio::spawn(Arc::clone(&server).datagrams(bind.0, socket, names));
+        }
     }
-    let control = control_socket(&args.control)?;
+    let control = orders::socket(&args.control)?;
     tokio::spawn(Arc::clone(&server).control(control));
     println!("ready");
     tokio::select! {
@@ -150,40 +185,13 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn control_socket(path: &Path) -> anyhow::Result<UnixListener> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    let _ = std::fs::remove_file(path);
-    UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
-}
-
-/// A listening socket; `::` takes IPv4 too.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    ready(&socket, address)?;
-    socket.listen(1024)?;
-    TcpListener::from_std(socket.into())
-}
-
-fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    ready(&socket, address)?;
-    UdpSocket::from_std(socket.into())
-}
-
-fn ready(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())
-}
-
 impl Server {
     fn behaviour(&self) -> Behaviour {
         self.behaviour.borrow().clone()
+    }
+
+    fn acceptor(&self) -> Option<TlsAcceptor> {
+        self.certificate.1.borrow().clone()
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -216,7 +224,7 @@ impl Server {
     }
 
     /// Accepts until told to refuse, then closes the listener until told otherwise.
-    async fn accept(self: Arc<Self>, address: SocketAddr, first: TcpListener, http: bool) {
+    async fn accept(self: Arc<Self>, address: SocketAddr, first: TcpListener, speaks: Speaks) {
         let mut behaviour = self.behaviour.subscribe();
         let mut listener = Some(first);
         loop {
@@ -244,7 +252,7 @@ impl Server {
                 accepted = accepted => match accepted {
                     Ok((stream, client)) => {
                         let server = Arc::clone(&self);
-                        tokio::spawn(async move { server.connection(stream, client, http).await });
+                        tokio::spawn(async move { server.connection(stream, client, speaks).await });
                     }
                     Err(error) => {
                         eprintln!("accept on {address}: {error}");
@@ -255,7 +263,7 @@ impl Server {
         }
     }
 
-    async fn connection(&self, stream: TcpStream, client: SocketAddr, http: bool) {
+    async fn connection(&self, stream: TcpStream, client: SocketAddr, speaks: Speaks) {
         {
             let mut counts = self.counts();
             counts.connections += 1;
@@ -263,17 +271,42 @@ impl Server {
         }
         let local = stream.local_addr().ok();
         let _ = stream.set_nodelay(true);
-        if http {
-            let service = service_fn(|request: Request<Incoming>| self.page(request, client, local));
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .serve_connection(TokioIo::new(stream), service);
-            // A client that goes away in the middle is the client's affair.
-            let _ = connection.await;
-        } else {
-            let _ = self.lines(stream, client, local).await;
+        // A client that goes away in the middle is the client's affair.
+        match speaks {
+            Speaks::Http => self.http(stream, client, local).await,
+            Speaks::Https => {
+                if let Some(acceptor) = self.acceptor()
+                    && let Some(stream) = tls::agree(&acceptor, stream).await
+                {
+                    self.http(stream, client, local).await;
+                }
+            }
+            Speaks::Lines => drop(self.lines(stream, client, local).await),
+            Speaks::Smtp => drop(smtp::session(self, stream, client, local).await),
+            Speaks::Dns => drop(dns::connection(self, stream, client, local).await),
         }
         self.counts().open -= 1;
+    }
+
+    async fn http(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        client: SocketAddr,
+        local: Option<SocketAddr>,
+    ) {
+        let service = service_fn(|request: Request<Incoming>| self.page(request, client, local));
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .serve_connection(TokioIo::new(stream), service);
+        let _ = connection.await;
+    }
+
+    /// Whether there are pages for the host that was asked for.
+    fn knows(&self, request: &Request<Incoming>) -> bool {
+        let Some(wanted) = &self.host else { return true };
+        let asked = request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let name = asked.rsplit_once(':').map_or(asked, |(name, _)| name);
+        name.eq_ignore_ascii_case(wanted)
     }
 
     async fn page(
@@ -293,7 +326,10 @@ impl Server {
             Mode::Hang => std::future::pending().await,
             Mode::Error => response = response.status(behaviour.status.unwrap_or(500)),
         }
-        let body = if request.uri().path() == STREAM {
+        let body = if !self.knows(&request) {
+            response = response.status(404);
+            Full::new(Bytes::from_static(b"no such host here\n")).boxed_unsync()
+        } else if request.uri().path() == STREAM {
             self.stream()
         } else {
             Full::new(Bytes::from(behaviour.body.unwrap_or_else(|| page(&self.name)))).boxed_unsync()
@@ -341,7 +377,7 @@ impl Server {
         }
     }
 
-    async fn datagrams(self: Arc<Self>, address: SocketAddr, first: UdpSocket) {
+    async fn datagrams(self: Arc<Self>, address: SocketAddr, first: UdpSocket, names: bool) {
         let mut behaviour = self.behaviour.subscribe();
         let mut socket = Some(first);
         let mut buffer = vec![0; 65_535];
@@ -370,59 +406,21 @@ impl Server {
                 },
             };
             let Some(socket) = &socket else { continue };
-            self.count("udp", client, socket.local_addr().ok(), "");
+            self.count(if names { "dns" } else { "udp" }, client, socket.local_addr().ok(), "");
             let told = self.behaviour();
             match told.mode {
-                Mode::Hang | Mode::Error | Mode::Refuse => continue,
+                Mode::Hang | Mode::Refuse => continue,
+                Mode::Error if !names => continue,
                 Mode::Slow => tokio::time::sleep(told.delay()).await,
-                Mode::Ok => {}
+                Mode::Ok | Mode::Error => {}
             }
-            let mut answer = format!("{} ", self.name).into_bytes();
-            answer.extend(&buffer[..length]);
+            let answer = if names {
+                let Some(answer) = dns::answer(&buffer[..length], &told) else { continue };
+                answer
+            } else {
+                [format!("{} ", self.name).as_bytes(), &buffer[..length]].concat()
+            };
             let _ = socket.send_to(&answer, client).await;
-        }
-    }
-
-    async fn control(self: Arc<Self>, listener: UnixListener) {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let server = Arc::clone(&self);
-                    tokio::spawn(async move { server.orders(stream).await });
-                }
-                Err(error) => {
-                    eprintln!("control socket: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    }
-
-    async fn orders(&self, stream: UnixStream) -> io::Result<()> {
-        let (reader, mut writer) = stream.into_split();
-        let mut reader = BufReader::new(reader);
-        while let Some(line) = next_line(&mut reader).await? {
-            let mut answer = self.order(&line).to_string();
-            answer.push('\n');
-            writer.write_all(answer.as_bytes()).await?;
-        }
-        Ok(())
-    }
-
-    fn order(&self, line: &str) -> serde_json::Value {
-        match serde_json::from_str(line) {
-            Ok(Order::Set(behaviour)) => {
-                if behaviour.status.is_some_and(|status| !(100..=999).contains(&status)) {
-                    return serde_json::json!({"ok": false, "error": "status is not between 100 and 999"});
-                }
-                self.behaviour.send_replace(behaviour);
-                serde_json::json!({"ok": true})
-            }
-            Ok(Order::Get(Subject::Counts)) => {
-                serde_json::to_value(self.counts().clone()).unwrap_or_default()
-            }
-            Ok(Order::Get(Subject::Behaviour)) => serde_json::to_value(self.behaviour()).unwrap_or_default(),
-            Err(error) => serde_json::json!({"ok": false, "error": error.to_string()}),
         }
     }
 }
@@ -435,42 +433,4 @@ async fn next_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Optio
         return Ok(None);
     }
     Ok(Some(String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned()))
-}
-
-/// An IPv4 client of a socket that takes both families, as IPv4.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    let ip: IpAddr = address.ip().to_canonical();
-    SocketAddr::new(ip, address.port())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn binds_are_ports_or_addresses() {
-        assert_eq!("80".parse::<Bind>().unwrap().0.to_string(), "[::]:80");
-        assert_eq!("172.16.193.10:80".parse::<Bind>().unwrap().0.to_string(), "172.16.193.10:80");
-        assert!("http".parse::<Bind>().is_err());
-        assert!("70000".parse::<Bind>().is_err());
-    }
-
-    #[test]
-    fn orders_are_judged() {
-        let server = Server {
-            name: "SRV1".into(),
-            behaviour: watch::Sender::new(Behaviour::default()),
-            counts: Mutex::default(),
-            log: None,
-        };
-        assert_eq!(server.order(r#"{"set":{"mode":"slow","delayMs":20}}"#)["ok"], true);
-        assert_eq!(server.behaviour().mode, Mode::Slow);
-        assert_eq!(server.order(r#"{"get":"counts"}"#)["requests"], 0);
-        for wrong in
-            [r#"{"set":{"mode":"dance"}}"#, r#"{"set":{"status":7}}"#, "junk", r#"{"set":{"colour":1}}"#]
-        {
-            assert_eq!(server.order(wrong)["ok"], false, "{wrong}");
-        }
-        assert_eq!(server.behaviour().mode, Mode::Slow, "a refused order changes nothing");
-    }
 }

@@ -6,11 +6,11 @@ use super::error::Result;
 use super::play::Player;
 use super::programs::{MANIFESTS, director};
 use crate::expect::{
-    self, Finding, Span, Verdict, claims, connections, frames, holders, kernel, requests, status, text,
+    self, Finding, Span, Verdict, claims, connections, frames, holders, kernel, reals, requests, status, text,
 };
 use crate::scenario::expectation::{
     ClaimsExpectation, CommandExpectation, Count, Established, FramesExpectation, HoldersExpectation,
-    KernelExpectation, Kind, Limits, LogExpectation, Window,
+    KernelExpectation, Kind, Limits, LogExpectation, RealServersExpectation, Window,
 };
 use crate::world::{Exec, Node, Output, now};
 
@@ -37,6 +37,7 @@ impl Player<'_> {
             }
             Kind::Holders(expected) => self.holders(expected),
             Kind::Kernel(expected) => self.kernel(expected),
+            Kind::RealServers(expected) => Ok(self.real_servers(expected)),
             Kind::Connections(expected) => {
                 let events = self.load(&expected.load)?.events(self.world)?;
                 let which =
@@ -151,6 +152,18 @@ impl Player<'_> {
             }
         }
         Ok(findings)
+    }
+
+    fn real_servers(&self, expected: &RealServersExpectation) -> Vec<Finding> {
+        let mut window = self.span(&expected.window);
+        if expected.window.since.is_some() {
+            window.since = self.effect(expected.window.since.as_ref());
+        }
+        let uncertain = self.uncertain(expected.window.since.as_ref());
+        let lateness = |span| self.canary.lateness(span).of_a_chain();
+        let tables = self.tables.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let history = tables.get(&(expected.node.to_string(), expected.service.clone()));
+        reals::judge(expected, history, window, uncertain, &lateness)
     }
 
     /// The node that a hardware address belongs to; a virtual router's is its own name.

@@ -10,6 +10,7 @@ mod logs;
 mod look;
 mod play;
 mod programs;
+mod reals;
 mod result;
 mod session;
 mod table;

@@ -14,6 +14,7 @@ use super::loads::Load;
 use super::logs::Logs;
 use super::look::command_findings;
 use super::programs::{MANIFESTS, Programs};
+use super::reals::Tables;
 use super::result::{Judged, StepResult};
 use super::timeline::Timeline;
 use crate::expect::bound::show;
@@ -52,6 +53,7 @@ pub(super) struct Player<'a> {
     pub(super) canary: &'a Canary,
     pub(super) logs: &'a Logs,
     pub(super) history: Arc<Mutex<History>>,
+    pub(super) tables: Arc<Tables>,
     pub(super) marks: Vec<Mark>,
     pub(super) loads: BTreeMap<String, Load>,
     pub(super) captures: Vec<Capture>,
@@ -125,7 +127,12 @@ impl Player<'_> {
                 }
                 Ok(Vec::new())
             }
-            Action::Server(mode) => self.programs.tell(mode).map(|()| Vec::new()),
+            Action::Server(mode) => {
+                let at = now();
+                self.programs.tell(mode)?;
+                self.took_effect(at, now());
+                Ok(Vec::new())
+            }
             Action::Fault(fault) => self.fault(fault).map(|()| Vec::new()),
             Action::Heal(fault) => self.heal(fault).map(|()| Vec::new()),
             Action::Wait(wait) => self.wait(wait, began),

@@ -90,10 +90,21 @@ impl<'a> Programs<'a> {
             ["bascule-lab", "serve", "--name", says, "--control", &control(&server.name)]
                 .map(Into::into)
                 .into();
-        for (option, listeners) in [("--http", &server.http), ("--tcp", &server.tcp), ("--udp", &server.udp)]
-        {
+        for (option, listeners) in [
+            ("--http", &server.http),
+            ("--https", &server.https),
+            ("--tcp", &server.tcp),
+            ("--udp", &server.udp),
+            ("--smtp", &server.smtp),
+            ("--dns", &server.dns),
+        ] {
             for listen in listeners {
                 argv.extend([option.to_owned(), listen.to_string()]);
+            }
+        }
+        for (option, value) in [("--certificate", &server.certificate), ("--host", &server.host)] {
+            if let Some(value) = value {
+                argv.extend([option.to_owned(), value.clone()]);
             }
         }
         let process = self.spawn(&spec.name, &Spawn::new(&server.name, argv), &server.name)?;
@@ -201,6 +212,13 @@ impl<'a> Programs<'a> {
         }
     }
 
+    /// The status of an error where none is told: that of a web server; a mail server has its own.
+    fn web_status(&self, mode: &ServerMode) -> Option<u16> {
+        let node = self.topology.node(&mode.node)?;
+        let server = node.servers.iter().find(|server| server.name == mode.server)?;
+        server.smtp.is_empty().then_some(503)
+    }
+
     /// Tells a server how to behave.
     pub(super) fn tell(&self, mode: &ServerMode) -> Result<()> {
         let behaviour = behaviour::Behaviour {
@@ -217,8 +235,13 @@ impl<'a> Programs<'a> {
                 ),
                 _ => None,
             },
-            status: (mode.mode == Mode::Error).then(|| mode.status.unwrap_or(503)),
+            status: if mode.mode == Mode::Error {
+                mode.status.or_else(|| self.web_status(mode))
+            } else {
+                None
+            },
             body: mode.body.clone(),
+            certificate: mode.certificate.as_ref().map(PathBuf::from),
         };
         let node = self.world.node(&mode.node)?;
         let answer = ask(&node, &mode.server, &json!({ "set": behaviour }))?;

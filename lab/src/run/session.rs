@@ -15,6 +15,7 @@ use super::error::{Error, Result};
 use super::logs::Logs;
 use super::play::Player;
 use super::programs::Programs;
+use super::reals::{self, Tables};
 use super::result::{ScenarioResult, Verdict};
 use super::timeline::Timeline;
 use super::{Cancel, RunOptions, folder, table};
@@ -239,6 +240,7 @@ fn set_up_and_play(
     let early: Arc<Mutex<Vec<Watched>>> = Arc::default();
     let timeline: Arc<std::sync::OnceLock<Timeline>> = Arc::default();
     let over: Arc<AtomicBool> = Arc::default();
+    let tables: Arc<Tables> = Arc::default();
     let watcher = watch(&world, &history, &early, &timeline, &over)?;
 
     let mut programs = Programs::new(&scenario.topology, &world);
@@ -248,6 +250,8 @@ fn set_up_and_play(
         options.cancel.check()?;
         recorded_links.push(Capture::start(&world, &node, &interface)?);
     }
+
+    let looking = reals::Watch::start(&scenario.steps, &world, &tables, &Arc::downgrade(&timeline))?;
 
     let line = timeline.get_or_init(|| Timeline::new(now()));
     for watched in early.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
@@ -262,6 +266,7 @@ fn set_up_and_play(
         canary,
         logs: &logs,
         history,
+        tables,
         marks: Vec::new(),
         loads: BTreeMap::new(),
         captures: recorded_links,
@@ -284,6 +289,7 @@ fn set_up_and_play(
     let nearest = nearest(result, &logs, line.start());
     result.nearest_log_lines = nearest;
     drop(player);
+    drop(looking);
     // What goes now goes because the lab takes it down.
     over.store(true, Ordering::Relaxed);
     let down = world.tear_down();

@@ -11,6 +11,7 @@ use super::value::Span;
 
 pub use super::connections::{ConnectionsExpectation, Established};
 pub use super::frames::{ClaimsExpectation, FrameFilter, FrameProtocol, FramesExpectation, TcpFlag};
+pub use super::reals::{Presence, RealServersExpectation};
 
 /// One expectation: exactly one kind, and perhaps the time within which it comes true.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +33,8 @@ pub enum Kind {
     Holders(HoldersExpectation),
     /// What a kernel's tables hold.
     Kernel(KernelExpectation),
+    /// Real servers of a virtual service over time.
+    RealServers(RealServersExpectation),
     /// Held connections.
     Connections(ConnectionsExpectation),
     /// Recorded frames.
@@ -55,6 +58,7 @@ impl Kind {
             Self::Requests(_) => "requests",
             Self::Holders(_) => "holders",
             Self::Kernel(_) => "kernel",
+            Self::RealServers(_) => "realServers",
             Self::Connections(_) => "connections",
             Self::Frames(_) => "frames",
             Self::Claims(_) => "claims",
@@ -69,7 +73,7 @@ impl Kind {
 /// How an expectation is written: exactly one kind, and perhaps `within`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename = "Expectation", rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-exactly-one" = ["requests", "holders", "kernel", "connections", "frames", "claims", "agentStatus", "plan", "log", "command"]))]
+#[schemars(extend("x-exactly-one" = ["requests", "holders", "kernel", "realServers", "connections", "frames", "claims", "agentStatus", "plan", "log", "command"]))]
 pub struct ExpectationForm {
     /// It need not hold at once, but within this of the step's beginning, plus the lateness that the canary measured meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,6 +87,9 @@ pub struct ExpectationForm {
     /// What a node's kernel holds: IPVS, addresses, sysctls, nftables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kernel: Option<KernelExpectation>,
+    /// When real servers left a virtual service in a kernel, and when they came back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    real_servers: Option<RealServersExpectation>,
     /// What became of held connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     connections: Option<ConnectionsExpectation>,
@@ -114,6 +121,7 @@ impl TryFrom<ExpectationForm> for Expectation {
             form.requests.map(Kind::Requests),
             form.holders.map(Kind::Holders),
             form.kernel.map(Kind::Kernel),
+            form.real_servers.map(Kind::RealServers),
             form.connections.map(Kind::Connections),
             form.frames.map(Kind::Frames),
             form.claims.map(Kind::Claims),
@@ -144,6 +152,7 @@ impl From<Expectation> for ExpectationForm {
             Kind::Requests(kind) => form.requests = Some(kind),
             Kind::Holders(kind) => form.holders = Some(kind),
             Kind::Kernel(kind) => form.kernel = Some(kind),
+            Kind::RealServers(kind) => form.real_servers = Some(kind),
             Kind::Connections(kind) => form.connections = Some(kind),
             Kind::Frames(kind) => form.frames = Some(kind),
             Kind::Claims(kind) => form.claims = Some(kind),
@@ -216,8 +225,10 @@ impl std::fmt::Display for Count {
     }
 }
 
-/// A length of time that is judged. The limit is this plus the lateness that the canary measured in that window; where the
-/// measure is coarser than the difference, the verdict is `undecided`.
+/// A length of time that is judged. The limit is this plus the lateness of the machine during what was measured; where the measure is
+/// coarser than the difference, the verdict is `undecided`. The lateness is what the canary was late in sum meanwhile, but at most four
+/// times its worst: what is judged ends only after several processes ran one after another (who notices, who takes over, who asks, who
+/// measures), and each may have met a late moment of the machine. A machine that is never late adds nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Bound {

@@ -7,6 +7,7 @@ pub mod fault;
 pub mod frames;
 mod load;
 mod loads;
+pub mod reals;
 mod refer;
 pub mod schema;
 pub mod shipped;

@@ -28,6 +28,7 @@ pub const SHIPPED: &[Shipped] = shipped![
     "stalled-active",
     "switchover",
     "tp-heartbeat",
+    "tp-heartbeat-fast",
     "tp-ipvs",
     "tp-ipvs-client-inside",
     "tp-ipvs-direct-routing",

@@ -300,7 +300,7 @@ pub struct ServerMode {
     /// With `slow`: how long each answer takes; 1 s unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay: Option<Span>,
-    /// With `error`: the HTTP status; 503 unless told.
+    /// With `error`: the status, for HTTP 503 and for SMTP 421 unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 599))]
     pub status: Option<u16>,
@@ -308,6 +308,10 @@ pub struct ServerMode {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub body: Option<String>,
+    /// Another certificate than that of the topology: a file of the node, in PEM, with its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 4096))]
+    pub certificate: Option<String>,
 }
 
 /// A behaviour of a server.
@@ -316,7 +320,7 @@ pub struct ServerMode {
 pub enum Mode {
     /// Answers at once.
     Ok,
-    /// Answers with an error.
+    /// Answers with an error: a status of HTTP or SMTP, a server failure of DNS. TCP is closed, datagrams are not answered.
     Error,
     /// Answers late.
     Slow,

@@ -247,6 +247,26 @@ pub struct Server {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub udp: Vec<Listen>,
+    /// Where it speaks HTTP/1.1 over TLS; needs a `certificate`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub https: Vec<Listen>,
+    /// Where it greets as a mail server, with STARTTLS if it has a `certificate`; it takes no mail.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub smtp: Vec<Listen>,
+    /// Where it answers questions of DNS, over UDP and TCP; every name has a start of authority.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub dns: Vec<Listen>,
+    /// A file of the node with its certificate, those that signed it, and its key, in PEM. It may be expired or for another name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 4096))]
+    pub certificate: Option<String>,
+    /// It has pages for this host only (HTTP's `Host`); others get 404.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub host: Option<String>,
 }
 
 /// A Bascule agent without a cluster: `bascule-agent --manifests /etc/bascule --director NAME`.

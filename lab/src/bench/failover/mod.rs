@@ -70,7 +70,7 @@ pub(crate) struct FailoverArgs {
     /// Only these events (failover) [default: all].
     #[arg(long, value_name = "EVENT,…", value_delimiter = ',', value_enum)]
     pub(super) events: Vec<Event>,
-    /// Only keepalived (failover, vrrp-scale).
+    /// Only keepalived (failover, vrrp-scale, checks).
     #[arg(long)]
     pub(super) peer_only: bool,
     /// Where the random phase of each event begins (failover).

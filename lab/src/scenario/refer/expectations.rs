@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::check::join;
 use super::super::expectation::{Established, Expectation, Kind, Window};
+use super::super::reals::{Presence, RealServersExpectation, service_id};
 use super::super::suggest;
 use super::super::topology::Peer;
 use super::{AGENT, Checker, LoadKind};
@@ -103,6 +104,11 @@ impl<'a> Checker<'a> {
                     self.report(&*path, "expects nothing");
                 }
             }
+            Kind::RealServers(expected) => {
+                self.known_node(&expected.node, &path);
+                self.window(&expected.window, &path, names);
+                self.real_servers(expected, &path);
+            }
             Kind::Connections(expected) => {
                 self.known_load(&expected.load, Some(LoadKind::Hold), loads, format!("{path}.load"));
                 if let Some(established) = &expected.established {
@@ -161,6 +167,27 @@ impl<'a> Checker<'a> {
             Kind::Command(expected) => {
                 self.known_node(&expected.node, &path);
             }
+        }
+    }
+
+    fn real_servers(&mut self, expected: &RealServersExpectation, path: &str) {
+        if let Err(wrong) = service_id(&expected.service) {
+            self.report(format!("{path}.service"), wrong);
+        }
+        for (index, server) in expected.servers.iter().enumerate() {
+            if server.parse::<std::net::SocketAddr>().is_err() {
+                let message = format!("`{server}` is no address with a port: `172.16.193.10:80`");
+                self.report(format!("{path}.servers[{index}]"), message);
+            }
+        }
+        if expected.are.is_none() && expected.changes.is_none() {
+            self.report(path, "expects nothing; give it `are` or `changes`");
+        }
+        if expected.took.is_some() && expected.are.is_none() {
+            self.report(format!("{path}.took"), "belongs to `are`, which is not there");
+        }
+        if expected.weight.is_some() && expected.are != Some(Presence::In) {
+            self.report(format!("{path}.weight"), "belongs to `are: in`");
         }
     }
 

@@ -123,8 +123,15 @@ impl<'a> Checker<'a> {
                 let message = format!("`{}` is taken by another program of the node", server.name);
                 self.report(format!("{path}.name"), message);
             }
-            if server.http.is_empty() && server.tcp.is_empty() && server.udp.is_empty() {
-                self.report(&*path, "listens nowhere; give it `http`, `tcp` or `udp`");
+            let listens = [&server.http, &server.https, &server.tcp, &server.udp, &server.smtp, &server.dns];
+            if listens.iter().all(|listens| listens.is_empty()) {
+                self.report(
+                    &*path,
+                    "listens nowhere; give it `http`, `https`, `tcp`, `udp`, `smtp` or `dns`",
+                );
+            }
+            if !server.https.is_empty() && server.certificate.is_none() {
+                self.report(format!("{path}.https"), "needs a `certificate`, which is not there");
             }
         }
         if let Some(agent) = &node.agent {

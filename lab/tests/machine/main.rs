@@ -1,6 +1,8 @@
 //! The virtual machine, for real: booted once, used by all checks, and nothing of it is left. And its supervisor with a virtme-ng that
 //! is none, for what a boot would only make slow.
 
+mod controls;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt as _;
@@ -194,7 +196,8 @@ fn a_machine_serves_and_leaves_nothing() {
     junk(&lab);
     topology_by_hand(&lab);
     scenario(&lab);
-    controls_of_ipvs(&lab);
+    controls::of_ipvs(&lab);
+    controls::of_real_servers(&lab);
 
     // All of that was one machine.
     assert_eq!(lab.supervisor(), Some(first));
@@ -385,85 +388,6 @@ fn topology_by_hand(lab: &Lab) {
     drop(user.stdin.take());
     user.wait().expect("it ends");
     assert_eq!(stdout(&lab.shell("ls /run/bascule-lab 2>/dev/null; ip -o link | grep -c veth")).trim(), "0");
-}
-
-/// Negative controls of what is expected of the kernel's IPVS: with the same rules a true expectation passes and each false one fails,
-/// because of what is false in it.
-fn controls_of_ipvs(lab: &Lab) {
-    const RULES: &str = r"
-summary: Rules written by hand.
-requires: {kernel: [ipvs], programs: [ipvsadm]}
-topology:
-  networks: [{name: inside}]
-  nodes:
-    - name: Load-Balancer
-      links: [{network: inside, interface: enp0s8, addresses: [172.16.193.254/16]}]
-      exec:
-        - ipvsadm -A -t 172.16.193.30:80 -s rr
-        - ipvsadm -a -t 172.16.193.30:80 -r 172.16.193.10:80 -m -w 2
-        - ipvsadm -a -t 172.16.193.30:80 -r 172.16.193.40:80 -m -w 1
-steps:
-  - name: it is judged
-    expect: [{kernel: {node: Load-Balancer, WANTED}}]
-";
-    let (service, one, other) =
-        ("'TCP 172.16.193.30:80 rr'", "'-> 172.16.193.10:80 Masq 2 0 0'", "'-> 172.16.193.40:80 Masq 1 0 0'");
-    let destination =
-        |weight: u32| format!("{{server: '172.16.193.10:80', forward: Masq, weight: {weight}}}");
-    let services = |fields: &str| format!("services: [{{service: 'TCP 172.16.193.30:80', {fields}}}]");
-    let both = |weight| format!("destinations: [{}, {{server: '172.16.193.40:80'}}]", destination(weight));
-    let cases = [
-        ("true-listing", format!("ipvsadm: [{service}, {one}, {other}]"), None),
-        ("true-services", services(&format!("scheduler: rr, {}", both(2))), None),
-        ("true-absence", "noServices: ['TCP 172.16.193.31:80']".to_owned(), None),
-        ("listing-lacks-one", format!("ipvsadm: [{service}, {one}]"), Some("`ipvsadm -Ln` lists")),
-        (
-            "listing-other-weight",
-            format!("ipvsadm: [{service}, {one}, '-> 172.16.193.40:80 Masq 9 0 0']"),
-            Some("Masq 9"),
-        ),
-        ("listing-of-none", "ipvsadm: []".to_owned(), Some("ipvsadm -Ln")),
-        ("services-other-scheduler", services("scheduler: wlc"), Some("has the scheduler wlc")),
-        ("services-other-weight", services(&both(3)), Some("weight 3")),
-        (
-            "services-one-too-many",
-            services(&format!("destinations: [{}]", destination(2))),
-            Some("has no server 172.16.193.40:80"),
-        ),
-        (
-            "services-absent",
-            "services: [{service: 'UDP 172.16.193.30:80'}]".to_owned(),
-            Some("a service UDP"),
-        ),
-        (
-            "no-services-but-there",
-            "noServices: ['TCP 172.16.193.30:80']".to_owned(),
-            Some("no service TCP 172.16.193.30:80"),
-        ),
-    ];
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    let results = folder.path().join("results");
-    let mut arguments: Vec<String> =
-        ["run", "--kernel", "vm", "--out", results.to_str().expect("UTF-8")].map(str::to_owned).into();
-    for (name, wanted, _) in &cases {
-        let file = folder.path().join(format!("{name}.yaml"));
-        fs::write(&file, RULES.replace("WANTED", wanted)).expect("writable");
-        arguments.push(file.to_str().expect("UTF-8").to_owned());
-    }
-    let output = lab.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-    assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), text(&output.stderr));
-    for (name, _, because) in &cases {
-        let result = fs::read(results.join(name).join("result.json")).expect("it was fetched");
-        let result: serde_json::Value = serde_json::from_slice(&result).expect("JSON");
-        let (verdict, reason) = (&result["verdict"], result["reason"].as_str().expect("a text"));
-        match because {
-            None => assert_eq!(verdict, "passed", "{name}: {reason}"),
-            Some(because) => {
-                assert_eq!(verdict, "failed", "{name}: {reason}");
-                assert!(reason.contains(because), "{name} failed, but because of: {reason}");
-            }
-        }
-    }
 }
 
 /// A scenario without timers, which passes on a busy machine, too.
