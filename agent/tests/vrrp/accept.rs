@@ -47,7 +47,8 @@ fn a_ping_is_answered_or_not_as_it_is_configured_and_neighbours_always_are() {
         };
         let config = NodeConfig { director: spec.clone(), bindings: BTreeMap::new() };
         let change = ConfigChange::All(Arc::new(config));
-        let update = ConfigUpdate { serial, seen: Instant::now(), change, checks: Vec::new() };
+        let update =
+            ConfigUpdate { serial, seen: Instant::now(), change, checks: Vec::new(), live: BTreeMap::new() };
         planes.updates().send(&update);
         speaker.handle.configure(&spec.vrrp);
         speaker.wait_for("front", "Active");
