@@ -6,12 +6,11 @@
 //! 2. The new one starts all that, reads its manifests, and once it has a configuration says `state`.
 //! 3. The old one holds still and sends its groups' states with its sockets (SCM_RIGHTS): what comes in from now on waits in
 //!    these, and is neither lost nor heard twice.
-//! 4. The new one looks whether it can go on from there, says `taken`, and waits.
-//! 5. The old one says `yours` and ends; the new one goes on.
+//! 4. The new one looks whether it can go on from there, says `taken`, goes on, and the old one ends.
 //!
-//! Until it has said `yours` the old one goes on as if nothing had been when anything goes wrong or takes too long, and closes the
-//! connection: the new one, which finds it closed, has never spoken, and ends. So there is no moment at which both would speak.
-//! Only when the old one has died meanwhile the new one begins anew.
+//! Until it hears `taken` the old one goes on as if nothing had been when anything goes wrong or takes too long, and closes the
+//! connection: the new one, which cannot say `taken` then, has never spoken, and ends. Only when the old one has died meanwhile the
+//! new one begins anew.
 
 use std::{
     collections::BTreeSet,
@@ -51,8 +50,6 @@ const MAX_BYTES: usize = 4 << 20;
 const PREPARE: Duration = Duration::from_secs(300);
 /// Either side may take so long to send or take what is ready. Peers are waiting meanwhile.
 const PROMPT: Duration = Duration::from_secs(2);
-/// So long the new process waits for the last word: longer than the old one waits for the word before it.
-const LAST_WORD: Duration = Duration::from_secs(10);
 /// So long a process that ends may take to be gone after its sockets are.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
 /// How long services that failed under the former process stay failed: as long as they would at the first failure.
@@ -61,8 +58,6 @@ const FAILED_FOR: Duration = crate::services::group::HOLD;
 /// What the new process says.
 const STATE: &str = "state";
 const TAKEN: &str = "taken";
-/// What the old one answers.
-const YOURS: &str = "yours";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -126,8 +121,7 @@ pub async fn give(handle: &Handle, stream: UnixStream) -> io::Result<()> {
 fn hand_over(stream: UnixStream, package: &Package) -> io::Result<()> {
     stream.set_write_timeout(Some(PROMPT))?;
     send(&stream, package)?;
-    let stream = expect(stream, TAKEN, PROMPT)?;
-    (&stream).write_all(format!("{YOURS}\n").as_bytes())
+    expect(stream, TAKEN, PROMPT).map(drop)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -264,7 +258,6 @@ fn agree(
         }
     }
     (&stream).write_all(format!("{TAKEN}\n").as_bytes())?;
-    expect(stream, YOURS, LAST_WORD)?;
     Ok(heritage)
 }
 

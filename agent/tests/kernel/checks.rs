@@ -196,7 +196,7 @@ fn a_server_that_stops_leaves_and_without_any_the_sorry_server_comes() {
 }
 
 #[test]
-fn a_removed_server_drains_and_a_file_takes_one_out() {
+fn a_removed_server_drains() {
     in_namespace(|| {
         let (_first, _second) = (Server::new("127.0.1.1:80"), Server::new("127.0.1.2:80"));
         let mut director = Director::start(tempfile::tempdir().unwrap(), web(json!({})));
@@ -213,13 +213,5 @@ fn a_removed_server_drains_and_a_file_takes_one_out() {
         director.put(one(Value::Null));
         // It has no connection: after a moment in which one may still come to be, it goes.
         director.holds(&[SERVICE, SRV1]);
-
-        director.put(one(json!(["answers", "in-service"])));
-        director.holds(&[SERVICE, SORRY]);
-        let file = director.directory.path().join("in-service");
-        std::fs::write(&file, "7\n").unwrap();
-        director.holds(&[SERVICE, "-a -t 192.16.193.30:80 -r 127.0.1.1:80 -m -w 7"]);
-        std::fs::remove_file(&file).unwrap();
-        director.holds(&[SERVICE, SORRY]);
     });
 }
