@@ -19,3 +19,4 @@ pub mod services;
 pub mod state;
 pub mod status;
 pub mod vrrp;
+mod watch;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bascule_checks_core::Outcome;
 
 use super::Shared;
-use crate::manifests::watch::{Event, Watch};
 use crate::plane::netlink::wait;
+use crate::watch::{Event, Watch};
 
 /// Longest content that can be a weight, in bytes.
 const MAX_CONTENT: u64 = 64;
@@ -30,7 +30,8 @@ pub(super) fn watch(directory: &Path, shared: &Weak<Shared>) {
     loop {
         let mut due = false;
         if watch.is_none() {
-            match Watch::open(directory) {
+            // Any name may be a check's.
+            match Watch::open(directory, |_| true) {
                 Ok(opened) => {
                     (watch, due, said) = (Some(opened), true, false);
                 }

@@ -221,6 +221,42 @@ fn verdicts_survive_in_a_file() {
     assert_eq!(fourth.configure(at(60), &mut all(&[], Vec::new())).live.len(), 0);
 }
 
+/// With the real thread, in a directory where nothing else is written; its name is nothing that a manifest could have.
+#[test]
+fn a_file_is_watched() {
+    let (run_dir, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    let options = super::Options {
+        director: "dir1".into(),
+        run_dir: run_dir.path().to_owned(),
+        allow_file: Some(files.path().to_owned()),
+    };
+    let runner = crate::exec::Runner::new(&crate::exec::Options::default()).unwrap();
+    let checks = super::Checks::spawn(&options, &runner, |_| {}).unwrap();
+    let spec = checked(&["in-service"], json!({}));
+    let file = vec![check("in-service", json!({"file": {"name": "in-service"}}))];
+    checks.configure(all(&[("web", spec)], file), |_| {});
+    let wait = |wanted: &str, weight: u16| {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let server = checks.services()[&key("web")].servers[0].clone();
+            if server.state == wanted && server.weight == weight {
+                return;
+            }
+            assert!(Instant::now() < until, "waited in vain for {wanted}, {weight}: {server:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    wait("Down", 0);
+    for round in 1..=3 {
+        std::fs::write(files.path().join("in-service"), format!("{round}\n")).unwrap();
+        wait("Up", round);
+        std::fs::remove_file(files.path().join("in-service")).unwrap();
+        wait("Down", 0);
+    }
+}
+
 impl State {
     /// Whom a probe is about.
     fn address(&self, id: ProbeId) -> String {

@@ -12,7 +12,6 @@ pub mod examine;
 pub mod locate;
 pub mod problem;
 pub mod view;
-pub mod watch;
 pub mod worker;
 
 pub use disk::FileName;

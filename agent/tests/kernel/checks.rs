@@ -31,6 +31,8 @@ struct Director {
     serial: u64,
     runtime: Runtime,
     directory: tempfile::TempDir,
+    /// Of its own: what the agent writes into its run directory must not make it look at these.
+    files: tempfile::TempDir,
 }
 
 impl Director {
@@ -40,17 +42,19 @@ impl Director {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let handle = reconcile::spawn(reconcile::Options::new(directory.path())).unwrap();
         let updates = handle.updates();
+        let files = tempfile::tempdir().unwrap();
         let options = Options {
             director: "dir1".into(),
             run_dir: directory.path().to_owned(),
-            allow_file: Some(directory.path().to_owned()),
+            allow_file: Some(files.path().to_owned()),
         };
         let runner = Runner::new(&exec::Options::default()).unwrap();
         let checks = {
             let _inside = runtime.enter();
             Checks::spawn(&options, &runner, move |live| updates.live(live)).unwrap()
         };
-        let mut director = Self { checks: Some(checks), handle: Some(handle), serial: 0, runtime, directory };
+        let mut director =
+            Self { checks: Some(checks), handle: Some(handle), serial: 0, runtime, directory, files };
         let bindings = [(key("web"), Arc::new(spec))].into();
         let config = NodeConfig { director: DirectorConfigSpec::default(), bindings };
         director.send(ConfigChange::All(Arc::new(config)));
@@ -196,7 +200,7 @@ fn a_server_that_stops_leaves_and_without_any_the_sorry_server_comes() {
 }
 
 #[test]
-fn a_removed_server_drains() {
+fn a_removed_server_drains_and_a_file_takes_one_out() {
     in_namespace(|| {
         let (_first, _second) = (Server::new("127.0.1.1:80"), Server::new("127.0.1.2:80"));
         let mut director = Director::start(tempfile::tempdir().unwrap(), web(json!({})));
@@ -213,5 +217,13 @@ fn a_removed_server_drains() {
         director.put(one(Value::Null));
         // It has no connection: after a moment in which one may still come to be, it goes.
         director.holds(&[SERVICE, SRV1]);
+
+        director.put(one(json!(["answers", "in-service"])));
+        director.holds(&[SERVICE, SORRY]);
+        let file = director.files.path().join("in-service");
+        std::fs::write(&file, "7\n").unwrap();
+        director.holds(&[SERVICE, "-a -t 192.16.193.30:80 -r 127.0.1.1:80 -m -w 7"]);
+        std::fs::remove_file(&file).unwrap();
+        director.holds(&[SERVICE, SORRY]);
     });
 }

@@ -8,7 +8,7 @@ use crate::manifests::catalog::{Examined, SETTLE};
 use crate::manifests::disk::{self, Content, FileName, Signature};
 use crate::manifests::examine::examine;
 use crate::manifests::problem::{Effect, Problem};
-use crate::manifests::watch::Watch;
+use crate::watch::Watch;
 
 impl Worker {
     /// A name with content from its first moment on: a symbolic link, or a second name of a file.
@@ -120,7 +120,7 @@ impl Worker {
             }
         };
         // The watch first: what changes during the look is told.
-        match Watch::open(&self.options.directory) {
+        match Watch::open(&self.options.directory, disk::is_manifest) {
             Ok(watch) => {
                 self.watch = Some((watch, id));
                 self.unwatched = None;

@@ -24,9 +24,9 @@ use crate::manifests::disk::{self, DirectoryId, FileName, Signature};
 use crate::manifests::engine::{Engine, Step};
 use crate::manifests::locate::FromDisk;
 use crate::manifests::view::{Summary, View};
-use crate::manifests::watch::{Event, Watch};
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 use crate::state::{Keeper, Saved};
+use crate::watch::{Event, Watch};
 
 /// Between looks at whether the path still leads to the watched directory.
 const CHECK: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Changes in the directory as the kernel tells them (inotify(7)).
+//! Changes in a directory as the kernel tells them (inotify(7)).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -6,11 +6,9 @@ use std::path::Path;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
-use super::disk::is_manifest;
-
 /// What happened in the directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Event {
+pub(crate) enum Event {
     /// A file was written and closed, or came by rename: it is complete, read it at once.
     Written(String),
     /// A name appeared. A link has its content already; a plain file is about to be written.
@@ -27,13 +25,15 @@ pub enum Event {
 
 /// A watched directory.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     inotify: Inotify,
+    matters: fn(&str) -> bool,
 }
 
 impl Watch {
-    /// Watches a directory. Fails when the kernel's limits (`fs.inotify.max_user_instances`, `…_watches`) are reached.
-    pub fn open(directory: &Path) -> io::Result<Self> {
+    /// Watches a directory for what happens to names that matter. Fails when the kernel's limits (`fs.inotify.max_user_instances`,
+    /// `…_watches`) are reached.
+    pub(crate) fn open(directory: &Path, matters: fn(&str) -> bool) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let flags = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVED_TO
@@ -45,15 +45,15 @@ impl Watch {
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
         inotify.add_watch(directory, flags)?;
-        Ok(Self { inotify })
+        Ok(Self { inotify, matters })
     }
 
     /// What happened since the last call, in order; empty when nothing did. Never waits.
-    pub fn events(&self) -> io::Result<Vec<Event>> {
+    pub(crate) fn events(&self) -> io::Result<Vec<Event>> {
         let mut events = Vec::new();
         loop {
             match self.inotify.read_events() {
-                Ok(batch) => events.extend(batch.iter().filter_map(interpret)),
+                Ok(batch) => events.extend(batch.iter().filter_map(|event| interpret(event, self.matters))),
                 Err(nix::errno::Errno::EAGAIN) => return Ok(events),
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
@@ -72,12 +72,12 @@ impl AsFd for Watch {
     }
 }
 
-fn interpret(event: &InotifyEvent) -> Option<Event> {
+fn interpret(event: &InotifyEvent, matters: fn(&str) -> bool) -> Option<Event> {
     let name = event.name.as_ref().and_then(|name| name.to_str());
-    meaning(event.mask, name)
+    meaning(event.mask, name, matters)
 }
 
-fn meaning(mask: AddWatchFlags, name: Option<&str>) -> Option<Event> {
+fn meaning(mask: AddWatchFlags, name: Option<&str>, matters: fn(&str) -> bool) -> Option<Event> {
     if mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
         return Some(Event::Rescan("the kernel's queue of directory events overflowed"));
     }
@@ -94,7 +94,7 @@ fn meaning(mask: AddWatchFlags, name: Option<&str>) -> Option<Event> {
     if name == "..data" && mask.intersects(appeared) {
         return Some(Event::Rescan("the link ..data was replaced"));
     }
-    if !is_manifest(name) {
+    if !matters(name) {
         return None;
     }
     let name = name.to_owned();
@@ -114,6 +114,7 @@ fn meaning(mask: AddWatchFlags, name: Option<&str>) -> Option<Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifests::disk::is_manifest;
 
     #[test]
     fn what_the_kernels_events_mean() {
@@ -136,9 +137,9 @@ mod tests {
             (AddWatchFlags::IN_IGNORED, None, Some(Event::DirectoryGone)),
         ];
         for (mask, name, expected) in table {
-            assert_eq!(meaning(mask, name), expected, "{mask:?} {name:?}");
+            assert_eq!(meaning(mask, name, is_manifest), expected, "{mask:?} {name:?}");
         }
-        assert!(matches!(meaning(AddWatchFlags::IN_Q_OVERFLOW, None), Some(Event::Rescan(_))));
+        assert!(matches!(meaning(AddWatchFlags::IN_Q_OVERFLOW, None, is_manifest), Some(Event::Rescan(_))));
     }
 
     #[test]
@@ -146,7 +147,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("m");
         std::fs::create_dir(&directory).unwrap();
-        let watch = Watch::open(&directory).unwrap();
+        let watch = Watch::open(&directory, is_manifest).unwrap();
         assert_eq!(watch.events().unwrap(), []);
         std::fs::write(directory.join("a.tmp"), "x").unwrap();
         std::fs::rename(directory.join("a.tmp"), directory.join("a.yaml")).unwrap();
@@ -162,6 +163,6 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let file = parent.path().join("m");
         std::fs::write(&file, "").unwrap();
-        assert!(Watch::open(&file).is_err());
+        assert!(Watch::open(&file, is_manifest).is_err());
     }
 }
