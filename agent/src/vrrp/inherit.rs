@@ -6,11 +6,12 @@
 //! 2. The new one starts all that, reads its manifests, and once it has a configuration says `state`.
 //! 3. The old one holds still and sends its groups' states with its sockets (SCM_RIGHTS): what comes in from now on waits in
 //!    these, and is neither lost nor heard twice.
-//! 4. The new one looks whether it can go on from there, says `taken`, goes on, and the old one ends.
+//! 4. The new one looks whether it can go on from there, says `taken`, and waits.
+//! 5. The old one says `yours` and ends; the new one goes on.
 //!
-//! Until it hears `taken` the old one goes on as if nothing had been when anything goes wrong or takes too long, and closes the
-//! connection: the new one, which cannot say `taken` then, has never spoken, and ends. Only when the old one has died meanwhile the
-//! new one begins anew.
+//! Until it has said `yours` the old one goes on as if nothing had been when anything goes wrong or takes too long, and closes the
+//! connection: the new one, which finds it closed, has never spoken, and ends. So there is no moment at which both would speak.
+//! Only when the old one has died meanwhile the new one begins anew.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +26,7 @@ use std::{
 
 use bascule_vrrp::group::{Restored, Snapshot};
 use bascule_vrrp::packet::Family;
-use bascule_vrrp::{Group, Input};
+use bascule_vrrp::{BootTime, Group, Input};
 use nix::{
     cmsg_space,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -50,6 +51,8 @@ const MAX_BYTES: usize = 4 << 20;
 const PREPARE: Duration = Duration::from_secs(300);
 /// Either side may take so long to send or take what is ready. Peers are waiting meanwhile.
 const PROMPT: Duration = Duration::from_secs(2);
+/// So long the new process waits for the last word: longer than the old one waits for the word before it.
+const LAST_WORD: Duration = Duration::from_secs(10);
 /// So long a process that ends may take to be gone after its sockets are.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
 /// How long services that failed under the former process stay failed: as long as they would at the first failure.
@@ -58,11 +61,15 @@ const FAILED_FOR: Duration = crate::services::group::HOLD;
 /// What the new process says.
 const STATE: &str = "state";
 const TAKEN: &str = "taken";
+/// What the old one answers.
+const YOURS: &str = "yours";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Header {
     format: u32,
+    /// When the process held still.
+    still_since: BootTime,
     groups: Vec<Snapshot>,
     wires: Vec<WireHeader>,
 }
@@ -86,7 +93,8 @@ pub(super) struct Package {
 impl Driver {
     /// States and sockets for another process. This one must not go on unless the other one does not take them.
     pub(super) fn pack(&self) -> io::Result<Package> {
-        let mut header = Header { format: FORMAT, groups: Vec::new(), wires: Vec::new() };
+        let still_since = clock::now().boot;
+        let mut header = Header { format: FORMAT, still_since, groups: Vec::new(), wires: Vec::new() };
         let mut descriptors = Vec::new();
         header.groups.extend(self.members.values().map(|member| member.group.snapshot()));
         for (place, interface, joined, descriptor) in self.wires.all().take(MOST) {
@@ -121,7 +129,8 @@ pub async fn give(handle: &Handle, stream: UnixStream) -> io::Result<()> {
 fn hand_over(stream: UnixStream, package: &Package) -> io::Result<()> {
     stream.set_write_timeout(Some(PROMPT))?;
     send(&stream, package)?;
-    expect(stream, TAKEN, PROMPT).map(drop)
+    let stream = expect(stream, TAKEN, PROMPT)?;
+    (&stream).write_all(format!("{YOURS}\n").as_bytes())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -213,6 +222,7 @@ pub(super) fn receive(
 
 /// What was taken over.
 struct Heritage {
+    still_since: BootTime,
     wires: Vec<(Place, Wire)>,
     groups: Vec<(GroupPlan, Restored, bool)>,
     refused: Vec<String>,
@@ -232,7 +242,8 @@ fn agree(
             "group {group}, which it runs, cannot be carried out by this one"
         )));
     }
-    let mut heritage = Heritage { wires: Vec::new(), groups: Vec::new(), refused: Vec::new() };
+    let still_since = header.still_since;
+    let mut heritage = Heritage { still_since, wires: Vec::new(), groups: Vec::new(), refused: Vec::new() };
     for (wire, descriptor) in header.wires.into_iter().zip(descriptors) {
         let interface: Arc<str> = wire.interface.into();
         let place = Place { index: wire.index, family: wire.family };
@@ -258,6 +269,7 @@ fn agree(
         }
     }
     (&stream).write_all(format!("{TAKEN}\n").as_bytes())?;
+    expect(stream, YOURS, LAST_WORD)?;
     Ok(heritage)
 }
 
@@ -276,7 +288,8 @@ impl Heritage {
             if failed && let Some(member) = driver.members.get_mut(&name) {
                 member.inherited_fault = Some(clock::now().boot + FAILED_FOR);
             }
-            let reason = "taken over from the former process".to_owned();
+            let still = clock::now().boot.since(self.still_since).as_secs_f64() * 1000.0;
+            let reason = format!("taken over from the former process, which held still for {still:.1} ms");
             driver.voice.say(Remark::Transition(Transition {
                 group: name.clone(),
                 from: state,

@@ -7,55 +7,20 @@ use std::{
 
 use bascule_agent::vrrp::give;
 
-use crate::net::{Machine, Net, Speaker, block, can_run, eventually, group};
-
-const OUTSIDE: &str = "192.16.193.30";
-const INSIDE: &str = "172.16.193.253";
-
-/// Two directors; the first is active.
-struct Pair {
-    // Dropped in this order: first those who speak.
-    one: Speaker,
-    two: Speaker,
-    dir1: Machine,
-    dir2: Machine,
-    _net: Net,
-}
-
-impl Pair {
-    fn new(more: &str) -> Self {
-        let net = Net::new();
-        let (dir1, dir2) = (net.machine(1), net.machine(2));
-        let (one, two) = (dir1.start(), dir2.start());
-        one.handle.configure(&[group(200, more)]);
-        one.wait_for("front", "Active");
-        two.handle.configure(&[group(100, more)]);
-        two.wait_for("front", "Backup");
-        let pair = Pair { one, two, dir1, dir2, _net: net };
-        Pair::only(&pair.dir1, &pair.dir2);
-        pair
-    }
-
-    fn only(holder: &Machine, other: &Machine) {
-        for address in [OUTSIDE, INSIDE] {
-            eventually(&format!("{address} is where it should be"), || {
-                (holder.has(address) && !other.has(address)).then_some(())
-            });
-        }
-    }
-}
+use crate::net::{Net, block, can_run, eventually, group};
+use crate::pair::{INSIDE, OUTSIDE, Pair};
 
 #[test]
 fn a_cut_cable_of_one_network_moves_all_addresses_and_they_come_back() {
     if !can_run() {
         return;
     }
-    let pair = Pair::new("");
+    let pair = Pair::alike("");
     for network in [0, 1] {
         pair.dir1.cable(network, false);
         pair.one.wait_for("front", "Fault");
         pair.two.wait_for("front", "Active");
-        Pair::only(&pair.dir2, &pair.dir1);
+        pair.all_settle(false);
         let status = pair.one.status();
         assert!(
             status.groups[0].reason.contains(&format!("eth{network} is down")),
@@ -65,7 +30,7 @@ fn a_cut_cable_of_one_network_moves_all_addresses_and_they_come_back() {
         pair.dir1.cable(network, true);
         pair.one.wait_for("front", "Active");
         pair.two.wait_for("front", "Backup");
-        Pair::only(&pair.dir1, &pair.dir2);
+        pair.all_settle(true);
     }
 }
 
@@ -74,7 +39,7 @@ fn an_interface_that_vanishes_and_comes_back_with_another_index() {
     if !can_run() {
         return;
     }
-    let pair = Pair::new("");
+    let pair = Pair::alike("");
     pair.dir1.ip("link set eth1 down");
     pair.dir1.ip("link set eth1 name was1");
     pair.one.wait_for("front", "Fault");
@@ -85,7 +50,7 @@ fn an_interface_that_vanishes_and_comes_back_with_another_index() {
     pair.dir1.ip("link set was1 name eth1");
     pair.dir1.ip("link set eth1 up");
     pair.one.wait_for("front", "Active");
-    Pair::only(&pair.dir1, &pair.dir2);
+    pair.all_settle(true);
 }
 
 #[test]
@@ -93,11 +58,11 @@ fn a_commanded_switch_over_is_held_against_preemption_also_by_the_next_process()
     if !can_run() {
         return;
     }
-    let mut pair = Pair::new("");
+    let mut pair = Pair::alike("");
     let answer = block(pair.one.handle.switchover("front")).unwrap();
     assert!(answer.contains("192.16.193.2") || answer.contains("172.16.193.2"), "{answer}");
     pair.two.wait_for("front", "Active");
-    Pair::only(&pair.dir2, &pair.dir1);
+    pair.all_settle(false);
     assert!(pair.one.status().groups[0].hold);
     assert!(block(pair.one.handle.switchover("front")).unwrap_err().contains("not active"));
     assert!(block(pair.one.handle.switchover("back")).unwrap_err().contains("front"), "names what there is");
@@ -122,7 +87,7 @@ fn nobody_to_take_over_means_to_go_on() {
     if !can_run() {
         return;
     }
-    let pair = Pair::new("");
+    let pair = Pair::alike("");
     block(pair.two.handle.stop());
     let error = block(pair.one.handle.switchover("front")).unwrap_err();
     assert!(error.contains("nobody took over"), "{error}");
@@ -135,7 +100,7 @@ fn who_stops_keeps_the_addresses_until_the_successor_has_them() {
     if !can_run() {
         return;
     }
-    let pair = Pair::new("");
+    let pair = Pair::alike("");
     let began = Instant::now();
     // Looked at all the while: at no moment is an address nowhere.
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
@@ -155,7 +120,7 @@ fn who_stops_keeps_the_addresses_until_the_successor_has_them() {
         drop(stop);
         assert!(looker.join().unwrap() > 0);
     });
-    Pair::only(&pair.dir2, &pair.dir1);
+    pair.all_settle(false);
     assert!(began.elapsed() < crate::net::PATIENCE);
 }
 
@@ -164,7 +129,7 @@ fn a_dead_process_is_replaced_and_its_addresses_go_by_themselves() {
     if !can_run() {
         return;
     }
-    let pair = Pair::new("");
+    let pair = Pair::alike("");
     // Without a word, as kill -9: the thread ends and touches nothing.
     drop(pair.one);
     pair.two.wait_for("front", "Active");
@@ -211,7 +176,7 @@ fn an_upgrade_changes_no_state_and_loses_no_advertisement() {
     if !can_run() {
         return;
     }
-    let pair = Pair::new("");
+    let pair = Pair::alike("");
     let (old, new) = UnixStream::pair().unwrap();
     let successor = pair.dir1.start_with(Some(new));
     let two_before = pair.two.history();
@@ -228,7 +193,7 @@ fn an_upgrade_changes_no_state_and_loses_no_advertisement() {
     });
     assert_eq!(pair.two.history(), two_before);
     assert_eq!(pair.two.status().groups[0].instances[0].accepted_priority_zero, 0);
-    Pair::only(&pair.dir1, &pair.dir2);
+    pair.all_settle(true);
     // It defends its addresses as the former one did.
     pair.dir1.cable(0, false);
     successor.wait_for("front", "Fault");
@@ -240,7 +205,7 @@ fn an_upgrade_that_breaks_off_leaves_the_old_process_as_it_was() {
     if !can_run() {
         return;
     }
-    let pair = Pair::new("");
+    let pair = Pair::alike("");
     let (old, new) = UnixStream::pair().unwrap();
     {
         use std::io::Write as _;
@@ -266,7 +231,7 @@ fn what_somebody_does_to_the_addresses_is_put_right() {
     if !can_run() {
         return;
     }
-    let pair = Pair::new("");
+    let pair = Pair::alike("");
     pair.dir1.ip(&format!("address delete {OUTSIDE}/32 dev eth0"));
     eventually("it is back", || pair.dir1.has(OUTSIDE).then_some(()));
     assert!(pair.one.status().repaired >= 1);
@@ -282,7 +247,7 @@ fn a_configuration_changes_what_it_changes() {
     if !can_run() {
         return;
     }
-    let pair = Pair::new("");
+    let pair = Pair::alike("");
     let more = r#"{"instances": [
         {"name": "outside", "interface": "eth0", "virtualRouterId": 30, "addresses": ["192.16.193.30/32", "192.16.193.31/24"]},
         {"name": "inside", "interface": "eth1", "virtualRouterId": 31, "addresses": ["172.16.193.254/16"], "label": "0",

@@ -6,6 +6,7 @@ mod groups;
 mod interop;
 mod mac;
 mod net;
+mod pair;
 mod peers;
 mod routing;
 mod upgrades;

@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::net::{Machine, Net, PATIENCE, Speaker, block, can_run, eventually, group};
+use crate::net::{Machine, PATIENCE, block, can_run, eventually, group};
+use crate::pair::Pair;
 
 const ADDRESS: &str = "192.16.193.30";
 
@@ -43,31 +44,12 @@ fn wait_for(machine: &Machine, count: usize, what: &str) {
     }
 }
 
-struct Pair {
-    one: Speaker,
-    two: Speaker,
-    dir1: Machine,
-    dir2: Machine,
-    _net: Net,
-}
-
-fn pair() -> Pair {
-    let net = Net::new();
-    let (dir1, dir2) = (net.machine(1), net.machine(2));
-    let (one, two) = (dir1.start(), dir2.start());
-    one.handle.configure(&[group(200, MORE)]);
-    one.wait_for("front", "Active");
-    two.handle.configure(&[group(100, MORE)]);
-    two.wait_for("front", "Backup");
-    Pair { one, two, dir1, dir2, _net: net }
-}
-
 #[test]
 fn routes_and_rules_are_where_the_addresses_are() {
     if !can_run() {
         return;
     }
-    let pair = pair();
+    let pair = Pair::alike(MORE);
     wait_for(&pair.dir1, 5, "active");
     let shown = ours(&pair.dir1).join("\n");
     for part in [
@@ -95,7 +77,7 @@ fn what_somebody_removes_comes_back_and_what_is_somebodys_stays() {
     if !can_run() {
         return;
     }
-    let pair = pair();
+    let pair = Pair::alike(MORE);
     let machine = &pair.dir1;
     wait_for(machine, 5, "active");
     for removal in [
@@ -136,7 +118,7 @@ fn a_changed_configuration_and_a_crash_leave_nothing_behind() {
     if !can_run() {
         return;
     }
-    let mut pair = pair();
+    let mut pair = Pair::alike(MORE);
     wait_for(&pair.dir1, 5, "active");
     let other = MORE.replace("192.16.193.20", "192.16.193.21").replace("198.51.100.0/24", "198.51.102.0/24");
     pair.one.handle.configure(&[group(200, &other)]);

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::Span;
 use crate::scenario::expectation::{FrameFilter, FrameProtocol, TcpFlag};
 
 /// What is known of a frame.
@@ -194,9 +195,40 @@ pub fn words(filter: &FrameFilter) -> String {
     if words.is_empty() { "of any kind".into() } else { words.join(" ") }
 }
 
+/// The longest part of a window without any of these times, which are in order. It begins with a time before the window where there is
+/// one, and else with the window.
+pub fn longest_gap(times: &[u64], window: Span) -> Span {
+    let before = times.iter().rev().find(|at| **at < window.since).copied();
+    let mut from = before.unwrap_or(window.since);
+    let mut longest = Span { since: from, until: from };
+    let within = times.iter().copied().filter(|at| window.contains(*at));
+    for at in within.chain([window.until]) {
+        if at.saturating_sub(from) > longest.until - longest.since {
+            longest = Span { since: from, until: at };
+        }
+        from = at;
+    }
+    longest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_gap_also_lies_at_the_ends() {
+        let window = Span { since: 100, until: 200 };
+        for (times, since, until) in [
+            (&[90, 110, 130, 190][..], 130, 190),
+            (&[50, 110, 150, 190], 50, 110),
+            (&[90, 110, 120], 120, 200),
+            (&[], 100, 200),
+            (&[10, 300], 10, 200),
+            (&[110, 160, 210], 110, 160),
+        ] {
+            assert_eq!(longest_gap(times, window), Span { since, until }, "{times:?}");
+        }
+    }
 
     /// Bytes in hex, spaces ignored.
     fn hex(text: &str) -> Vec<u8> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::error::Result;
 use super::play::Player;
 use super::programs::{MANIFESTS, director};
+use crate::expect::bound::{self, Measured};
 use crate::expect::{
     self, Finding, Span, Verdict, claims, connections, frames, holders, kernel, reals, requests, status, text,
 };
@@ -251,15 +252,15 @@ impl Player<'_> {
         };
         let recorded = capture.read(self.world)?;
         let window = self.span(&expected.window);
-        let mut count = 0;
-        let mut last = None;
-        for packet in &recorded.packets {
-            let at = self.monotonic(packet.time_ns);
-            if window.contains(at) && frames::passes(&expected.filter, &frames::decode(&packet.data)) {
-                count += 1;
-                last = Some(at);
-            }
-        }
+        let mut times: Vec<u64> = recorded
+            .packets
+            .iter()
+            .filter(|packet| frames::passes(&expected.filter, &frames::decode(&packet.data)))
+            .map(|packet| self.monotonic(packet.time_ns))
+            .collect();
+        times.sort_unstable();
+        let within = || times.iter().filter(|at| window.contains(**at));
+        let (count, last) = (within().count() as u64, within().next_back().copied());
         let mut seen = format!("{count} of {} frames", recorded.packets.len());
         if recorded.dropped > 0 {
             seen = format!("{seen}; {} were lost to the capture", recorded.dropped);
@@ -273,7 +274,26 @@ impl Player<'_> {
                 finding.verdict = Verdict::Undecided;
             }
         }
-        Ok(vec![finding])
+        let mut findings = vec![finding];
+        if let Some(bound) = &expected.longest_gap {
+            let gap = frames::longest_gap(&times, window);
+            let what =
+                format!("the longest time without frames {} on {place}", frames::words(&expected.filter));
+            let measured = Measured {
+                seen: Duration::from_nanos(gap.until - gap.since),
+                // The kernel stamps each frame.
+                resolution: Duration::ZERO,
+                lateness: self.canary.lateness(gap).of_a_chain(),
+            };
+            let mut finding = bound::judge(&what, measured, bound).at(Some(gap.until));
+            if recorded.dropped > 0 && finding.verdict == Verdict::Failed {
+                finding.verdict = Verdict::Undecided;
+                finding.seen =
+                    format!("{}; {} frames were lost to the capture", finding.seen, recorded.dropped);
+            }
+            findings.push(finding);
+        }
+        Ok(findings)
     }
 
     fn log(&self, expected: &LogExpectation) -> Finding {

@@ -21,6 +21,9 @@ pub struct FramesExpectation {
     pub filter: FrameFilter,
     /// How many.
     pub count: Count,
+    /// The longest time without one, also from one before the window to the first in it, and from the last in it to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_gap: Option<Bound>,
     /// When; the whole run unless told.
     #[serde(default, skip_serializing_if = "Window::is_all")]
     pub window: Window,

@@ -1,11 +1,9 @@
 //! `tcp`, and what all probes over connections have in common.
 
-mod common;
-
 use std::time::Duration;
 
+use crate::common::*;
 use bascule_checks::{Invalid, PrepareError, Probe, Target};
-use common::*;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 

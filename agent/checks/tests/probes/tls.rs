@@ -1,13 +1,11 @@
 //! HTTPS: certificates that are right and wrong, and what is no TLS.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::common::*;
 use bascule_checks::{Http, Outcome, PrepareError, Probe, Tls, Verify};
-use common::*;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

@@ -1,12 +1,10 @@
 //! `dns`, `udp` and `ping`.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::common::*;
 use bascule_checks::{Dns, Pattern, Ping, Probe, QueryName, RecordType, Transport, Udp};
-use common::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
 

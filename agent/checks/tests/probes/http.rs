@@ -1,13 +1,11 @@
 //! `http` against servers that behave, and against those that do not.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::common::*;
 use bascule_checks::{Digest, Http, Method, Probe, StatusCodes, Version};
-use common::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn http(http: Http) -> Probe {

@@ -1,5 +1,4 @@
 //! Servers on loopback that behave as the tests want them to.
-#![allow(dead_code, reason = "not every test needs all of it")]
 
 use std::future::Future;
 use std::net::SocketAddr;

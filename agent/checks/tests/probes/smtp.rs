@@ -1,12 +1,10 @@
 //! `smtp` against servers that behave, and against those that do not.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::common::*;
 use bascule_checks::{Probe, Smtp};
-use common::*;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
