@@ -17,7 +17,6 @@ use tokio::time::timeout;
 
 use super::config::GroupPlan;
 use super::driver::{Arm, Driver, Paths};
-use super::inherit::Package;
 use super::secret;
 use super::status::{GroupStatus, VrrpStatus};
 use super::thread::{Command, Inbox, run};
@@ -62,7 +61,7 @@ pub struct SpawnError(#[from] io::Error);
 pub struct Handle {
     inbox: Arc<Inbox>,
     told: Mutex<Told>,
-    /// Gone when the thread is ended by [`Handle::stop`] or [`Handle::leave`].
+    /// Gone when the thread is ended by [`Handle::stop`] or [`Handle::give`].
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -190,22 +189,15 @@ impl Handle {
         self.inbox.declined().await
     }
 
-    /// Holds still and hands out everything for another process.
-    pub(super) async fn freeze(&self) -> io::Result<Package> {
+    /// Gives everything to the process at the other end, and ends the thread without touching anything. On an error it goes on.
+    pub(super) async fn give(&self, stream: UnixStream) -> io::Result<()> {
         let (sender, receiver) = oneshot::channel();
-        self.inbox.push(Command::Freeze(sender));
-        timeout(STATUS, receiver).await?.map_err(io::Error::other)?
-    }
-
-    /// Goes on after [`Handle::freeze`].
-    pub(super) fn thaw(&self) {
-        self.inbox.push(Command::Thaw);
-    }
-
-    /// Ends the thread after [`Handle::freeze`], without touching anything.
-    pub(super) async fn leave(&self) {
-        self.inbox.push(Command::Leave);
+        if !self.inbox.push(Command::Give(stream, sender)) {
+            return Err(io::Error::from(io::ErrorKind::ResourceBusy));
+        }
+        receiver.await.map_err(io::Error::other)??;
         self.join().await;
+        Ok(())
     }
 
     /// Waits for the threads: what was to be said has been said then.

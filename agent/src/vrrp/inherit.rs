@@ -85,14 +85,14 @@ struct WireHeader {
 
 /// States and sockets.
 #[derive(Debug)]
-pub(super) struct Package {
+struct Package {
     header: Vec<u8>,
     descriptors: Vec<OwnedFd>,
 }
 
 impl Driver {
     /// States and sockets for another process. This one must not go on unless the other one does not take them.
-    pub(super) fn pack(&self) -> io::Result<Package> {
+    fn pack(&self) -> io::Result<Package> {
         let still_since = clock::now().boot;
         let mut header = Header { format: FORMAT, still_since, groups: Vec::new(), wires: Vec::new() };
         let mut descriptors = Vec::new();
@@ -108,33 +108,17 @@ impl Driver {
 
 /// Gives everything away to the process at the other end. On an error this process has it still, and goes on.
 pub async fn give(handle: &Handle, stream: UnixStream) -> io::Result<()> {
-    let stream = blocking(move || expect(stream, STATE, PREPARE)).await?;
-    let given = match handle.freeze().await {
-        Ok(package) => blocking(move || hand_over(stream, &package)).await,
-        Err(error) => Err(error),
-    };
-    match given {
-        Ok(()) => {
-            handle.leave().await;
-            Ok(())
-        }
-        Err(error) => {
-            handle.thaw();
-            Err(error)
-        }
-    }
+    let asked = tokio::task::spawn_blocking(move || expect(stream, STATE, PREPARE));
+    handle.give(asked.await.map_err(io::Error::other)??).await
 }
 
-/// The connection is closed when this fails, so that the other process knows.
-fn hand_over(stream: UnixStream, package: &Package) -> io::Result<()> {
+/// Called on the thread that speaks, which holds still meanwhile: nobody else's turn must come in between. The connection is closed
+/// when this fails, so that the other process knows.
+pub(super) fn hand_over(driver: &Driver, stream: UnixStream) -> io::Result<()> {
     stream.set_write_timeout(Some(PROMPT))?;
-    send(&stream, package)?;
+    send(&stream, &driver.pack()?)?;
     let stream = expect(stream, TAKEN, PROMPT)?;
     (&stream).write_all(format!("{YOURS}\n").as_bytes())
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 /// Reads a line that must be this word.

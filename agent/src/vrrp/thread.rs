@@ -22,7 +22,7 @@ use tokio::sync::{oneshot, watch};
 use super::clock;
 use super::config::GroupPlan;
 use super::driver::Driver;
-use super::inherit::{self, Package};
+use super::inherit;
 use super::member::Waiting;
 use super::status::VrrpStatus;
 use super::voice::{Remark, Voice};
@@ -48,11 +48,9 @@ pub(super) enum Command {
     Tracked(String, String, bool),
     /// Hand all groups over; answered when all have ended.
     Stop(oneshot::Sender<()>),
-    /// Hold still and hand out everything for another process.
-    Freeze(oneshot::Sender<io::Result<Package>>),
-    /// Go on: the other process did not take it.
-    Thaw,
-    /// The other process has it: end without touching anything.
+    /// Give everything to the process at the other end and end; or say why not, and go on.
+    Give(UnixStream, oneshot::Sender<io::Result<()>>),
+    /// End without touching anything.
     Leave,
 }
 
@@ -92,9 +90,7 @@ impl Inbox {
         let mut commands = self.commands();
         if matches!(command, Command::Configure(..)) {
             commands.retain(|other| !matches!(other, Command::Configure(..)));
-        } else if commands.len() >= QUEUE
-            && !matches!(command, Command::Stop(_) | Command::Leave | Command::Thaw)
-        {
+        } else if commands.len() >= QUEUE && !matches!(command, Command::Stop(_) | Command::Leave) {
             return false;
         }
         commands.push_back(command);
@@ -114,31 +110,24 @@ impl Inbox {
 pub(super) fn run(mut driver: Driver, inbox: &Inbox, mut heritage: Option<UnixStream>, voice: &Voice) {
     raise(voice);
     let mut stopping: Option<oneshot::Sender<()>> = None;
-    let mut frozen = false;
-    // What came while it held still, in order.
-    let mut put_off = VecDeque::new();
+    let mut giving: Option<Giving> = None;
     loop {
-        let next = if frozen { None } else { driver.next_deadline() };
-        if let Err(error) = wait(&driver, inbox, next, frozen) {
+        let next = driver.next_deadline().into_iter().chain(giving.as_ref().map(|giving| giving.at)).min();
+        if let Err(error) = wait(&driver, inbox, next) {
             voice.warn(format!("cannot wait for the network: {error}"));
             std::thread::sleep(BREATH);
         }
-        if !frozen {
-            driver.turn();
+        driver.turn();
+        if let Some(giving) = giving.take_if(|giving| clock::now().boot >= giving.at)
+            && giving.hand_over(&driver)
+        {
+            return;
         }
-        let mut commands = inbox.take();
-        while let Some(command) = commands.pop_front() {
+        for command in inbox.take() {
             match command {
-                Command::Thaw => {
-                    frozen = false;
-                    put_off.append(&mut commands);
-                    commands = std::mem::take(&mut put_off);
-                }
                 Command::Leave => return,
-                // Always answered: whoever asks waits.
+                // Who asked may have gone.
                 Command::Status(waiting) => drop(waiting.send(driver.status())),
-                // What changes anything is for the process that has the states, or for this one when it goes on.
-                command if frozen => put_off.push_back(command),
                 Command::Configure(plans, keep) => {
                     if let Some(stream) = heritage.take()
                         && let Err(declined) = inherit::receive(&mut driver, stream, &plans, &keep)
@@ -146,6 +135,8 @@ pub(super) fn run(mut driver: Driver, inbox: &Inbox, mut heritage: Option<UnixSt
                         inbox.declined.send_replace(Some(declined.to_string()));
                         return;
                     }
+                    // First what peers wait for.
+                    driver.turn();
                     driver.configure(plans, &keep);
                 }
                 Command::Switchover(group, waiting) => driver.switchover(&group, waiting),
@@ -154,15 +145,10 @@ pub(super) fn run(mut driver: Driver, inbox: &Inbox, mut heritage: Option<UnixSt
                     driver.stop();
                     stopping = Some(waiting);
                 }
-                Command::Freeze(waiting) => {
-                    let package = if stopping.is_some() {
-                        Err(io::Error::other("it is ending"))
-                    } else {
-                        driver.pack()
-                    };
-                    let packed = package.is_ok();
-                    frozen = waiting.send(package).is_ok() && packed;
+                Command::Give(_, waiting) if stopping.is_some() => {
+                    let _ = waiting.send(Err(io::Error::other("it is ending")));
                 }
+                Command::Give(stream, waiting) => giving = Some(Giving::new(&driver, stream, waiting)),
             }
         }
         if driver.has_stopped()
@@ -174,16 +160,39 @@ pub(super) fn run(mut driver: Driver, inbox: &Inbox, mut heritage: Option<UnixSt
     }
 }
 
+/// Everything is to be given to another process.
+struct Giving {
+    /// Not before.
+    at: BootTime,
+    to: UnixStream,
+    waiting: oneshot::Sender<io::Result<()>>,
+}
+
+impl Giving {
+    /// Just after what is to be said next has been said, where that is soon: then a whole interval is left until peers miss anything.
+    fn new(driver: &Driver, to: UnixStream, waiting: oneshot::Sender<io::Result<()>>) -> Self {
+        let now = clock::now().boot;
+        let next = driver.next_deadline().filter(|next| next.since(now) < LONGEST_SLEEP);
+        Self { at: next.unwrap_or(now), to, waiting }
+    }
+
+    /// Whether the other process has it.
+    fn hand_over(self, driver: &Driver) -> bool {
+        let given = inherit::hand_over(driver, self.to);
+        let is_given = given.is_ok();
+        let _ = self.waiting.send(given);
+        is_given
+    }
+}
+
 /// Waits for something to happen, or until it is time.
-fn wait(driver: &Driver, inbox: &Inbox, next: Option<BootTime>, frozen: bool) -> io::Result<()> {
+fn wait(driver: &Driver, inbox: &Inbox, next: Option<BootTime>) -> io::Result<()> {
     let now = clock::now().boot;
     let time = next.map_or(LONGEST_SLEEP, |at| at.since(now)).min(LONGEST_SLEEP);
     let mut descriptors: Vec<BorrowedFd<'_>> = vec![inbox.sleeper.as_fd()];
-    if !frozen {
-        descriptors.push(driver.kernel.descriptor());
-        descriptors.extend(driver.routing.descriptor());
-        descriptors.extend(driver.wires.descriptors());
-    }
+    descriptors.push(driver.kernel.descriptor());
+    descriptors.extend(driver.routing.descriptor());
+    descriptors.extend(driver.wires.descriptors());
     let mut polled: Vec<_> =
         descriptors.into_iter().map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN)).collect();
     match ppoll(&mut polled, Some(TimeSpec::from_duration(time)), None) {
