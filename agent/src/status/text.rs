@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{ConnectionSyncStatus, ObjectStatus, PlaneStatus, Status, groups};
+use super::{ConnectionSyncStatus, HealthStatus, ObjectStatus, PlaneStatus, Status, groups};
+use crate::manifests::Condition;
 
 pub(super) const GREEN: &str = "\x1b[32m";
 pub(super) const RED: &str = "\x1b[31m";
@@ -175,9 +176,7 @@ fn plane_word(plane: &PlaneStatus, painter: &Painter) -> String {
 }
 
 fn objects(text: &mut String, objects: &[ObjectStatus], painter: &Painter) -> std::fmt::Result {
-    let well = |object: &&ObjectStatus| {
-        object.ready != Some(false) && object.conditions.iter().all(|condition| condition.status == "True")
-    };
+    let well = |object: &&ObjectStatus| object.ready != Some(false) && object.conditions.iter().all(is_well);
     let all = objects.len() <= SPELLED_OUT;
     let quiet = if all { 0 } else { objects.iter().filter(well).count() };
     let shown = objects.iter().filter(|object| all || !well(object));
@@ -195,7 +194,7 @@ fn objects(text: &mut String, objects: &[ObjectStatus], painter: &Painter) -> st
 }
 
 fn one(text: &mut String, object: &ObjectStatus, painter: &Painter) -> std::fmt::Result {
-    let bad: Vec<_> = object.conditions.iter().filter(|condition| condition.status != "True").collect();
+    let bad: Vec<_> = object.conditions.iter().filter(|condition| !is_well(condition)).collect();
     let word = match object.ready {
         Some(true) => painter.paint(GREEN, "Ready"),
         Some(false) => painter.paint(RED, "NotReady"),
@@ -230,6 +229,33 @@ fn one(text: &mut String, object: &ObjectStatus, painter: &Painter) -> std::fmt:
             )?;
         }
     }
+    object.real_servers.iter().try_for_each(|server| health(text, server, painter))
+}
+
+/// Whether a condition says something good.
+fn is_well(condition: &Condition) -> bool {
+    condition.status == if condition.type_ == "Degraded" { "False" } else { "True" }
+}
+
+/// The checks of a real server that do not pass; nothing when all do.
+fn health(text: &mut String, server: &HealthStatus, painter: &Painter) -> std::fmt::Result {
+    for check in server.checks.iter().filter(|check| check.passing != Some(true)) {
+        let (colour, word) = match check.passing {
+            Some(_) => (RED, "fails"),
+            None => (YELLOW, "not known"),
+        };
+        let since = check.since_seconds_ago.map(|since| format!(" for {}", duration(since)));
+        writeln!(
+            text,
+            "    {:<16} {} {}{}{}{}",
+            server.name,
+            check.name,
+            painter.paint(colour, word),
+            since.unwrap_or_default(),
+            if check.message.is_empty() { "" } else { ": " },
+            check.message
+        )?;
+    }
     Ok(())
 }
 
@@ -251,7 +277,7 @@ pub(super) fn duration(seconds: f64) -> String {
 mod tests {
     use super::super::{LagStatus, RealServerStatus, ServiceStatus};
     use super::*;
-    use crate::manifests::{Condition, Effect, Problem};
+    use crate::manifests::{Effect, Problem};
 
     fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Condition {
         Condition {

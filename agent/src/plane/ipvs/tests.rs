@@ -4,4 +4,5 @@ mod expansion;
 mod pausing;
 mod planning;
 mod properties;
+mod verdicts;
 mod working;

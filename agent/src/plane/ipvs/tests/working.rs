@@ -23,7 +23,7 @@ use crate::{
 type Connect = Box<dyn FnMut() -> Result<Shared, Error>>;
 
 pub(super) struct Bench {
-    plane: Worker<Shared, Connect>,
+    pub(super) plane: Worker<Shared, Connect>,
     pub(super) model: Shared,
     now: Instant,
     directory: tempfile::TempDir,
@@ -59,7 +59,7 @@ impl Bench {
         self.after(1);
     }
 
-    fn commands(&mut self) -> Vec<String> {
+    pub(super) fn commands(&mut self) -> Vec<String> {
         self.model.0.borrow_mut().log.drain(..).map(|command| command.to_string()).collect()
     }
 

@@ -1,0 +1,85 @@
+use std::sync::Arc;
+
+use bascule_checks_core::Health;
+use bascule_checks_core::pool::{Families, Pool, Reading, Server, Standing};
+use serde_json::json;
+
+use super::working::Bench;
+use crate::{
+    plane::fixture::{all, config, key, one, server, web},
+    reconcile::{inbox::Merged, runner::Plane as _},
+};
+
+#[test]
+fn a_removed_server_drains() {
+    let one = |more: serde_json::Value| {
+        let mut fields =
+            json!({"drainTimeout": "10s", "realServers": [server("srv1", "172.16.193.10", json!({}))]});
+        for (field, value) in more.as_object().unwrap() {
+            fields[field] = value.clone();
+        }
+        web(fields)
+    };
+    let mut bench = Bench::new();
+    bench.start(&[("web", web(json!({})))]);
+    bench.commands();
+    bench.put("web", Some(one(json!({}))));
+    assert_eq!(bench.commands(), ["change real server 172.16.193.40:80 of TCP 192.16.193.30:80"]);
+    // It is put back as it is, also when another change comes.
+    bench.put("web", Some(one(json!({"scheduler": {"name": "wlc"}}))));
+    assert_eq!(bench.commands().len(), 1, "the scheduler");
+    // The model has no connections: once one could have come to be, it goes.
+    bench.after(2_000);
+    assert_eq!(bench.commands(), ["remove real server 172.16.193.40:80 of TCP 192.16.193.30:80"]);
+    // What comes back meanwhile drains no longer; without a time nothing drains.
+    bench.put("web", Some(web(json!({}))));
+    bench.put("web", Some(one(json!({}))));
+    bench.put("web", Some(web(json!({}))));
+    bench.after(2_000);
+    bench.commands();
+    bench.put("web", Some(one(json!({"drainTimeout": "0s"}))));
+    assert_eq!(bench.commands(), ["remove real server 172.16.193.40:80 of TCP 192.16.193.30:80"]);
+}
+
+#[test]
+fn verdicts_come_with_the_binding_and_alone() {
+    let judge = |up: [bool; 2]| {
+        let reading = |up| Reading { health: if up { Health::Up } else { Health::Down }, weight: None };
+        let servers = up.map(|up| Server {
+            weight: 1,
+            drain: false,
+            families: Families::IPV4,
+            checks: vec![reading(up)],
+        });
+        let pool = Pool { servers: servers.into(), sorry: Families::IPV4, ..Pool::default() };
+        Arc::new(pool.judge(Standing::Met))
+    };
+    let sorry = json!({"sorryServers": [server("sorry-ipv4", "172.16.193.99", json!({}))]});
+    let mut bench = Bench::new();
+    let config = config([("web", web(sorry.clone()))]);
+    let live = |up| Merged { live: [(key("web"), judge(up))].into(), ..Merged::default() };
+    bench.plane.configure(&Merged { live: live([true, false]).live, ..all(&config) });
+    bench.after(0);
+    assert_eq!(bench.commands().len(), 2, "the service and the one that lives");
+    bench.plane.configure(&live([false, false]));
+    bench.after(1);
+    assert_eq!(
+        bench.commands(),
+        [
+            "add real server 172.16.193.99:80 to TCP 192.16.193.30:80",
+            "remove real server 172.16.193.10:80 of TCP 192.16.193.30:80"
+        ]
+    );
+    // Said again: nothing to do. Of a binding that is not there: nothing either.
+    bench.plane.configure(&live([false, false]));
+    bench.plane.configure(&Merged { live: [(key("gone"), judge([true, true]))].into(), ..Merged::default() });
+    bench.after(1);
+    assert_eq!(bench.commands(), Vec::<String>::new());
+    // A judgement that is not of these real servers counts for nothing.
+    bench.plane.configure(&Merged {
+        live: live([false, false]).live,
+        ..one("web", Some(web(json!({"realServers": [server("srv1", "172.16.193.10", json!({}))]}))))
+    });
+    bench.after(1);
+    assert_eq!(bench.commands().len(), 2, "the real server comes, the sorry server goes");
+}
