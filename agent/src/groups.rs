@@ -1,6 +1,7 @@
 //! The groups of a director as one: VRRP, the services that run where a group is active, and who is told of transitions.
 
 use std::{
+    collections::BTreeSet,
     io,
     os::unix::net::UnixStream,
     path::Path,
@@ -34,6 +35,8 @@ pub struct Groups {
     /// Whether connections are synchronised, and so whether takeovers are guarded.
     synchronised: AtomicBool,
     waiting: Mutex<Waiting>,
+    /// The groups of the configuration.
+    configured: Mutex<BTreeSet<String>>,
 }
 
 /// A configuration that came before groups may begin.
@@ -73,6 +76,7 @@ impl Groups {
             notifier: Notifier::spawn(runner, run_dir)?,
             synchronised: AtomicBool::new(false),
             waiting: Mutex::default(),
+            configured: Mutex::default(),
         });
         let weak = Arc::downgrade(&groups);
         let _ = known_to_services.set(weak.clone());
@@ -107,16 +111,23 @@ impl Groups {
     fn observe(&self, transition: &Transition) {
         let Transition { group, from, to, reason, priority } = transition;
         self.services.active(group, *to == GroupState::Active);
+        let told = notify::Transition {
+            group: group.to_string(),
+            from: state(*from),
+            to: state(*to),
+            reason: reason.clone(),
+            priority: *priority,
+            at: SystemTime::now(),
+        };
         // A group that was taken over from a former process is in the state in which it was.
-        if from != to {
-            self.notifier.transition(notify::Transition {
-                group: group.to_string(),
-                from: state(*from),
-                to: state(*to),
-                reason: reason.clone(),
-                priority: *priority,
-                at: SystemTime::now(),
-            });
+        if from == to {
+            self.notifier.present(told);
+            return;
+        }
+        self.notifier.transition(told);
+        let configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        if *to == GroupState::Initialize && !configured.contains(&**group) {
+            self.notifier.forget(group);
         }
     }
 
@@ -147,6 +158,8 @@ impl Groups {
 
     fn carry_out(&self, director: &DirectorConfigSpec) {
         self.synchronised.store(director.connection_sync.is_some(), Ordering::Relaxed);
+        *self.configured.lock().unwrap_or_else(PoisonError::into_inner) =
+            director.vrrp.iter().map(|group| group.name.clone()).collect();
         // First those who are told, then the one who tells.
         let services: Vec<_> =
             director.vrrp.iter().map(|group| (group.name.clone(), group.services.clone())).collect();
@@ -181,6 +194,14 @@ impl Groups {
         match self.vrrp.get() {
             Some(vrrp) => vrrp.switchover(group).await,
             None => Err("the agent is starting: try again".to_owned()),
+        }
+    }
+
+    /// Why the agent that runs goes on and this one, which was to take over, must end; waits until it is so, which may be for ever.
+    pub async fn declined(&self) -> String {
+        match self.vrrp.get() {
+            Some(vrrp) => vrrp.declined().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bascule_checks::{Prepared, Prober};
 use bascule_checks_core::pool::{Judgement, Standing};
 use bascule_checks_core::{Health, Outcome, Scheduler, Time, Transition, Verdict};
-use bascule_compile::{BindingKey, CheckKey};
-use bascule_crds::{HealthCheckSpec, VirtualServiceBindingSpec};
+use bascule_compile::{BindingKey, CheckKey, only_here};
+use bascule_crds::{HealthCheckSpec, VirtualServiceBindingSpec, common::AddressPrefix};
 
 use super::keep::{Kept, identity};
 use super::service::{Member, Service, first_port, is_judged};
@@ -59,6 +59,8 @@ pub(super) struct State {
     checks: BTreeMap<CheckKey, Arc<HealthCheckSpec>>,
     pub(super) services: BTreeMap<BindingKey, Service>,
     by_check: BTreeMap<CheckKey, BTreeSet<BindingKey>>,
+    /// Networks of loopback and link-local addresses that may be probed all the same.
+    allowed: Vec<AddressPrefix>,
     kept: Kept,
     /// Something that is to be kept has changed.
     pub(super) unsaved: bool,
@@ -77,6 +79,7 @@ impl State {
             checks: BTreeMap::new(),
             services: BTreeMap::new(),
             by_check: BTreeMap::new(),
+            allowed: Vec::new(),
             kept,
             unsaved: false,
         }
@@ -86,6 +89,12 @@ impl State {
     /// verdicts.
     pub(super) fn configure(&mut self, now: Time, update: &mut ConfigUpdate) -> Effects {
         let mut affected = BTreeSet::new();
+        if let Some(director) = update.change.director()
+            && director.allowed_targets != self.allowed
+        {
+            self.allowed.clone_from(&director.allowed_targets);
+            affected.extend(self.services.keys().cloned());
+        }
         let all = matches!(update.change, ConfigChange::All(_));
         if all {
             let known: BTreeSet<_> = update.checks.iter().map(|(key, _)| key.clone()).collect();
@@ -196,7 +205,7 @@ impl State {
                 let check = CheckKey::new(&key.namespace, name);
                 let probe = match self.checks.get(&check) {
                     None => Err("there is no such HealthCheck".to_owned()),
-                    Some(check) => spec::key(check, &whom),
+                    Some(check) => self.may_probe(check).and_then(|()| spec::key(check, &whom)),
                 };
                 let probe = probe.and_then(|probe| self.acquire(now, &check, probe, key));
                 members.push(Member { name: Arc::clone(&check.name), probe });
@@ -204,6 +213,18 @@ impl State {
             all.push(members);
         }
         all
+    }
+
+    /// An address of a check's own that means this very machine, or any on a link, is probed only where that is allowed. (Real
+    /// servers have been judged before.)
+    fn may_probe(&self, check: &HealthCheckSpec) -> Result<(), String> {
+        let Some(address) = check.address else { return Ok(()) };
+        match only_here(address) {
+            Some(what) if !self.allowed.iter().any(|network| network.contains(address)) => {
+                Err(format!("{address} is {what}, which the Director's allowedTargets do not have"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The probe of a key, made if there is none yet.

@@ -181,6 +181,20 @@ fn quorum_and_sorry_server_and_who_is_told() {
 }
 
 #[test]
+fn a_loopback_target_of_a_check_is_probed_only_where_that_is_allowed() {
+    let mut state = state(Kept::default());
+    let proxy = || vec![check("answers", json!({"interval": "1s", "tcp": {}, "address": "127.0.0.1"}))];
+    state.configure(at(1), &mut all(&[("web", checked(&["answers"], json!({})))], proxy()));
+    assert_eq!(state.scheduler.poll(at(3), usize::MAX).len(), 0);
+    let director: DirectorConfigSpec =
+        serde_json::from_value(json!({"director": "dir1", "allowedTargets": ["127.0.0.0/8"]})).unwrap();
+    let change = ConfigChange::Some { director: Some(director), bindings: Vec::new() };
+    state.configure(at(3), &mut update(change, Vec::new()));
+    // One for both: it is the same target.
+    assert_eq!(state.scheduler.poll(at(6), usize::MAX).len(), 1);
+}
+
+#[test]
 fn verdicts_survive_in_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let mut first = state(Kept::default());

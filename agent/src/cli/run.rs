@@ -38,6 +38,9 @@ const FILLED_WITHIN: Duration = Duration::from_secs(5);
 /// How often what a group was refused for is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
+/// How long an agent that was to take over may take to end, when it did not.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(30);
+
 pub(super) fn run(args: &Run) -> ExitCode {
     let started = Instant::now();
     if let Err(error) = logging::start(args.log_format, &args.log_level) {
@@ -48,7 +51,8 @@ pub(super) fn run(args: &Run) -> ExitCode {
         Ok(heritage) => heritage,
         Err(error) => return fail(error, 1),
     };
-    let lock = match lock_patiently(&args.source.run_dir, heritage.is_some()) {
+    let patience = if heritage.is_some() { GRACE } else { Duration::ZERO };
+    let lock = match lock_patiently(&args.source.run_dir, patience) {
         Ok(lock) => Some(lock),
         Err(error @ LockError::Taken { .. }) => return fail(error, 1),
         Err(error @ LockError::Unusable { .. }) => {
@@ -90,11 +94,11 @@ fn take_over(args: &Run) -> Result<Option<UnixStream>, ClientError> {
 }
 
 /// The lock of the run directory. One that has just been given up may take a moment to be free.
-fn lock_patiently(run_dir: &Path, patiently: bool) -> Result<RunLock, LockError> {
-    let until = Instant::now() + GRACE;
+fn lock_patiently(run_dir: &Path, patience: Duration) -> Result<RunLock, LockError> {
+    let until = Instant::now() + patience;
     loop {
         match lock::lock(run_dir) {
-            Err(LockError::Taken { .. }) if patiently && Instant::now() < until => {
+            Err(LockError::Taken { .. }) if Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(10));
             }
             other => return other,
@@ -106,7 +110,7 @@ fn lock_patiently(run_dir: &Path, patiently: bool) -> Result<RunLock, LockError>
 async fn live(
     args: &Run,
     mut lock: Option<RunLock>,
-    notes: Vec<String>,
+    mut notes: Vec<String>,
     started: Instant,
     heritage: Option<UnixStream>,
 ) -> Result<(), String> {
@@ -128,31 +132,97 @@ async fn live(
     loop {
         let end =
             work(args, lock.as_ref(), &notes, started, (&groups, &runner), &manager, &mut signals).await?;
-        let End::Yield(stream) = end else { return Ok(()) };
+        let stream = match end {
+            End::Stop => return Ok(()),
+            End::Declined(why) => return Err(why),
+            End::Yield(stream) => stream,
+        };
         // What follows needs the lock and the sockets before it can ask for more.
         drop(lock.take());
         let successor = peer(&stream);
-        match yield_to(&groups, stream).await {
-            Ok(()) => {
+        match yield_to(&groups, stream, &manager, &mut signals).await {
+            Yielded::Taken => {
                 tracing::info!(?successor, "another agent has taken over: ending");
                 if let Some(pid) = successor {
                     manager.tell(&format!("MAINPID={pid}"));
                 }
                 return Ok(());
             }
-            Err(error) => {
+            Yielded::Stop(why) => {
+                manager.tell("STOPPING=1");
+                tracing::info!(
+                    "{why}: ending, instead of the agent that wanted to take over; groups are handed over"
+                );
+                Arc::clone(&groups).stop().await;
+                return Ok(());
+            }
+            Yielded::Kept(error) => {
                 tracing::error!("the agent that wanted to take over did not ({error}): going on as before");
-                lock = lock_patiently(&source.run_dir, true).map_err(|error| error.to_string()).map(Some)?;
+                lock = match lock_patiently(&source.run_dir, GIVEN_BACK_WITHIN) {
+                    Ok(lock) => Some(lock),
+                    // Groups go on all the same: this director may be the active one.
+                    Err(error) => {
+                        let note = format!("{error}; the agent goes on without a control socket: restart it");
+                        tracing::error!("{note}");
+                        notes.push(note);
+                        None
+                    }
+                };
             }
         }
     }
 }
 
-async fn yield_to(groups: &Arc<Groups>, stream: UnixStream) -> std::io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_write_timeout(Some(GRACE))?;
-    (&stream).write_all(format!("{YIELDED}\n").as_bytes())?;
-    groups.give(stream).await
+/// What became of an attempt to take over.
+enum Yielded {
+    /// The other agent has everything.
+    Taken,
+    /// This one has everything, as before.
+    Kept(std::io::Error),
+    /// The same, and it was told to end.
+    Stop(&'static str),
+}
+
+/// Gives everything to the agent at the other end, which may take its time. A signal to end breaks that off, unless it is done.
+async fn yield_to(
+    groups: &Arc<Groups>,
+    stream: UnixStream,
+    manager: &ServiceManager,
+    signals: &mut Signals,
+) -> Yielded {
+    let mut told_to_end = None;
+    let Ok(connection) = stream.try_clone() else {
+        return Yielded::Kept(std::io::Error::last_os_error());
+    };
+    let giving = async {
+        stream.set_nonblocking(false)?;
+        stream.set_write_timeout(Some(GRACE))?;
+        (&stream).write_all(format!("{YIELDED}\n").as_bytes())?;
+        groups.give(stream).await
+    };
+    tokio::pin!(giving);
+    let mut watchdog = tokio::time::interval(manager.watchdog().unwrap_or(Duration::from_hours(1)));
+    let given = loop {
+        let why = tokio::select! {
+            given = &mut giving => break given,
+            _ = watchdog.tick() => {
+                manager.tell("WATCHDOG=1");
+                continue;
+            }
+            _ = signals.terminate.recv() => "SIGTERM",
+            _ = signals.interrupt.recv() => "SIGINT",
+        };
+        // Whoever waits for the other end's next word waits no longer.
+        let _ = connection.shutdown(std::net::Shutdown::Both);
+        told_to_end = Some(why);
+    };
+    // The other end must find the connection closed: that is how it knows.
+    let _ = connection.shutdown(std::net::Shutdown::Both);
+    match (given, told_to_end) {
+        (Ok(()), _) => Yielded::Taken,
+        (Err(_), Some(why)) => Yielded::Stop(why),
+        (Err(error), None) => Yielded::Kept(error),
+    }
 }
 
 /// The process at the other end.
@@ -167,6 +237,18 @@ enum End {
     Stop,
     /// Another agent waits at the other end to take over. Groups go on.
     Yield(UnixStream),
+    /// The agent that was to be followed goes on, and why.
+    Declined(String),
+}
+
+/// Why there is nothing more to supervise.
+enum Ending {
+    /// To end, and why.
+    Stop(&'static str),
+    /// Another agent takes over.
+    Yield(UnixStream),
+    /// The agent that was to be followed goes on, and why.
+    Declined(String),
 }
 
 async fn work(
@@ -258,11 +340,13 @@ async fn work(
     }
 
     let end = match supervise(&gatherer, manager, signals, &mut successor).await {
-        Ok(stream) => {
+        Ending::Yield(stream) => {
             tracing::info!("another agent takes over");
             End::Yield(stream)
         }
-        Err(why) => {
+        // Nothing of the groups is this process's.
+        Ending::Declined(why) => End::Declined(why),
+        Ending::Stop(why) => {
             manager.tell("STOPPING=1");
             tracing::info!("{why}: ending; groups are handed over, what else the kernel holds stays");
             Arc::clone(groups).stop().await;
@@ -306,13 +390,13 @@ impl Signals {
     }
 }
 
-/// Until the end: signals, and what the service manager and the log are told. Returns who takes over, or why it ends.
+/// Until the end: signals, and what the service manager and the log are told.
 async fn supervise(
     gatherer: &Gatherer,
     manager: &ServiceManager,
     signals: &mut Signals,
     successor: &mut mpsc::Receiver<UnixStream>,
-) -> Result<UnixStream, &'static str> {
+) -> Ending {
     let mut report = gatherer.report.clone();
     let mut watchdog = tokio::time::interval(manager.watchdog().unwrap_or(Duration::from_hours(1)));
     let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -321,14 +405,15 @@ async fn supervise(
     let mut told: Option<Result<(), String>> = None;
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => return Err("SIGTERM"),
-            _ = signals.interrupt.recv() => return Err("SIGINT"),
+            _ = signals.terminate.recv() => return Ending::Stop("SIGTERM"),
+            _ = signals.interrupt.recv() => return Ending::Stop("SIGINT"),
+            why = gatherer.groups.declined() => return Ending::Declined(why),
             _ = signals.hangup.recv() => {
                 gatherer.manifests.rescan();
                 gatherer.groups.reload();
             }
             _ = signals.upgrade.recv() => upgrade(),
-            Some(stream) = successor.recv() => return Ok(stream),
+            Some(stream) = successor.recv() => return Ending::Yield(stream),
             _ = again.tick() => gatherer.groups.retry(),
             _ = watchdog.tick() => {
                 if gatherer.manifests.is_alive() {
@@ -339,7 +424,7 @@ async fn supervise(
             _ = second.tick(), if !matches!(told, Some(Ok(()))) => {}
             changed = report.changed() => {
                 if changed.is_err() {
-                    return Err("the reconciler ended");
+                    return Ending::Stop("the reconciler ended");
                 }
             }
         }

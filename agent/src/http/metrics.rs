@@ -471,6 +471,8 @@ mod tests {
             accepted_priority_zero: 2,
             rejected: [("ttl".into(), 1)].into(),
             became_active: 3,
+            own_interface: None,
+            services_only: false,
         };
         let group = GroupStatus {
             group: "front".into(),
@@ -481,6 +483,7 @@ mod tests {
             priority: 200,
             hold: false,
             refused: None,
+            lacking: Vec::new(),
             instances: vec![instance],
         };
         VrrpStatus { groups: vec![group], foreign_advertisements: 4, foreign: Vec::new(), repaired: 5 }

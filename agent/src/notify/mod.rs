@@ -75,6 +75,15 @@ struct Inner {
     stream: Option<Stream>,
 }
 
+impl Inner {
+    fn tell_present(&self) {
+        let present = self.streamed.iter().filter_map(|group| self.present.get(group)).map(Event::new);
+        if let Some(stream) = &self.stream {
+            stream.present(present.collect());
+        }
+    }
+}
+
 /// Tells others of transitions. A handle that may be shared; nothing blocks but [`Notifier::shutdown`].
 #[derive(Debug)]
 pub struct Notifier {
@@ -141,11 +150,14 @@ impl Notifier {
                 ),
             }
         }
-        let present: Vec<Event> =
-            inner.streamed.iter().filter_map(|group| inner.present.get(group)).map(Event::new).collect();
-        if let Some(stream) = &inner.stream {
-            stream.present(present);
-        }
+        inner.tell_present();
+    }
+
+    /// A group is in this state since before this process: it is among the present states, and nobody is told.
+    pub fn present(&self, transition: Transition) {
+        let mut inner = self.lock();
+        inner.present.insert(transition.group.clone(), transition);
+        inner.tell_present();
     }
 
     /// Tells of a transition. Returns at once.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -102,6 +102,8 @@ pub(super) struct Stream {
     mail: Arc<Mutex<Mail>>,
     wake: PipeWriter,
     path: PathBuf,
+    /// Device and inode of the socket.
+    file: (u64, u64),
     thread: Option<JoinHandle<()>>,
 }
 
@@ -118,6 +120,7 @@ impl Stream {
         let listener = UnixListener::bind(&beside)?;
         std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
+        let file = file(&beside)?;
         let (woken, wake) = io::pipe()?;
         crate::exec::nonblocking(woken.as_fd())?;
         crate::exec::nonblocking(wake.as_fd())?;
@@ -125,7 +128,7 @@ impl Stream {
         let theirs = mail.clone();
         let work = Work { listener, woken, mail: theirs, readers: Vec::new(), present: BTreeMap::new() };
         let thread = std::thread::Builder::new().name("events".into()).spawn(move || work.run())?;
-        let stream = Self { mail, wake, path, thread: Some(thread) };
+        let stream = Self { mail, wake, path, file, thread: Some(thread) };
         std::fs::rename(&beside, &stream.path)?;
         Ok(stream)
     }
@@ -165,8 +168,17 @@ impl Drop for Stream {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        let _ = std::fs::remove_file(&self.path);
+        // The agent that took over may have put its own in this place.
+        if file(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+/// Device and inode of a file.
+fn file(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 fn lock(mail: &Mutex<Mail>) -> MutexGuard<'_, Mail> {

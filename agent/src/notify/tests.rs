@@ -168,3 +168,20 @@ fn a_reader_that_does_not_read_is_dropped_and_the_others_are_not() {
     let unread = lazy.lines().map_while(Result::ok).count();
     assert!(unread < lines, "{unread} of {lines} lines were kept");
 }
+
+/// A planned upgrade: the successor makes the socket anew before the former process removes what it thinks is its own, and knows the
+/// states without a transition.
+#[test]
+fn a_successor_tells_the_present_states_on_a_socket_that_stays() {
+    let world = World::new();
+    let notify = Notify { event_stream: true, ..Notify::default() };
+    world.notifier.configure(&[("front".to_owned(), notify.clone())]);
+    let successor = Notifier::spawn(&world.notifier.runner, &world.notifier.run_dir).unwrap();
+    successor.configure(&[("front".to_owned(), notify)]);
+    world.notifier.shutdown(LONG);
+    successor.present(transition("front", VrrpState::Active, VrrpState::Active, 200));
+    let mut reader = world.connect();
+    let told = event(&mut reader);
+    assert_eq!((told.to.as_str(), told.present), ("Active", true));
+    assert!(world.told().is_empty());
+}

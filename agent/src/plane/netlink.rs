@@ -128,6 +128,12 @@ impl Connection {
         self.port
     }
 
+    /// From now on the kernel leaves out of a dump what the request's header rules out, where it can (Linux 4.20).
+    pub(crate) fn filter_dumps(&self) {
+        // Before that, whoever asks has to leave it out anyway.
+        let _ = self.socket.set_netlink_get_strict_chk(true);
+    }
+
     /// Room for so many bytes that the kernel sends without being asked. What does not fit is lost without a word.
     pub(crate) fn make_room(&self, bytes: usize) -> io::Result<()> {
         setsockopt(&Borrowed(&self.socket), sockopt::RcvBufForce, &bytes)?;

@@ -207,6 +207,14 @@ pub(super) fn register(offset: usize) -> u32 {
     if offset.is_multiple_of(16) { FIRST + length(offset / 16) } else { 8 + length(offset / 4) }
 }
 
+/// Ends the chain with NF_DROP or NF_ACCEPT.
+pub(super) fn verdict(list: Writer, code: i32) -> Writer {
+    // NFTA_IMMEDIATE_DREG: NFT_REG_VERDICT; NFTA_IMMEDIATE_DATA: NFTA_DATA_VERDICT.
+    expression(list, "immediate", |data| {
+        data.network(1, 0).nest(2, |data| data.nest(2, |data| data.network(1, code.cast_unsigned())))
+    })
+}
+
 /// Whether an attribute list that begins with a table's name names this table of the family `inet`.
 fn names(payload: &[u8], table: &str) -> bool {
     payload.first() == Some(&INET)

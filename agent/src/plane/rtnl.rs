@@ -170,6 +170,11 @@ pub(crate) fn link_states(connection: &mut Connection) -> io::Result<Vec<LinkSta
     Ok(connection.dump(GET_LINK, &request)?.iter().filter_map(read_link_state).collect())
 }
 
+/// All links, as the kernel describes them.
+pub(crate) fn link_messages(connection: &mut Connection) -> io::Result<Vec<Message>> {
+    connection.dump(GET_LINK, &Writer::after(&[0; 16]).host(IFLA_EXT_MASK, SKIP_STATS).finish())
+}
+
 /// All addresses of both families.
 pub(crate) fn addresses(connection: &mut Connection) -> io::Result<Vec<HeldAddress>> {
     let dump = connection.dump(GET_ADDRESS, &[0; 8])?;

@@ -67,7 +67,14 @@ type Report = Box<dyn Fn(&str, Option<String>) + Send>;
 #[derive(Debug)]
 pub struct Services {
     common: Arc<Common>,
-    workers: Mutex<BTreeMap<String, Worker>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    workers: BTreeMap<String, Worker>,
+    /// By group what was said last, also of those without services: they may get some.
+    active: BTreeMap<String, bool>,
 }
 
 impl Services {
@@ -89,7 +96,7 @@ impl Services {
         let runner = runner.apart(AT_ONCE)?;
         let report: Report = Box::new(report);
         let common = Arc::new(Common { runner, period, report: Mutex::new(report) });
-        Ok(Self { common, workers: Mutex::default() })
+        Ok(Self { common, known: Mutex::default() })
     }
 
     /// All groups of this director with their services; a group without is the same as one that is not named. Services that
@@ -102,7 +109,10 @@ impl Services {
             })
             .filter(|(_, services)| !services.is_empty())
             .collect();
-        let mut workers = self.lock();
+        let mut known = self.lock();
+        let Known { workers, active } = &mut *known;
+        let named = |group: &String| groups.iter().any(|(name, _)| name == group);
+        active.retain(|group, active| *active || named(group));
         workers.retain(|_, worker| !worker.is_over());
         for (group, worker) in workers.iter() {
             if !wanted.contains_key(group.as_str()) {
@@ -119,6 +129,9 @@ impl Services {
             } else {
                 match Worker::spawn(group, self.common.clone(), services) {
                     Ok(worker) => {
+                        if let Some(active) = active.get(group) {
+                            worker.active(*active);
+                        }
                         workers.insert(group.to_owned(), worker);
                         None
                     }
@@ -133,9 +146,11 @@ impl Services {
     }
 
     /// The group has become active on this machine, or has left. Returns at once; of several the last counts. A group
-    /// without services is none of its business.
+    /// without services may get some later: they begin with what was said last.
     pub fn active(&self, group: &str, active: bool) {
-        if let Some(worker) = self.lock().get(group) {
+        let mut known = self.lock();
+        known.active.insert(group.to_owned(), active);
+        if let Some(worker) = known.workers.get(group) {
             worker.active(active);
         }
     }
@@ -143,7 +158,8 @@ impl Services {
     /// How they are.
     pub fn status(&self) -> Vec<GroupServices> {
         let now = Instant::now();
-        self.lock().values().filter(|worker| !worker.is_over()).map(|worker| worker.status(now)).collect()
+        let known = self.lock();
+        known.workers.values().filter(|worker| !worker.is_over()).map(|worker| worker.status(now)).collect()
     }
 
     /// Ends, after what is in flight and, with `stop`, after all services are stopped from the last to the first. What has not
@@ -151,7 +167,7 @@ impl Services {
     /// Returns whether all ended in time. May be called again.
     pub fn shutdown(&self, stop: bool, within: Duration) -> bool {
         let deadline = Instant::now() + within;
-        let workers = std::mem::take(&mut *self.lock());
+        let workers = std::mem::take(&mut self.lock().workers);
         for worker in workers.values() {
             worker.end(if stop { Ending::Stop } else { Ending::Leave });
         }
@@ -170,7 +186,7 @@ impl Services {
         false
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Worker>> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -54,6 +54,9 @@ fn one(text: &mut String, group: &GroupStatus, painter: &Painter) -> std::fmt::R
         let line = format!("as configured now it cannot be carried out: {refused}");
         writeln!(text, "  {}", painter.paint(RED, &line))?;
     }
+    for lacking in &group.lacking {
+        writeln!(text, "  {}", painter.paint(RED, &format!("it lacks {lacking}")))?;
+    }
     if group.hold {
         writeln!(
             text,
@@ -82,8 +85,10 @@ fn router(router: &InstanceStatus, painter: &Painter) -> String {
     };
     let rejected: u64 = router.rejected.values().sum();
     let rejected = if rejected == 0 { String::new() } else { format!(", {rejected} dropped") };
+    let own = router.own_interface.as_ref().map_or_else(String::new, |own| format!(", addresses on {own}"));
+    let only = if router.services_only { ", for services only" } else { "" };
     format!(
-        "{} ({}) on {} id {}: {}{link}{active}; {} sent, {} heard{rejected}",
+        "{} ({}) on {} id {}{own}{only}: {}{link}{active}; {} sent, {} heard{rejected}",
         router.name,
         router.family,
         router.interface,

@@ -64,7 +64,7 @@ pub(crate) fn hold(
     owner: &Owner<'_>,
     lifetime: Option<Duration>,
 ) -> (Vec<Op>, Vec<IpAddr>) {
-    let Some(index) = network.index(&router.interface) else { return (Vec::new(), Vec::new()) };
+    let Some(index) = network.index(router.home()) else { return (Vec::new(), Vec::new()) };
     let (mut ops, mut foreign) = (Vec::new(), Vec::new());
     for place in &router.places {
         // With another prefix too: of IPv6 addresses there is only one anyway, and two of IPv4 would confuse people.
@@ -80,7 +80,7 @@ pub(crate) fn hold(
 
 /// What removes the addresses of a virtual router. With `certain` also those that the kernel has not reported yet.
 pub(crate) fn release(router: &RouterPlan, network: &Network, owner: &Owner<'_>, certain: bool) -> Vec<Op> {
-    let Some(index) = network.index(&router.interface) else { return Vec::new() };
+    let Some(index) = network.index(router.home()) else { return Vec::new() };
     let mut ops = Vec::new();
     for place in &router.places {
         let mut seen = false;
@@ -104,7 +104,7 @@ pub(crate) fn missing(
     owner: &Owner<'_>,
     lifetime: Option<Duration>,
 ) -> Vec<Op> {
-    let Some(index) = network.index(&router.interface) else { return Vec::new() };
+    let Some(index) = network.index(router.home()) else { return Vec::new() };
     let there = |address, prefix| {
         network.held(index, address).any(|held| held.prefix == prefix || !owner.owns(network, held))
     };
@@ -146,6 +146,7 @@ mod tests {
             vrid: 30,
             multicast: true,
             places: vec![place("192.16.193.30", 32), place("192.16.193.31", 24)],
+            own_link: None,
         }
     }
 

@@ -6,15 +6,21 @@ use std::sync::Arc;
 use bascule_vrrp::{Input, RouterId};
 
 use super::addresses;
-use super::config::GroupPlan;
+use super::config::{GroupPlan, SERVICES};
 use super::driver::{Driver, look};
 use super::member::{Leaving, Waiting};
+use super::routing::Cause;
 
 impl Driver {
     /// Makes the groups those of a configuration. Groups in `keep` stay as they are: what is configured for them now cannot be
     /// carried out. What a group's configuration leaves as it was is not disturbed; a group that is not configured any more
     /// hands over and goes.
     pub(super) fn configure(&mut self, plans: Vec<GroupPlan>, keep: &BTreeSet<String>) {
+        // Nobody would end what begins now.
+        if self.stopping {
+            return;
+        }
+        self.waiting.clear();
         let wanted: BTreeSet<Arc<str>> = plans.iter().map(|plan| plan.config.name.clone()).collect();
         let gone = self.members.iter().filter(|(name, member)| {
             !wanted.contains(*name) && !keep.contains(&***name) && member.leaving == Leaving::No
@@ -28,7 +34,7 @@ impl Driver {
         }
         for plan in plans {
             match self.members.get_mut(&plan.config.name) {
-                None => self.add(plan),
+                None => self.add_in_turn(plan),
                 Some(member) if matches!(member.leaving, Leaving::Away(_)) => {
                     member.leaving = Leaving::Away(Some(Box::new(plan)));
                 }
@@ -39,19 +45,23 @@ impl Driver {
         self.configured = true;
         self.open_wires();
         self.tell_links();
+        self.make_links(true);
         self.put_back();
+        self.route(Cause::Repair);
         self.forget_addresses();
     }
 
     /// Another configuration of a group that runs: addresses that come are added before those that go are removed.
     fn change(&mut self, plan: GroupPlan) {
         let name = plan.config.name.clone();
+        self.say_warnings(&plan);
         let Some(member) = self.members.get_mut(&name) else { return };
         let former = std::mem::replace(&mut member.plan, plan);
         let config = Box::new(member.plan.config.clone());
         member.links.retain(|id, _| same_router(&former, &member.plan, id));
         member.tracked.clear();
         self.note_addresses();
+        self.make_links(false);
         self.open_wires();
         let links = self.links_of(&name);
         if let Some(member) = self.members.get_mut(&name) {
@@ -61,6 +71,7 @@ impl Driver {
         let Some(member) = self.members.get_mut(&name) else { return };
         let plan = &member.plan;
         member.holds.retain(|id, _| plan.routers.contains_key(id));
+        self.route(Cause::Moved);
         self.drop_former(&former, &name);
         self.tell_links_of(&name);
     }
@@ -79,7 +90,7 @@ impl Driver {
         let mut ops = Vec::new();
         for (id, router) in &former.routers {
             let mut gone = router.clone();
-            let now = member.plan.routers.get(id).filter(|now| now.interface == router.interface);
+            let now = member.plan.routers.get(id).filter(|now| now.home() == router.home());
             let stays = |place: &super::config::Placement| {
                 now.is_some_and(|now| {
                     now.places
@@ -91,6 +102,7 @@ impl Driver {
             let owner = self.owner();
             ops.extend(addresses::release(&gone, &self.network, &owner, false));
         }
+        self.spare_others(name, &mut ops);
         self.apply(&ops);
     }
 
@@ -113,6 +125,8 @@ impl Driver {
 
     /// Ends all groups: each hands over first.
     pub(super) fn stop(&mut self) {
+        self.stopping = true;
+        self.waiting.clear();
         let names: Vec<_> = self.members.keys().cloned().collect();
         for name in names {
             let Some(member) = self.members.get_mut(&name) else { continue };
@@ -132,7 +146,13 @@ impl Driver {
 
     /// Something that a group tracks outside of this thread failed or recovered.
     pub(super) fn tracked(&mut self, group: &str, name: &str, failing: bool) {
-        self.handle(&group.into(), Input::Tracked { name, failing });
+        let group: Arc<str> = group.into();
+        if let Some(member) = self.members.get_mut(&group)
+            && name == SERVICES
+        {
+            member.inherited_fault = None;
+        }
+        self.handle(&group, Input::Tracked { name, failing });
     }
 }
 

@@ -12,6 +12,8 @@ use bascule_vrrp::router::Announce;
 use bascule_vrrp::timers::Interval;
 use bascule_vrrp::{Authentication, GroupConfig, InstanceConfig, Peers, RouterId};
 
+use super::mac::VirtualLink;
+
 /// Name under which the machine's services are tracked.
 pub const SERVICES: &str = "services";
 
@@ -31,7 +33,7 @@ pub(crate) struct GroupPlan {
 /// A virtual router on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RouterPlan {
-    /// Where it speaks and where its addresses are.
+    /// Where it speaks, and where its addresses are unless it has an interface of its own.
     pub(crate) interface: Arc<str>,
     /// This member's own address on it, if the configuration says which.
     pub(crate) own: Option<IpAddr>,
@@ -41,6 +43,15 @@ pub(crate) struct RouterPlan {
     pub(crate) multicast: bool,
     /// The addresses, the advertised ones first.
     pub(crate) places: Vec<Placement>,
+    /// With a virtual MAC address: the interface that has it.
+    pub(crate) own_link: Option<VirtualLink>,
+}
+
+impl RouterPlan {
+    /// Where its addresses are.
+    pub(crate) fn home(&self) -> &Arc<str> {
+        self.own_link.as_ref().map_or(&self.interface, |link| &link.name)
+    }
 }
 
 /// An address of a group on an interface.
@@ -127,9 +138,19 @@ impl GroupPlan {
         Ok(GroupPlan { config, routers, interfaces, spec: spec.clone() })
     }
 
+    /// Whether both have an address, or a virtual router, on one interface.
+    pub(crate) fn meets(&self, other: &GroupPlan) -> bool {
+        self.routers.values().any(|one| {
+            other.routers.values().filter(|other| other.interface == one.interface).any(|other| {
+                let has = |address| other.places.iter().any(|place| place.address == address);
+                one.vrid == other.vrid || one.places.iter().any(|place| has(place.address))
+            })
+        })
+    }
+
     /// All its addresses, with their interfaces.
     pub(crate) fn places(&self) -> impl Iterator<Item = (&str, &Placement)> {
-        self.routers.values().flat_map(|router| router.places.iter().map(|place| (&*router.interface, place)))
+        self.routers.values().flat_map(|router| router.places.iter().map(|place| (&**router.home(), place)))
     }
 }
 
@@ -179,14 +200,22 @@ fn router_plan(
     for given in instance.excluded_addresses.iter().filter(|given| Family::of(given.address) == family) {
         places.push(Placement { address: given.address, prefix: given.length, label: label.clone() });
     }
-    let own = spec.own_addresses.get(&instance.name).copied();
+    let multicast = config.peers == Peers::Multicast;
+    let own = spec.own_addresses.get(&instance.name).copied().filter(|own| Family::of(*own) == family);
     RouterPlan {
         interface: config.interface.clone(),
-        own: own.filter(|own| Family::of(*own) == family),
+        // RFC 9568 section 5.1.2.1: to the multicast group of IPv6 a router speaks from its link-local address; peers drop the rest.
+        own: own.filter(|own| !multicast || own.is_ipv4() || is_link_local(*own)),
         vrid: config.vrid,
-        multicast: config.peers == Peers::Multicast,
+        multicast,
         places,
+        own_link: instance.virtual_mac.then(|| VirtualLink::new(&config.interface, family, config.vrid)),
     }
+}
+
+/// fe80::/10.
+pub(super) fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 fn authenticate(

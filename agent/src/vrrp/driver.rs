@@ -16,11 +16,13 @@ use bascule_vrrp::{Action, BootTime, GroupState, Input, Link, RouterId};
 use super::addresses::Spot;
 use super::announce::Announcements;
 use super::clock;
-use super::config::{RouterPlan, interface_tracker};
+use super::config::{GroupPlan, RouterPlan, SERVICES, interface_tracker};
 use super::kernel::Kernel;
+use super::mac::VirtualLinks;
 use super::member::Member;
-use super::network::Network;
+use super::network::{Event, Network};
 use super::record;
+use super::routing::{Cause, Routing};
 use super::voice::{Remark, Transition, Voice};
 use super::wire::{Place, Wires};
 use crate::reconcile::ledger::{Identity, Ledger};
@@ -29,7 +31,7 @@ use crate::reconcile::ledger::{Identity, Ledger};
 pub type Arm = Box<dyn FnMut(&[IpAddr]) -> io::Result<()> + Send>;
 
 /// After something could not be had (a socket, a look at the kernel), before it is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// Where the driver keeps what has to outlive it.
 #[derive(Clone, Debug)]
@@ -59,6 +61,8 @@ pub(crate) struct Totals {
 pub(crate) struct Driver {
     pub(super) kernel: Kernel,
     pub(super) network: Network,
+    pub(super) routing: Routing,
+    pub(super) virtual_links: VirtualLinks,
     pub(super) wires: Wires,
     pub(super) announcements: Announcements,
     pub(super) members: BTreeMap<Arc<str>, Member>,
@@ -74,8 +78,18 @@ pub(crate) struct Driver {
     pub(super) ledger: Ledger<Spot>,
     /// The first configuration has come.
     pub(super) configured: bool,
-    /// When what failed is tried again.
+    /// When a socket, or a look at the kernel, that could not be had is tried again.
     pub(super) retry_at: Option<BootTime>,
+    /// When addresses that could not be changed are tried again.
+    pub(super) put_back_at: Option<BootTime>,
+    /// How often in a row they could not.
+    pub(super) setbacks: u32,
+    /// Links and addresses could not be read after notifications were lost.
+    pub(super) stale: bool,
+    /// Groups that begin when another one has handed over.
+    pub(super) waiting: Vec<GroupPlan>,
+    /// All groups have been told to end.
+    pub(super) stopping: bool,
     pub(super) arm: Option<Arm>,
 }
 
@@ -88,6 +102,8 @@ impl Driver {
         Ok(Self {
             kernel,
             network,
+            routing: Routing::open()?,
+            virtual_links: VirtualLinks::open()?,
             wires: Wires::default(),
             announcements: Announcements::open()?,
             members: BTreeMap::new(),
@@ -102,13 +118,19 @@ impl Driver {
             ledger,
             configured: false,
             retry_at: None,
+            put_back_at: None,
+            setbacks: 0,
+            stale: false,
+            waiting: Vec::new(),
+            stopping: false,
             arm,
         })
     }
 
     /// When [`Driver::turn`] has to be called at the latest.
     pub(crate) fn next_deadline(&self) -> Option<BootTime> {
-        self.members.values().filter_map(Member::next_deadline).chain(self.retry_at).min()
+        let members = self.members.values().filter_map(Member::next_deadline);
+        members.chain(self.retry_at).chain(self.put_back_at).min()
     }
 
     /// Hears the kernel and the networks, then gives each group its time. In this order: a group whose timer has run out must
@@ -116,21 +138,29 @@ impl Driver {
     /// this process stood still, is none that its group, once told how late it is, still wants.
     pub(crate) fn turn(&mut self) {
         let changed = self.hear_kernel();
+        let rerouted = self.hear_routes();
         self.hear_networks();
         let now = clock::now().boot;
         if self.retry_at.take_if(|at| now >= *at).is_some() {
             self.open_wires();
+            self.make_links(true);
             self.tell_links();
+            self.route(Cause::Repair);
         }
         let due = |member: &Member| member.next_deadline().is_some_and(|at| at <= now);
         let due: Vec<_> =
             self.members.iter().filter(|(_, member)| due(member)).map(|(name, _)| name.clone()).collect();
         for name in due {
+            self.end_inherited_fault(&name, now);
             self.handle(&name, Input::Timer);
             self.tell_links_of(&name);
         }
-        if changed {
+        let again = self.put_back_at.take_if(|at| now >= *at).is_some();
+        if changed || again {
             self.put_back();
+        }
+        if changed || rerouted {
+            self.route(Cause::Repair);
         }
     }
 
@@ -144,22 +174,33 @@ impl Driver {
                 (Vec::new(), true)
             }
         };
-        if events.is_empty() && !lost {
+        let again = self.stale && self.retry_at.is_none_or(|at| clock::now().boot >= at);
+        if events.is_empty() && !lost && !again {
             return false;
+        }
+        if lost || events.iter().any(Event::takes_routes) {
+            self.routing.doubt();
+        }
+        if lost || events.iter().any(|event| matches!(event, Event::Link(_) | Event::LinkGone(_))) {
+            self.virtual_links.doubt();
         }
         for event in events {
             self.network.update(event);
         }
-        if lost {
+        if lost || again {
             match self.kernel.observe() {
-                Ok(network) => self.network = network,
+                Ok(network) => (self.network, self.stale) = (network, false),
                 Err(error) => {
+                    self.stale = true;
                     self.voice.warn(format!("links and addresses cannot be read: {error}"));
                     self.retry_soon();
                 }
             }
         }
         self.open_wires();
+        if self.configured {
+            self.make_links(true);
+        }
         self.tell_links();
         true
     }
@@ -206,14 +247,28 @@ impl Driver {
             return;
         }
         let takes = |action: &Action| matches!(action, Action::HoldAddresses { .. });
-        if !was_active && actions.iter().any(takes) {
-            self.guard(name);
-        }
+        let takes_over = !was_active && actions.iter().any(takes);
         let speaks = actions.iter().any(|action| {
             matches!(action, Action::Send { .. } | Action::Changed(_) | Action::Remember { .. })
         });
-        for action in actions {
+        let moves =
+            |action: &Action| matches!(action, Action::HoldAddresses { .. } | Action::DropAddresses { .. });
+        let moved = actions.iter().any(moves);
+        // First what is said: arming the guard and adding thousands of addresses takes its time, and peers count from the last
+        // advertisement. Nobody sends to the addresses before they are announced.
+        let (said, done): (Vec<_>, Vec<_>) =
+            actions.into_iter().partition(|action| takes_over && matches!(action, Action::Send { .. }));
+        for action in said {
             self.carry_out(name, action);
+        }
+        if takes_over {
+            self.guard(name);
+        }
+        for action in done {
+            self.carry_out(name, action);
+        }
+        if moved {
+            self.route(Cause::Moved);
         }
         if speaks && let Some(member) = self.members.get_mut(name) {
             let record = member.group.record(&self.boot_id);
@@ -232,7 +287,8 @@ impl Driver {
                 self.send(name, &router, source, destination, &bytes);
             }
             Action::HoldAddresses { router, lifetime } => {
-                member.holds.insert(router.clone(), lifetime);
+                member.came |= member.holds.insert(router.clone(), lifetime).is_none();
+                self.switch_link_of(name, &router, true);
                 self.hold(name, &router, lifetime);
             }
             Action::RenewAddresses { lifetime } => {
@@ -243,9 +299,17 @@ impl Driver {
             }
             Action::DropAddresses { router } => {
                 let held = member.holds.remove(&router).is_some();
+                // What needs the addresses goes before them.
+                self.route(Cause::Moving);
                 self.release(name, &router, held);
+                self.switch_link_of(name, &router, false);
             }
-            Action::Announce { router, times } => self.announce(name, &router, times),
+            Action::Announce { router, times } => {
+                if std::mem::take(&mut member.came) {
+                    self.route(Cause::Moving);
+                }
+                self.announce(name, &router, times);
+            }
             Action::Changed(change) => {
                 let priority = member.group.priority();
                 let (from, to, reason) = (change.from, change.to, change.reason);
@@ -281,7 +345,12 @@ impl Driver {
         let Some(plan) = member.plan.routers.get(router) else { return };
         let Some(index) = self.network.index(&plan.interface) else { return };
         let place = Place { index, family: router.family };
-        let result = self.wires.send(&place, source, destination, bytes);
+        // The virtual MAC address is of who has the addresses: from anybody else it would lead switches astray.
+        let own_link = plan.own_link.as_ref().filter(|_| member.holds.contains_key(router));
+        let result = match own_link {
+            Some(link) => self.virtual_links.frames.advertise(index, link.mac, source, destination, bytes),
+            None => self.wires.send(&place, source, destination, bytes),
+        };
         let now = clock::now().boot;
         if member.sent(now, router, result.is_ok())
             && let Err(error) = result
@@ -302,7 +371,15 @@ impl Driver {
         }
     }
 
-    fn retry_soon(&mut self) {
+    /// What made services of a former process fail is not known to this one, whose own begin well: after a while they may try.
+    fn end_inherited_fault(&mut self, name: &Arc<str>, now: BootTime) {
+        let Some(member) = self.members.get_mut(name) else { return };
+        if member.inherited_fault.take_if(|until| now >= *until).is_some() {
+            self.handle(name, Input::Tracked { name: SERVICES, failing: false });
+        }
+    }
+
+    pub(super) fn retry_soon(&mut self) {
         self.retry_at = Some(clock::now().boot + RETRY);
     }
 
@@ -384,7 +461,10 @@ pub(super) fn look(
     match network.link_of(router, id.family, |address| floating.contains(&address)) {
         Link::Up { source } => {
             let place = network.index(&router.interface).map(|index| Place { index, family: id.family });
-            if place.is_some_and(|place| wires.has(&place)) { Link::Up { source } } else { Link::Down }
+            // Without its own interface its addresses have no place.
+            let has_home = network.index(router.home()).is_some();
+            let hears = place.is_some_and(|place| wires.has(&place));
+            if has_home && hears { Link::Up { source } } else { Link::Down }
         }
         other => other,
     }

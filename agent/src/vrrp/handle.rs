@@ -185,6 +185,11 @@ impl Handle {
         self.join().await;
     }
 
+    /// Why the former process goes on and this one must end; waits until it is so, which may be for ever.
+    pub async fn declined(&self) -> String {
+        self.inbox.declined().await
+    }
+
     /// Holds still and hands out everything for another process.
     pub(super) async fn freeze(&self) -> io::Result<Package> {
         let (sender, receiver) = oneshot::channel();
@@ -238,6 +243,7 @@ fn not_running(name: &str, why: &str) -> GroupStatus {
         priority: 0,
         hold: false,
         refused: Some(why.to_owned()),
+        lacking: Vec::new(),
         instances: Vec::new(),
     }
 }

@@ -5,10 +5,14 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use bascule_vrrp::RouterId;
 
 use super::addresses::{self, Owner, Spot};
+use super::clock;
 use super::config::GroupPlan;
-use super::driver::Driver;
+use super::driver::{Driver, RETRY};
 use super::kernel::Op;
 use super::member::Leaving;
+
+/// Longest until what failed is tried again.
+const RARELY: Duration = Duration::from_secs(60);
 
 impl Driver {
     pub(super) fn hold(&mut self, name: &Arc<str>, router: &RouterId, lifetime: Option<Duration>) {
@@ -22,7 +26,7 @@ impl Driver {
             format!(
                 "{router}: {} on {} was not put there by this agent: it stays there in whatever state the group is; remove it",
                 all.join(", "),
-                plan.interface
+                plan.home()
             )
         });
         if self.members.get_mut(name).is_some_and(|member| member.is_news("foreign", said.as_deref())) {
@@ -37,16 +41,44 @@ impl Driver {
             return;
         };
         let owner = self.owner();
-        let ops = addresses::release(plan, &self.network, &owner, held);
+        let mut ops = addresses::release(plan, &self.network, &owner, held);
+        self.spare_others(name, &mut ops);
         self.apply(&ops);
     }
 
+    /// An address that moved from one group to another is the other's now.
+    pub(super) fn spare_others(&self, name: &Arc<str>, ops: &mut Vec<Op>) {
+        let held: BTreeSet<(u32, IpAddr)> = self
+            .members
+            .iter()
+            .filter(|(other, _)| *other != name)
+            .flat_map(|(_, member)| {
+                member
+                    .holds
+                    .keys()
+                    .filter_map(|id| member.plan.routers.get(id))
+                    .filter_map(|router| Some((self.network.index(router.home())?, &router.places)))
+            })
+            .flat_map(|(index, places)| places.iter().map(move |place| (index, place.address)))
+            .collect();
+        ops.retain(|op| !matches!(op, Op::Drop { index, address, .. } if held.contains(&(*index, *address))));
+    }
+
+    /// Carries out changes. What fails is tried again, ever more rarely ([`Driver::put_back`]).
     pub(super) fn apply(&mut self, ops: &[Op]) {
         if ops.is_empty() {
             return;
         }
         match self.kernel.apply(ops) {
             Ok(failed) => {
+                // What was done is known before the kernel's notification of it is heard.
+                for op in ops.iter().filter(|op| !failed.iter().any(|(other, _)| other == *op)) {
+                    self.network.update(op.event());
+                }
+                if failed.is_empty() {
+                    return;
+                }
+                self.put_back_later();
                 for (op, error) in failed {
                     let (what, index, address) = match &op {
                         Op::Hold { index, place, .. } => ("added", *index, place.address),
@@ -57,25 +89,38 @@ impl Driver {
                     self.voice.warn(format!("{address} cannot be {what} on {interface}: {error}"));
                 }
             }
-            Err(error) => self.voice.warn(format!("addresses cannot be changed: {error}")),
+            Err(error) => {
+                self.put_back_later();
+                self.voice.warn(format!("addresses cannot be changed: {error}"));
+            }
         }
+    }
+
+    fn put_back_later(&mut self) {
+        let pause = RETRY.saturating_mul(1 << self.setbacks.min(6)).min(RARELY);
+        self.setbacks = self.setbacks.saturating_add(1);
+        self.put_back_at = Some(clock::now().boot + pause);
     }
 
     pub(super) fn announce(&self, name: &Arc<str>, router: &RouterId, times: u32) {
         let Some(plan) = self.members.get(name).and_then(|member| member.plan.routers.get(router)) else {
             return;
         };
-        let Some(index) = self.network.index(&plan.interface) else { return };
+        let Some(index) = self.network.index(plan.home()) else { return };
         let mac = self.network.mac(index);
-        // Every address once before any of them twice.
+        // Every address once before any of them twice. One that finds the interface's queue full is no reason to leave out the rest.
+        let (mut failures, mut last) = (0_u32, None);
         for place in (0..times).flat_map(|_| &plan.places) {
             if let Err(error) = self.announcements.send(index, mac, place.address) {
-                self.voice.warn(format!(
-                    "{name}: {} cannot be announced on {}: {error}",
-                    place.address, plan.interface
-                ));
-                return;
+                failures += 1;
+                last = Some((place.address, error));
             }
+        }
+        if let Some((address, error)) = last {
+            let interface = plan.home();
+            self.voice.warn(format!(
+                "{name}: {failures} announcements cannot be sent on {interface}, the last one for {address}: {error}"
+            ));
         }
     }
 
@@ -86,14 +131,16 @@ impl Driver {
         }
         let owner = self.owner();
         let mut ops = Vec::new();
-        for member in self.members.values() {
+        for (name, member) in &self.members {
             for (id, router) in &member.plan.routers {
                 match member.holds.get(id) {
                     Some(lifetime) => {
                         ops.extend(addresses::missing(router, &self.network, &owner, *lifetime))
                     }
                     None if member.leaving == Leaving::No => {
-                        ops.extend(addresses::release(router, &self.network, &owner, false));
+                        let mut gone = addresses::release(router, &self.network, &owner, false);
+                        self.spare_others(name, &mut gone);
+                        ops.extend(gone);
                     }
                     None => {}
                 }
@@ -106,7 +153,11 @@ impl Driver {
             let more = ops.len().saturating_sub(shown.len());
             let more = if more == 0 { String::new() } else { format!(" and {more} more") };
             self.voice.warn(format!("put right: {}{more}", shown.join(", ")));
+            self.put_back_at = None;
             self.apply(&ops);
+        }
+        if self.put_back_at.is_none() {
+            self.setbacks = 0;
         }
     }
 

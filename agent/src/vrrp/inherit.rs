@@ -6,37 +6,43 @@
 //! 2. The new one starts all that, reads its manifests, and once it has a configuration says `state`.
 //! 3. The old one holds still and sends its groups' states with its sockets (SCM_RIGHTS): what comes in from now on waits in
 //!    these, and is neither lost nor heard twice.
-//! 4. The new one goes on, says `taken`, and the old one ends.
+//! 4. The new one looks whether it can go on from there, says `taken`, and waits.
+//! 5. The old one says `yours` and ends; the new one goes on.
 //!
-//! When the new one goes away before that, the old one goes on as if nothing had been.
+//! Until it has said `yours` the old one goes on as if nothing had been when anything goes wrong or takes too long, and closes the
+//! connection: the new one, which finds it closed, has never spoken, and ends. So there is no moment at which both would speak.
+//! Only when the old one has died meanwhile the new one begins anew.
 
 use std::{
+    collections::BTreeSet,
     io::{self, BufRead as _, BufReader, IoSlice, IoSliceMut, Read as _, Write as _},
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     sync::Arc,
     time::Duration,
 };
 
-use bascule_vrrp::Group;
-use bascule_vrrp::group::Snapshot;
+use bascule_vrrp::group::{Restored, Snapshot};
 use bascule_vrrp::packet::Family;
+use bascule_vrrp::{Group, Input};
 use nix::{
     cmsg_space,
-    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg, sockopt},
 };
 use serde::{Deserialize, Serialize};
 
-use super::config::GroupPlan;
+use super::clock;
+use super::config::{GroupPlan, SERVICES};
 use super::driver::Driver;
 use super::handle::Handle;
 use super::voice::{Remark, Transition};
 use super::wire::{Place, Wire};
 
 /// The form of what is handed over; another release may have another one.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Most sockets: SCM_MAX_FD is 253 (include/net/scm.h); a director has at most 64.
 const MOST: usize = 128;
 /// Largest states: 8 groups of bounded size.
@@ -45,10 +51,18 @@ const MAX_BYTES: usize = 4 << 20;
 const PREPARE: Duration = Duration::from_secs(300);
 /// Either side may take so long to send or take what is ready. Peers are waiting meanwhile.
 const PROMPT: Duration = Duration::from_secs(2);
+/// So long the new process waits for the last word: longer than the old one waits for the word before it.
+const LAST_WORD: Duration = Duration::from_secs(10);
+/// So long a process that ends may take to be gone after its sockets are.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
+/// How long services that failed under the former process stay failed: as long as they would at the first failure.
+const FAILED_FOR: Duration = crate::services::group::HOLD;
 
 /// What the new process says.
 const STATE: &str = "state";
 const TAKEN: &str = "taken";
+/// What the old one answers.
+const YOURS: &str = "yours";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -92,13 +106,11 @@ impl Driver {
 /// Gives everything away to the process at the other end. On an error this process has it still, and goes on.
 pub async fn give(handle: &Handle, stream: UnixStream) -> io::Result<()> {
     let stream = blocking(move || expect(stream, STATE, PREPARE)).await?;
-    let package = handle.freeze().await?;
-    let sent = blocking(move || {
-        stream.set_write_timeout(Some(PROMPT))?;
-        send(&stream, &package)?;
-        expect(stream, TAKEN, PROMPT).map(drop)
-    });
-    match sent.await {
+    let given = match handle.freeze().await {
+        Ok(package) => blocking(move || hand_over(stream, &package)).await,
+        Err(error) => Err(error),
+    };
+    match given {
         Ok(()) => {
             handle.leave().await;
             Ok(())
@@ -108,6 +120,14 @@ pub async fn give(handle: &Handle, stream: UnixStream) -> io::Result<()> {
             Err(error)
         }
     }
+}
+
+/// The connection is closed when this fails, so that the other process knows.
+fn hand_over(stream: UnixStream, package: &Package) -> io::Result<()> {
+    stream.set_write_timeout(Some(PROMPT))?;
+    send(&stream, package)?;
+    let stream = expect(stream, TAKEN, PROMPT)?;
+    (&stream).write_all(format!("{YOURS}\n").as_bytes())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -170,48 +190,134 @@ fn take(stream: &UnixStream) -> io::Result<(Header, Vec<OwnedFd>)> {
     Ok((header, descriptors))
 }
 
+/// Why the former process goes on, and this one must not begin.
+#[derive(Debug, thiserror::Error)]
+#[error("the agent that runs goes on: {0}")]
+pub(super) struct Declined(String);
+
 /// Takes everything from the process at the other end. What was not handed over, and a group that cannot go on from the state that
-/// it was in, is left for [`Driver::configure`] to begin.
-pub(super) fn receive(driver: &mut Driver, stream: UnixStream, plans: &[GroupPlan]) {
-    let (header, descriptors) = match take(&stream) {
-        Ok(taken) => taken,
-        Err(error) => {
-            driver
-                .voice
-                .warn(format!("nothing was taken over from the former process: {error}; beginning anew"));
-            return;
+/// it was in, is left for [`Driver::configure`] to begin; everything, if that process has died.
+pub(super) fn receive(
+    driver: &mut Driver,
+    stream: UnixStream,
+    plans: &[GroupPlan],
+    keep: &BTreeSet<String>,
+) -> Result<(), Declined> {
+    let former = peer(&stream);
+    match agree(driver, stream, plans, keep) {
+        Ok(heritage) => {
+            heritage.enter(driver);
+            Ok(())
         }
-    };
+        Err(error) if former.is_some_and(is_gone) => {
+            driver.voice.warn(format!("the former process has died ({error}): beginning anew"));
+            Ok(())
+        }
+        Err(error) => Err(Declined(error.to_string())),
+    }
+}
+
+/// What was taken over.
+struct Heritage {
+    wires: Vec<(Place, Wire)>,
+    groups: Vec<(GroupPlan, Restored, bool)>,
+    refused: Vec<String>,
+}
+
+/// Nothing is this process's until this has returned.
+fn agree(
+    driver: &Driver,
+    stream: UnixStream,
+    plans: &[GroupPlan],
+    keep: &BTreeSet<String>,
+) -> io::Result<Heritage> {
+    let (header, descriptors) = take(&stream)?;
+    if let Some(group) = header.groups.iter().map(Snapshot::group).find(|group| keep.contains(*group)) {
+        // Better the old process with its old configuration than nobody.
+        return Err(io::Error::other(format!(
+            "group {group}, which it runs, cannot be carried out by this one"
+        )));
+    }
+    let mut heritage = Heritage { wires: Vec::new(), groups: Vec::new(), refused: Vec::new() };
     for (wire, descriptor) in header.wires.into_iter().zip(descriptors) {
         let interface: Arc<str> = wire.interface.into();
         let place = Place { index: wire.index, family: wire.family };
-        driver.wires.adopt(place, Wire::adopt(descriptor, &interface, wire.joined));
+        heritage.wires.push((place, Wire::adopt(descriptor, &interface, wire.joined)));
     }
+    let floating: BTreeSet<_> =
+        plans.iter().flat_map(|plan| plan.places().map(|(_, place)| place.address)).collect();
     let mut snapshots = header.groups;
     for plan in plans {
         let at = snapshots.iter().position(|snapshot| *snapshot.group() == *plan.config.name);
-        let Some(at) = at else { continue };
-        let name = plan.config.name.clone();
-        match Group::restore(plan.config.clone(), snapshots.swap_remove(at)) {
-            Ok(group) => {
-                let (state, priority) = (group.state(), group.priority());
-                driver.add_restored(plan.clone(), group);
-                let reason = "taken over from the former process".to_owned();
-                driver.voice.say(Remark::Transition(Transition {
-                    group: name,
-                    from: state,
-                    to: state,
-                    reason,
-                    priority,
-                }));
-            }
+        let Some(snapshot) = at.map(|at| snapshots.swap_remove(at)) else { continue };
+        let failed = snapshot.is_failing(SERVICES);
+        // Sockets for what is new are opened once it has begun.
+        let links = plan.routers.iter().map(|(id, router)| {
+            (id.clone(), driver.network.link_of(router, id.family, |address| floating.contains(&address)))
+        });
+        let links: Vec<_> = links.collect();
+        match Group::restore(plan.config.clone(), snapshot, &links) {
+            Ok(restored) => heritage.groups.push((plan.clone(), restored, failed)),
             Err(error) => {
-                driver.voice.warn(format!("{name}: {error}; it begins anew"));
+                heritage.refused.push(format!("{}: {error}; it begins anew", plan.config.name));
             }
         }
     }
-    let mut answer = &stream;
-    if let Err(error) = answer.write_all(format!("{TAKEN}\n").as_bytes()) {
-        driver.voice.warn(format!("the former process does not hear that it is relieved: {error}"));
+    (&stream).write_all(format!("{TAKEN}\n").as_bytes())?;
+    expect(stream, YOURS, LAST_WORD)?;
+    Ok(heritage)
+}
+
+impl Heritage {
+    fn enter(self, driver: &mut Driver) {
+        for (place, wire) in self.wires {
+            driver.wires.adopt(place, wire);
+        }
+        for text in self.refused {
+            driver.voice.warn(text);
+        }
+        for (plan, Restored { group, whole }, failed) in self.groups {
+            let (name, state, priority) = (plan.config.name.clone(), group.state(), group.priority());
+            let config = Box::new(plan.config.clone());
+            driver.add_restored(plan, group);
+            if failed && let Some(member) = driver.members.get_mut(&name) {
+                member.inherited_fault = Some(clock::now().boot + FAILED_FOR);
+            }
+            let reason = "taken over from the former process".to_owned();
+            driver.voice.say(Remark::Transition(Transition {
+                group: name.clone(),
+                from: state,
+                to: state,
+                reason,
+                priority,
+            }));
+            if !whole {
+                driver.open_wires();
+                driver.handle(&name, Input::Configure { config, links: Vec::new() });
+            }
+        }
     }
+}
+
+/// The process at the other end, as this one sees it.
+fn peer(stream: &UnixStream) -> Option<i32> {
+    let credentials = getsockopt(stream, sockopt::PeerCredentials).ok()?;
+    // 0: it is in a PID namespace of which nothing is seen here.
+    Some(credentials.pid()).filter(|pid| *pid > 0)
+}
+
+/// Whether a process has ended, or does within a moment.
+fn is_gone(pid: i32) -> bool {
+    // SAFETY: takes and gives integers.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let Ok(descriptor) = RawFd::try_from(descriptor) else { return false };
+    if descriptor < 0 {
+        return io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
+    }
+    // SAFETY: the kernel made it for this process just now, and nobody else knows of it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    // Readable once the process has ended (pidfd_open(2)).
+    let mut polled = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
+    let time = PollTimeout::try_from(GONE_WITHIN).unwrap_or(PollTimeout::ZERO);
+    poll(&mut polled, time).is_ok_and(|ready| ready > 0)
 }

@@ -8,7 +8,7 @@ use crate::plane::{
     netlink::{CREATE, Connection, Listener, REPLACE},
     rtnl::{
         self, DELETE_ADDRESS, DELETE_LINK, FOREVER, GROUP_IPV4_ADDRESS, GROUP_IPV6_ADDRESS, GROUP_LINK,
-        NEW_ADDRESS, NEW_LINK, NODAD, NewAddress,
+        HeldAddress, NEW_ADDRESS, NEW_LINK, NODAD, NewAddress,
     },
 };
 
@@ -39,6 +39,33 @@ pub(crate) enum Op {
         /// Its prefix.
         prefix: u8,
     },
+}
+
+impl Op {
+    /// What the kernel will say of it.
+    pub(crate) fn event(&self) -> Event {
+        let held = |index, address: IpAddr, prefix, valid| HeldAddress {
+            index,
+            address,
+            prefix,
+            flags: 0,
+            mark: MARK,
+            preferred: valid,
+            valid,
+        };
+        match self {
+            Op::Hold { index, place, lifetime } => {
+                Event::Address(held(*index, place.address, place.prefix, seconds(*lifetime)))
+            }
+            Op::Drop { index, address, prefix } => Event::AddressGone(held(*index, *address, *prefix, 0)),
+        }
+    }
+}
+
+/// A lifetime as the kernel counts it.
+fn seconds(lifetime: Option<Duration>) -> u32 {
+    lifetime
+        .map_or(FOREVER, |lifetime| u32::try_from(lifetime.as_secs()).unwrap_or(FOREVER).clamp(1, FOREVER))
 }
 
 impl Kernel {
@@ -98,9 +125,7 @@ impl Kernel {
 fn change(op: &Op) -> (u16, u16, Vec<u8>) {
     match op {
         Op::Hold { index, place, lifetime } => {
-            let valid = lifetime.map_or(FOREVER, |lifetime| {
-                u32::try_from(lifetime.as_secs()).unwrap_or(FOREVER).clamp(1, FOREVER)
-            });
+            let valid = seconds(*lifetime);
             let ipv4 = place.address.is_ipv4();
             let new = NewAddress {
                 index: *index,

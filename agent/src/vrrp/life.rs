@@ -5,11 +5,13 @@ use std::{sync::Arc, time::Duration};
 use bascule_vrrp::resume::{Verdict, judge};
 use bascule_vrrp::{Group, GroupState, Input};
 
+use super::addresses::Owner;
 use super::clock;
 use super::config::GroupPlan;
 use super::driver::Driver;
 use super::member::{Leaving, Member};
 use super::record;
+use super::routing::Cause;
 use super::voice::Remark;
 
 impl Driver {
@@ -19,7 +21,8 @@ impl Driver {
         let Some(member) = self.members.get_mut(name) else { return };
         let held = record::is_held(&self.paths.state_dir, name);
         let record = member.record.read();
-        let there = self.network.holds_all(member.plan.places());
+        let owner = Owner { marks: self.marks, noted: self.ledger.entries() };
+        let there = self.network.holds_all(member.plan.places(), |held| owner.owns(&self.network, held));
         let verdict = judge(record.as_ref(), &self.boot_id, clock::now().boot, there);
         if let Some(mut record) = record {
             record.hold |= held;
@@ -59,25 +62,61 @@ impl Driver {
                 if let Some(plan) = again {
                     self.add(*plan);
                 }
+                self.add_waiting();
                 self.open_wires();
+                self.make_links(true);
                 self.put_back();
+                self.route(Cause::Moved);
                 self.forget_addresses();
             }
-            Leaving::End | Leaving::No => {}
+            // Its interfaces go.
+            Leaving::End | Leaving::No => self.make_links(true),
+        }
+    }
+
+    /// Takes a group in and begins it; after the hand-over of another one that still has its addresses or virtual routers, such as
+    /// the same group under a former name.
+    pub(super) fn add_in_turn(&mut self, plan: GroupPlan) {
+        let before = |member: &&Member| member.leaving != Leaving::No && plan.meets(&member.plan);
+        match self.members.values().find(before) {
+            None => self.add(plan),
+            Some(other) => {
+                self.voice.say(Remark::Info(format!(
+                    "{}: begins when {} has handed over: both have an address or a virtual router of one interface",
+                    plan.config.name, other.plan.config.name
+                )));
+                self.waiting.push(plan);
+            }
+        }
+    }
+
+    /// Tries again those that waited for a group that has ended.
+    fn add_waiting(&mut self) {
+        for plan in std::mem::take(&mut self.waiting) {
+            self.add_in_turn(plan);
         }
     }
 
     /// Takes a group in and begins it.
-    pub(super) fn add(&mut self, plan: GroupPlan) {
+    fn add(&mut self, plan: GroupPlan) {
+        self.say_warnings(&plan);
         let name = plan.config.name.clone();
         match Member::new(plan, &self.paths.records()) {
             Ok(member) => {
                 self.members.insert(name.clone(), member);
                 self.note_addresses();
+                self.make_links(false);
                 self.open_wires();
                 self.begin(&name);
             }
             Err(error) => self.voice.warn(format!("{name}: {error}")),
+        }
+    }
+
+    /// What is legal and still hardly meant.
+    pub(super) fn say_warnings(&self, plan: &GroupPlan) {
+        for warning in plan.config.warnings() {
+            self.voice.warn(format!("{}: {warning}", plan.config.name));
         }
     }
 

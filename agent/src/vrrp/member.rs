@@ -36,12 +36,16 @@ pub(crate) struct Member {
     pub(crate) record: RecordFile,
     /// The virtual routers whose addresses are on this machine, with the lifetime that they have in the kernel.
     pub(crate) holds: BTreeMap<RouterId, Option<Duration>>,
+    /// Addresses have come that nobody was told of yet.
+    pub(crate) came: bool,
     /// The links as the group was told.
     pub(crate) links: BTreeMap<RouterId, Link>,
     /// Tracked interfaces as the group was told: whether they fail.
     pub(crate) tracked: BTreeMap<Arc<str>, bool>,
     pub(crate) switchover: Option<Waiting>,
     pub(crate) leaving: Leaving,
+    /// Its services failed in the process before this one; until then that counts, unless this process's services say otherwise.
+    pub(crate) inherited_fault: Option<BootTime>,
     failures: BTreeMap<RouterId, u32>,
     mute: BTreeMap<RouterId, BootTime>,
     /// What was warned of already, until it is over.
@@ -63,10 +67,12 @@ impl Member {
             group,
             record,
             holds: BTreeMap::new(),
+            came: false,
             links: BTreeMap::new(),
             tracked: BTreeMap::new(),
             switchover: None,
             leaving: Leaving::No,
+            inherited_fault: None,
             failures: BTreeMap::new(),
             mute: BTreeMap::new(),
             warned: BTreeMap::new(),
@@ -75,7 +81,8 @@ impl Member {
 
     /// When it has to be looked at next.
     pub(crate) fn next_deadline(&self) -> Option<BootTime> {
-        self.group.next_deadline().into_iter().chain(self.mute.values().copied()).min()
+        let mute = self.mute.values().copied();
+        self.group.next_deadline().into_iter().chain(mute).chain(self.inherited_fault).min()
     }
 
     /// Sending worked or failed. True when the interface counts as down from now on.

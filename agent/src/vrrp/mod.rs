@@ -2,7 +2,7 @@
 //!
 //! One thread ([`thread`]) speaks and listens, with real-time priority where it may. It owns the raw sockets ([`wire`]), the groups'
 //! addresses ([`kernel`]) and the library's state machines ([`member`]), and waits for nobody: keys are read before it gets them,
-//! log lines, hooks and the disk are another thread's ([`voice`]). What it does is in [`driver`], [`holding`] (addresses), [`life`] (beginning and end of a group)
+//! log lines, hooks and the disk are another thread's ([`voice`]). What it does is in [`driver`], [`holding`] (addresses), [`routing`] (routes and rules), [`mac`] (virtual MAC addresses), [`life`] (beginning and end of a group)
 //! and [`change`]; what it decides is decided by
 //! `bascule_vrrp`, which has neither sockets nor a clock.
 //!
@@ -25,9 +25,11 @@ mod holding;
 mod inherit;
 mod kernel;
 mod life;
+mod mac;
 mod member;
 mod network;
 mod record;
+mod routing;
 mod secret;
 mod status;
 mod thread;

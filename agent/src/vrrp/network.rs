@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use bascule_vrrp::Link;
 use bascule_vrrp::packet::Family;
 
-use super::config::{Placement, RouterPlan};
+use super::config::{Placement, RouterPlan, is_link_local};
 use crate::plane::rtnl::{DAD_FAILED, HeldAddress, LinkState, SECONDARY, TENTATIVE};
 
 /// IFA_PROTO of addresses that belong to a group. Those of virtual services without a group have another mark, and another
@@ -39,6 +39,13 @@ pub(crate) enum Event {
     Address(HeldAddress),
     /// An address has gone.
     AddressGone(HeldAddress),
+}
+
+impl Event {
+    /// Whether the kernel may have taken routes away with it.
+    pub(crate) fn takes_routes(&self) -> bool {
+        !matches!(self, Event::Address(_))
+    }
 }
 
 impl Network {
@@ -135,11 +142,15 @@ impl Network {
         source.map_or(Link::NoAddress, |held| Link::Up { source: held.address })
     }
 
-    /// Whether the kernel holds all of these addresses, marked as a group's.
-    pub(crate) fn holds_all<'a>(&self, places: impl IntoIterator<Item = (&'a str, &'a Placement)>) -> bool {
+    /// Whether the kernel holds all of these addresses, and they are a group's.
+    pub(crate) fn holds_all<'a>(
+        &self,
+        places: impl IntoIterator<Item = (&'a str, &'a Placement)>,
+        owns: impl Fn(&HeldAddress) -> bool,
+    ) -> bool {
         places.into_iter().all(|(interface, place)| {
             self.index(interface).is_some_and(|index| {
-                self.held(index, place.address).any(|held| held.prefix == place.prefix && held.mark == MARK)
+                self.held(index, place.address).any(|held| held.prefix == place.prefix && owns(held))
             })
         })
     }
@@ -147,10 +158,6 @@ impl Network {
 
 fn same(one: &HeldAddress, other: &HeldAddress) -> bool {
     (one.address, one.prefix) == (other.address, other.prefix)
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 #[cfg(test)]
@@ -181,6 +188,7 @@ mod tests {
             vrid: 30,
             multicast: true,
             places: Vec::new(),
+            own_link: None,
         }
     }
 
@@ -222,7 +230,9 @@ mod tests {
             |address: &str, prefix| Placement { address: address.parse().unwrap(), prefix, label: None };
         let places = [place("192.16.193.30", 32), place("192.16.193.31", 24)];
         let mut network = Network::default();
-        let all = |network: &Network| network.holds_all(places.iter().map(|place| ("eth0", place)));
+        let all = |network: &Network| {
+            network.holds_all(places.iter().map(|place| ("eth0", place)), |held| held.mark == MARK)
+        };
         network.update(link(true));
         network.update(address("192.16.193.30", 32, 0, MARK));
         assert!(!all(&network));

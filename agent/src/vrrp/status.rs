@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock;
 use super::driver::Driver;
+use super::member::Member;
 
 /// All groups of this director.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub struct GroupStatus {
     /// Why what is configured now cannot be carried out, if so: it goes on as before, or does not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// What it should have on this machine while it is active and has not, such as a route, and why; at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacking: Vec<String>,
     /// Its virtual routers.
     pub instances: Vec<InstanceStatus>,
 }
@@ -87,6 +91,12 @@ pub struct InstanceStatus {
     pub rejected: BTreeMap<String, u64>,
     /// How often it became Active.
     pub became_active: u64,
+    /// With a virtual MAC address: the interface that has it and the addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_interface: Option<String>,
+    /// Whether packets to the addresses that are for no virtual service are dropped (`accept: false`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub services_only: bool,
 }
 
 /// A virtual router that is nobody's here.
@@ -122,7 +132,8 @@ impl Driver {
                 priority: status.priority,
                 hold: status.hold,
                 refused: None,
-                instances: status.routers.into_iter().map(|router| instance(router, now)).collect(),
+                lacking: self.lacking(name),
+                instances: status.routers.into_iter().map(|router| instance(router, member, now)).collect(),
             }
         });
         let foreign = self.foreign.routers().iter().map(|one| ForeignStatus {
@@ -133,8 +144,20 @@ impl Driver {
             count: one.count,
             heard_seconds_ago: now.since(one.last).as_secs_f64(),
         });
+        let waiting = self.waiting.iter().map(|plan| GroupStatus {
+            group: plan.config.name.to_string(),
+            state: GroupState::Initialize,
+            releasing: false,
+            reason: "begins when another group has handed over what both have".to_owned(),
+            seconds_in_state: 0.0,
+            priority: plan.config.priority,
+            hold: false,
+            refused: None,
+            lacking: Vec::new(),
+            instances: Vec::new(),
+        });
         VrrpStatus {
-            groups: groups.collect(),
+            groups: groups.chain(waiting).collect(),
             foreign_advertisements: self.totals.foreign,
             foreign: foreign.collect(),
             repaired: self.totals.repaired,
@@ -142,8 +165,10 @@ impl Driver {
     }
 }
 
-fn instance(router: RouterStatus, now: BootTime) -> InstanceStatus {
+fn instance(router: RouterStatus, member: &Member, now: BootTime) -> InstanceStatus {
     let counters = router.counters;
+    let own_link = member.plan.routers.get(&router.id).and_then(|plan| plan.own_link.as_ref());
+    let configured = member.plan.spec.instances.iter().find(|one| *one.name == *router.id.instance);
     InstanceStatus {
         name: router.id.instance.to_string(),
         family: router.id.family.to_string(),
@@ -168,5 +193,7 @@ fn instance(router: RouterStatus, now: BootTime) -> InstanceStatus {
         accepted_priority_zero: counters.accepted_priority_zero,
         rejected: counters.rejected.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         became_active: counters.became_active,
+        own_interface: own_link.map(|link| link.name.to_string()),
+        services_only: configured.is_some_and(|one| !one.accept),
     }
 }

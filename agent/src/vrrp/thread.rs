@@ -17,7 +17,7 @@ use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::time::TimeSpec,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::clock;
 use super::config::GroupPlan;
@@ -61,6 +61,8 @@ pub(super) struct Inbox {
     commands: Mutex<VecDeque<Command>>,
     sleeper: UnixStream,
     waker: UnixStream,
+    /// Why the former process goes on and this one must end.
+    declined: watch::Sender<Option<String>>,
 }
 
 impl Inbox {
@@ -68,7 +70,16 @@ impl Inbox {
         let (sleeper, waker) = UnixStream::pair()?;
         sleeper.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
-        Ok(Self { commands: Mutex::default(), sleeper, waker })
+        let declined = watch::Sender::new(None);
+        Ok(Self { commands: Mutex::default(), sleeper, waker, declined })
+    }
+
+    /// Why the former process goes on and this one must end; waits until it is so.
+    pub(super) async fn declined(&self) -> String {
+        let mut watched = self.declined.subscribe();
+        let why = watched.wait_for(Option::is_some).await;
+        // The sending end is in here, too.
+        why.ok().and_then(|why| why.clone()).unwrap_or_default()
     }
 
     fn commands(&self) -> MutexGuard<'_, VecDeque<Command>> {
@@ -104,6 +115,8 @@ pub(super) fn run(mut driver: Driver, inbox: &Inbox, mut heritage: Option<UnixSt
     raise(voice);
     let mut stopping: Option<oneshot::Sender<()>> = None;
     let mut frozen = false;
+    // What came while it held still, in order.
+    let mut put_off = VecDeque::new();
     loop {
         let next = if frozen { None } else { driver.next_deadline() };
         if let Err(error) = wait(&driver, inbox, next, frozen) {
@@ -113,27 +126,43 @@ pub(super) fn run(mut driver: Driver, inbox: &Inbox, mut heritage: Option<UnixSt
         if !frozen {
             driver.turn();
         }
-        for command in inbox.take() {
+        let mut commands = inbox.take();
+        while let Some(command) = commands.pop_front() {
             match command {
+                Command::Thaw => {
+                    frozen = false;
+                    put_off.append(&mut commands);
+                    commands = std::mem::take(&mut put_off);
+                }
+                Command::Leave => return,
+                // Always answered: whoever asks waits.
+                Command::Status(waiting) => drop(waiting.send(driver.status())),
+                // What changes anything is for the process that has the states, or for this one when it goes on.
+                command if frozen => put_off.push_back(command),
                 Command::Configure(plans, keep) => {
-                    if let Some(stream) = heritage.take() {
-                        inherit::receive(&mut driver, stream, &plans);
+                    if let Some(stream) = heritage.take()
+                        && let Err(declined) = inherit::receive(&mut driver, stream, &plans, &keep)
+                    {
+                        inbox.declined.send_replace(Some(declined.to_string()));
+                        return;
                     }
                     driver.configure(plans, &keep);
                 }
                 Command::Switchover(group, waiting) => driver.switchover(&group, waiting),
-                // Who asked may have gone.
-                Command::Status(waiting) => drop(waiting.send(driver.status())),
                 Command::Tracked(group, name, failing) => driver.tracked(&group, &name, failing),
                 Command::Stop(waiting) => {
                     driver.stop();
                     stopping = Some(waiting);
                 }
                 Command::Freeze(waiting) => {
-                    frozen = waiting.send(driver.pack()).is_ok();
+                    let package = if stopping.is_some() {
+                        Err(io::Error::other("it is ending"))
+                    } else {
+                        driver.pack()
+                    };
+                    let packed = package.is_ok();
+                    frozen = waiting.send(package).is_ok() && packed;
                 }
-                Command::Thaw => frozen = false,
-                Command::Leave => return,
             }
         }
         if driver.has_stopped()
@@ -152,6 +181,7 @@ fn wait(driver: &Driver, inbox: &Inbox, next: Option<BootTime>, frozen: bool) ->
     let mut descriptors: Vec<BorrowedFd<'_>> = vec![inbox.sleeper.as_fd()];
     if !frozen {
         descriptors.push(driver.kernel.descriptor());
+        descriptors.extend(driver.routing.descriptor());
         descriptors.extend(driver.wires.descriptors());
     }
     let mut polled: Vec<_> =

@@ -4,9 +4,9 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::{Builder, JoinHandle},
 };
@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use super::record;
 
-/// Remarks that wait to be said; more are counted and dropped, which is said too.
+/// Remarks that wait to be said; of log lines more are counted and dropped, which is said too.
 const QUEUE: usize = 1024;
 
 /// A change of a group's state.
@@ -50,6 +50,8 @@ pub(crate) enum Remark {
         /// Whether it holds.
         hold: bool,
     },
+    /// Nothing: look whether something was held up.
+    Look,
 }
 
 /// Who wants to know of transitions.
@@ -60,23 +62,70 @@ pub type Observer = Box<dyn Fn(&Transition) + Send>;
 pub(crate) struct Voice {
     sender: SyncSender<Remark>,
     dropped: Arc<AtomicU64>,
+    held_up: Arc<HeldUp>,
+}
+
+/// What must not be lost and finds the queue full: of each group and each file the newest, so that it cannot grow.
+#[derive(Debug, Default)]
+struct HeldUp(Mutex<Vec<Remark>>);
+
+impl HeldUp {
+    /// Both threads only move values under this lock.
+    fn lock(&self) -> MutexGuard<'_, Vec<Remark>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Adds a remark to those that are held up. Of several transitions of a group one is left, from the first state to the last.
+fn hold_up(held_up: &mut Vec<Remark>, remark: Remark) {
+    for other in held_up.iter_mut() {
+        match (other, &remark) {
+            (Remark::Transition(old), Remark::Transition(new)) if old.group == new.group => {
+                *old = Transition { from: old.from, ..new.clone() };
+                return;
+            }
+            (Remark::Hold { path, hold }, Remark::Hold { path: same, hold: new }) if path == same => {
+                *hold = *new;
+                return;
+            }
+            _ => {}
+        }
+    }
+    held_up.push(remark);
 }
 
 impl Voice {
     /// Starts the thread. It ends when the last speaking end has gone.
     pub(crate) fn spawn(observer: Observer) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (sender, receiver) = sync_channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&dropped);
-        let thread =
-            Builder::new().name("vrrp-voice".into()).spawn(move || listen(&receiver, &counted, &observer))?;
-        Ok((Self { sender, dropped }, thread))
+        let (dropped, held_up) = (Arc::new(AtomicU64::new(0)), Arc::new(HeldUp::default()));
+        let voice = Self { sender, dropped: Arc::clone(&dropped), held_up: Arc::clone(&held_up) };
+        let thread = Builder::new()
+            .name("vrrp-voice".into())
+            .spawn(move || listen(&receiver, &dropped, &held_up, &observer))?;
+        Ok((voice, thread))
     }
 
-    /// Says something, without waiting.
+    /// Says something, without waiting. Log lines may be lost when the log takes no more; what others act upon is not.
     pub(crate) fn say(&self, remark: Remark) {
-        if self.sender.try_send(remark).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        if !matches!(remark, Remark::Transition(_) | Remark::Hold { .. }) {
+            if self.sender.try_send(remark).is_err() {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
+        let mut held_up = self.held_up.lock();
+        let refused = if held_up.is_empty() {
+            self.sender.try_send(remark).err()
+        } else {
+            Some(TrySendError::Full(remark))
+        };
+        // Without a listener nobody is left to be told.
+        if let Some(TrySendError::Full(remark)) = refused {
+            hold_up(&mut held_up, remark);
+            drop(held_up);
+            // Should the listener have emptied the queue just now.
+            let _ = self.sender.try_send(Remark::Look);
         }
     }
 
@@ -86,32 +135,111 @@ impl Voice {
     }
 }
 
-fn listen(remarks: &Receiver<Remark>, dropped: &AtomicU64, observer: &Observer) {
-    for remark in remarks {
-        match remark {
-            Remark::Transition(transition) => {
-                let Transition { group, from, to, reason, priority } = &transition;
-                if from == to {
-                    info!(%group, state = ?to, priority, "vrrp: {group}: goes on as {to:?}: {reason}");
-                } else {
-                    info!(%group, ?from, ?to, priority, "vrrp: {group}: {from:?} -> {to:?}: {reason}");
+fn listen(remarks: &Receiver<Remark>, dropped: &AtomicU64, held_up: &HeldUp, observer: &Observer) {
+    loop {
+        let remark = match remarks.try_recv() {
+            Ok(remark) => remark,
+            // The queue is empty: what was held up is the newest.
+            Err(_) => {
+                for remark in std::mem::take(&mut *held_up.lock()) {
+                    speak(remark, observer);
                 }
-                observer(&transition);
-            }
-            Remark::Info(text) => info!("vrrp: {text}"),
-            Remark::Warning(text) => warn!("vrrp: {text}"),
-            Remark::Hold { path, hold } => {
-                if let Err(failure) = record::remember(&path, hold) {
-                    error!(
-                        "vrrp: {} cannot be written: {failure}; after a reboot the switch-over is forgotten",
-                        path.display()
-                    );
+                match remarks.recv() {
+                    Ok(remark) => remark,
+                    Err(_) => return,
                 }
             }
-        }
+        };
+        speak(remark, observer);
         match dropped.swap(0, Ordering::Relaxed) {
             0 => {}
             count => warn!("vrrp: {count} remarks were lost, because the log could not take them"),
         }
+    }
+}
+
+fn speak(remark: Remark, observer: &Observer) {
+    match remark {
+        Remark::Transition(transition) => {
+            let Transition { group, from, to, reason, priority } = &transition;
+            if from == to {
+                info!(%group, state = ?to, priority, "vrrp: {group}: goes on as {to:?}: {reason}");
+            } else {
+                info!(%group, ?from, ?to, priority, "vrrp: {group}: {from:?} -> {to:?}: {reason}");
+            }
+            observer(&transition);
+        }
+        Remark::Info(text) => info!("vrrp: {text}"),
+        Remark::Warning(text) => warn!("vrrp: {text}"),
+        Remark::Hold { path, hold } => {
+            if let Err(failure) = record::remember(&path, hold) {
+                error!(
+                    "vrrp: {} cannot be written: {failure}; after a reboot the switch-over is forgotten",
+                    path.display()
+                );
+            }
+        }
+        Remark::Look => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The log takes nothing while more is said than the queue holds; then it does.
+    #[test]
+    fn no_transition_is_lost_to_a_full_queue() {
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let theirs = Arc::clone(&seen);
+        let (voice, thread) = Voice::spawn(Box::new(move |transition| {
+            let _ = gate.recv();
+            theirs.lock().unwrap().push((transition.group.to_string(), transition.from, transition.to));
+        }))
+        .unwrap();
+        let transition = |group: &str, from, to| {
+            let (group, reason) = (group.into(), String::new());
+            Remark::Transition(Transition { group, from, to, reason, priority: 1 })
+        };
+        voice.say(transition("first", GroupState::Backup, GroupState::Active));
+        for _ in 0..2 * QUEUE {
+            voice.say(Remark::Info(String::new()));
+        }
+        for (from, to) in [
+            (GroupState::Initialize, GroupState::Backup),
+            (GroupState::Backup, GroupState::Active),
+            (GroupState::Active, GroupState::Fault),
+        ] {
+            voice.say(transition("front", from, to));
+            voice.say(transition("back", from, to));
+        }
+        drop(open);
+        drop(voice);
+        thread.join().unwrap();
+        let seen = seen.lock().unwrap();
+        let last = |group: &str| seen.iter().rfind(|(name, ..)| name == group).map(|(.., to)| *to);
+        assert_eq!(seen[0].0, "first");
+        assert_eq!((last("front"), last("back")), (Some(GroupState::Fault), Some(GroupState::Fault)));
+        for pair in seen[1..].windows(3) {
+            assert_eq!(pair[0].0, pair[2].0, "in turn: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn held_up_transitions_of_a_group_are_one_from_the_first_to_the_last() {
+        let mut held_up = Vec::new();
+        let transition = |from, to| {
+            let (group, reason) = ("front".into(), format!("{to:?}"));
+            Remark::Transition(Transition { group, from, to, reason, priority: 1 })
+        };
+        hold_up(&mut held_up, transition(GroupState::Backup, GroupState::Active));
+        hold_up(&mut held_up, Remark::Hold { path: "a".into(), hold: true });
+        hold_up(&mut held_up, transition(GroupState::Active, GroupState::Fault));
+        hold_up(&mut held_up, Remark::Hold { path: "a".into(), hold: false });
+        assert_eq!(held_up.len(), 2);
+        let Remark::Transition(one) = &held_up[0] else { panic!("{held_up:?}") };
+        assert_eq!((one.from, one.to, &*one.reason), (GroupState::Backup, GroupState::Fault, "Fault"));
+        assert!(matches!(held_up[1], Remark::Hold { hold: false, .. }));
     }
 }

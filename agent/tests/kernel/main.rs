@@ -10,6 +10,7 @@ mod ipvs;
 mod nat;
 mod ownership;
 mod pause;
+mod refused;
 mod scale;
 mod sync;
 mod sysctl;

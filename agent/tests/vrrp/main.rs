@@ -1,7 +1,11 @@
-//! VRRP on a real kernel: directors as network namespaces, real sockets, real addresses. Needs root and `ip`, but no IPVS; without
+//! VRRP on a real kernel: directors as network namespaces, real sockets, real addresses. Needs root, `ip`, `nft` and `ping`, but no IPVS; without
 //! rights the tests say "not run here" and pass, or fail when BASCULE_KERNEL_TESTS=require.
 
+mod accept;
 mod groups;
 mod interop;
+mod mac;
 mod net;
 mod peers;
+mod routing;
+mod upgrades;

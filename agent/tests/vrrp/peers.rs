@@ -5,6 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use crate::mac::{machine, pings};
 use crate::net::{Machine, Net, block, can_run, eventually, group};
 
 /// keepalived on a machine.
@@ -15,10 +16,21 @@ struct Keepalived {
 impl Keepalived {
     /// Starts it with one instance a network, in a sync group.
     fn start(machine: &Machine, folder: &Path, version: u8, interval: &str, priority: u8) -> Option<Self> {
+        Self::start_with(machine, folder, version, interval, priority, "")
+    }
+
+    fn start_with(
+        machine: &Machine,
+        folder: &Path,
+        version: u8,
+        interval: &str,
+        priority: u8,
+        more: &str,
+    ) -> Option<Self> {
         let instance = |name: &str, interface: &str, vrid: u8, address: &str| {
             format!(
                 "vrrp_instance {name} {{\n state BACKUP\n interface {interface}\n virtual_router_id {vrid}\n priority {priority}\n \
-                 advert_int {interval}\n version {version}\n virtual_ipaddress {{\n {address}\n }}\n}}\n"
+                 advert_int {interval}\n version {version}\n {more}\n virtual_ipaddress {{\n {address}\n }}\n}}\n"
             )
         };
         let configuration = format!(
@@ -143,4 +155,48 @@ fn keepalived_version_3() {
 #[test]
 fn keepalived_version_2() {
     with_keepalived(2, "1");
+}
+
+/// Whoever has the address, for a client that asks only once it is at one MAC address.
+#[test]
+fn keepalived_with_virtual_mac_addresses() {
+    const ADDRESS: &str = "192.16.193.30";
+    const MORE: &str = r#"{"instances": [
+        {"name": "outside", "interface": "eth0", "virtualRouterId": 30, "addresses": ["192.16.193.30/32"], "virtualMac": true},
+        {"name": "inside", "interface": "eth1", "virtualRouterId": 31, "addresses": ["172.16.193.253/16"], "virtualMac": true}
+    ]}"#;
+    if !can_run() || !has_keepalived() {
+        return;
+    }
+    let net = Net::new();
+    let (dir1, dir2, client) = (machine(&net, 1), machine(&net, 2), machine(&net, 9));
+    client.ip(&format!("neighbour replace {ADDRESS} lladdr 00:00:5e:00:01:1e nud permanent dev eth0"));
+    let folder = tempfile::tempdir().unwrap();
+    let log = || std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+    let start = |priority| {
+        Keepalived::start_with(&dir2, folder.path(), 3, "0.1", priority, "use_vmac")
+            .expect("keepalived starts")
+    };
+    let only = |holder: &Machine, other: &Machine, why: &str| {
+        eventually(why, || (holder.has(ADDRESS) && !other.has(ADDRESS)).then_some(()));
+        eventually(&format!("{why}: it answers"), || pings(&client, ADDRESS).then_some(()));
+    };
+    let one = dir1.start();
+    one.handle.configure(&[group(200, MORE)]);
+    one.wait_for("front", "Active");
+    let keepalived = start(100);
+    eventually("keepalived is in BACKUP", || log().contains("Entering BACKUP STATE").then_some(()));
+    only(&dir1, &dir2, "Bascule is active");
+    let answer = block(one.handle.switchover("front"));
+    assert!(answer.is_ok(), "{answer:?}\n{}", log());
+    only(&dir2, &dir1, "keepalived has taken over");
+    keepalived.terminate();
+    one.wait_for("front", "Active");
+    only(&dir1, &dir2, "keepalived has ended");
+    let keepalived = start(220);
+    one.wait_for("front", "Backup");
+    only(&dir2, &dir1, "keepalived has preempted");
+    keepalived.terminate();
+    one.wait_for("front", "Active");
+    only(&dir1, &dir2, "keepalived has ended again");
 }

@@ -12,7 +12,8 @@ use crate::time::BootTime;
 pub struct Record {
     /// `/proc/sys/kernel/random/boot_id`: points in time mean nothing after a reboot.
     pub boot_id: String,
-    /// When its virtual routers last spoke as Active (the one that did so first); `None` while it was not Active.
+    /// When its virtual routers last spoke as Active (the one that did so first); `None` while it was not Active, and while it was
+    /// handing over.
     pub last_advertisement: Option<BootTime>,
     /// Peers wait at least so long after that before one takes over: `downIntervals` (3) intervals and the least Skew_Time.
     pub patience: Duration,

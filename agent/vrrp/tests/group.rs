@@ -3,7 +3,7 @@
 mod common;
 
 use bascule_vrrp::group::{AgentLoss, Preempt, Switchover, Tracker};
-use bascule_vrrp::{Action, GroupConfig, GroupState, Input, Link};
+use bascule_vrrp::{Action, Group, GroupConfig, GroupState, Input, Link};
 use common::{Bench, changes, ip, ms, one_network, two_networks, words};
 
 /// Priority 200, 100 ms: Skew_Time 21.875 ms, Active_Down_Interval 321.875 ms.
@@ -434,4 +434,38 @@ fn it_goes_on_as_active_after_a_crash() {
     cut_off.link("outside", false);
     let actions = cut_off.feed(Input::Start { resume: true });
     assert_eq!(words(&actions), ["outside drops", "inside drops", "Initialize to Fault"]);
+}
+
+#[test]
+fn who_is_handing_over_does_not_go_on_as_active_after_a_crash() {
+    let mut bench = Bench::active(one_network(200));
+    assert!(bench.group.record("boot").last_advertisement.is_some());
+    bench.feed(Input::Switchover);
+    assert!(bench.group.is_releasing());
+    assert_eq!(bench.group.record("boot").last_advertisement, None);
+}
+
+/// The next process has a network more and one less: what stays goes on, what is new joins.
+#[test]
+fn an_upgrade_with_another_configuration_keeps_what_stays() {
+    let mut bench = Bench::active(two_networks(200));
+    let snapshot = bench.group.snapshot();
+    let other = common::instance("other", 32, &["10.0.0.30"]);
+    let mut config = two_networks(200);
+    config.instances.truncate(1);
+    config.instances.push(other);
+    let fresh = Group::new(config.clone()).unwrap();
+    let id = |name: &str| fresh.routers().find(|(id, ..)| &*id.instance == name).unwrap().0.clone();
+    let links = [(id("other"), Link::Up { source: ip("10.0.0.1") })];
+    let restored = Group::restore(config.clone(), snapshot.clone(), &links).unwrap();
+    assert!(!restored.whole);
+    bench.group = restored.group;
+    assert_eq!(bench.group.state(), GroupState::Active);
+    let said = words(&bench.feed(Input::Configure { config: Box::new(config.clone()), links: Vec::new() }));
+    assert_eq!(bench.group.state(), GroupState::Active, "{said:?}");
+    assert!(said.iter().any(|word| word == "other holds"), "{said:?}");
+    assert!(said.iter().any(|word| word == "other says 200"), "{said:?}");
+
+    config.instances.remove(0);
+    assert!(Group::restore(config, snapshot, &links).is_err(), "nothing is left of it");
 }

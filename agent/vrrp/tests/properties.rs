@@ -281,7 +281,9 @@ impl Model {
         let old = &self.bench.group;
         let snapshot = serde_json::to_string(&old.snapshot()).unwrap();
         let snapshot: Snapshot = serde_json::from_str(&snapshot).unwrap();
-        let new = Group::restore(old.config().clone(), snapshot).unwrap();
+        let restored = Group::restore(old.config().clone(), snapshot, &[]).unwrap();
+        assert!(restored.whole);
+        let new = restored.group;
         assert_eq!(new.next_deadline(), old.next_deadline());
         assert_eq!((new.state(), new.hold(), new.priority()), (old.state(), old.hold(), old.priority()));
         self.bench.group = new;

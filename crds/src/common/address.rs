@@ -100,6 +100,22 @@ impl AddressPrefix {
         Family::of(self.address)
     }
 
+    /// The network: the address without host bits.
+    #[must_use]
+    pub fn network(&self) -> AddressPrefix {
+        let address = match self.address {
+            IpAddr::V4(address) => {
+                let mask = u32::MAX.checked_shl(u32::from(32 - self.length)).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from(u32::from(address) & mask))
+            }
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.checked_shl(u32::from(128 - self.length)).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from(u128::from(address) & mask))
+            }
+        };
+        AddressPrefix { address, length: self.length }
+    }
+
     /// True when the address lies in this network.
     pub fn contains(&self, address: IpAddr) -> bool {
         let width = self.family().width();

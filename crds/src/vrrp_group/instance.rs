@@ -45,11 +45,12 @@ pub struct Instance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 13), regex(pattern = "^[!-%'-.0-9;=?-~]+$"))]
     pub label: Option<String>,
-    /// Whether the addresses answer with the virtual router's MAC address, on an interface of their own (keepalived: use_vmac).
-    /// Default: false.
+    /// Whether the addresses answer with the virtual router's MAC address, 00-00-5E-00-01-ID (IPv6: 02), on an interface of their own
+    /// (keepalived: use_vmac). Not with unicast peers or a label. Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub virtual_mac: bool,
-    /// Whether the active director takes packets to the addresses itself, which IPVS needs (keepalived: accept). Default: true.
+    /// Whether the active director takes packets to the addresses itself, such as a ping. False: they are for its virtual services
+    /// alone, and what is for none of these is dropped (keepalived: no_accept). Default: true.
     #[serde(default = "yes")]
     pub accept: bool,
 }
@@ -70,11 +71,11 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<shape::Interface>")]
     pub interface: Option<String>,
-    /// Preferred source address.
+    /// Preferred source address, such as one of the group's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<shape::Unicast>")]
     pub source: Option<IpAddr>,
-    /// Routing table, 1 to 4294967295. Default: the main table.
+    /// Routing table, 1 to 4294967295, but not 255, which is the kernel's own. Default: the main table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4_294_967_295_u64))]
     pub table: Option<u32>,

@@ -67,6 +67,7 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
         instances,
         track,
         authentication,
+        peers,
         // What the configuration of a director carries, or what is asked while compiling.
         members: _,
         version: _,
@@ -76,7 +77,6 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
         startup_grace: _,
         preempt: _,
         preferred: _,
-        peers: _,
         gratuitous_arp: _,
         on_agent_loss: _,
         services: _,
@@ -94,15 +94,15 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
     for (i, instance) in instances.iter().enumerate() {
         let Instance {
             virtual_router_id,
-            routes,
-            rules,
             virtual_mac,
-            accept,
             name: _,
             interface: _,
             addresses: _,
             excluded_addresses: _,
             label: _,
+            accept: _,
+            routes: _,
+            rules: _,
         } = instance;
         let allocated = virtual_router_id.is_none() && trust == Trust::Cluster;
         let at = |field: &str| format!("instances[{i}].{field}");
@@ -118,10 +118,8 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
                 problems.unsupported(format!("spec.{}", at(field)), what);
             }
         };
-        refuse(*virtual_mac, "virtualMac", "a virtual MAC address is");
-        refuse(!*accept, "accept", "refusing packets to the addresses is");
-        refuse(!routes.is_empty(), "routes", "routes that move are");
-        refuse(!rules.is_empty(), "rules", "policy rules that move are");
+        let unicast = *virtual_mac && peers.as_ref().is_some_and(|peers| peers.unicast.is_some());
+        refuse(unicast, "virtualMac", "a virtual MAC address with unicast peers is");
     }
     if let Some(Authentication { hmac, simple }) = authentication {
         let mut secret = |used: bool, field: String| {

@@ -1,7 +1,8 @@
 //! What the kernel does as it is told and hardly anybody means: it is in use for good reasons, so it is no mistake, but who meets it
 //! by accident finds a service that looks well and never answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bascule_crds::common::Duration as Written;
@@ -115,6 +116,15 @@ pub(crate) fn vrrp_group(spec: &VrrpGroupSpec) -> Vec<Warning> {
             ),
         );
     }
+    for (field, source) in deaf_sources(spec) {
+        warn(
+            field,
+            format!(
+                "packets to {source} are refused (accept: false), answers to connections that the active director opens from it \
+                 among them; give another source, or accept: true"
+            ),
+        );
+    }
     let mut seen: BTreeMap<u8, &str> = BTreeMap::new();
     for (m, member) in spec.members.iter().enumerate() {
         if let Some(other) = seen.insert(member.priority, &member.director) {
@@ -129,6 +139,23 @@ pub(crate) fn vrrp_group(spec: &VrrpGroupSpec) -> Vec<Warning> {
         }
     }
     warnings
+}
+
+/// Sources of routes that take no packets.
+fn deaf_sources(spec: &VrrpGroupSpec) -> Vec<(String, IpAddr)> {
+    let deaf = spec.instances.iter().filter(|instance| !instance.accept);
+    let deaf: BTreeSet<IpAddr> = deaf
+        .flat_map(|instance| instance.addresses.iter().chain(&instance.excluded_addresses))
+        .map(|one| one.address)
+        .collect();
+    let mut found = Vec::new();
+    for (i, instance) in spec.instances.iter().enumerate() {
+        for (j, route) in instance.routes.iter().enumerate() {
+            let source = route.source.filter(|source| deaf.contains(source));
+            found.extend(source.map(|source| (format!("spec.instances[{i}].routes[{j}].source"), source)));
+        }
+    }
+    found
 }
 
 /// How long a member of this priority hears nothing until it takes over (RFC 9568 section 6.1; in version 2, RFC 3768 section

@@ -118,10 +118,16 @@ fn what_does_not_exist_yet_is_refused_by_name() {
     for (field, patch) in [
         ("spec.track.virtualServices", json!({"track": {"virtualServices": tracked}})),
         ("spec.track.healthChecks", json!({"track": {"healthChecks": tracked}})),
-        ("spec.instances[0].virtualMac", instances(json!({"virtualMac": true}))),
-        ("spec.instances[0].accept", instances(json!({"accept": false}))),
-        ("spec.instances[0].routes", instances(json!({"routes": [{"to": "192.0.2.0/24"}]}))),
-        ("spec.instances[0].rules", instances(json!({"rules": [{"from": "192.0.2.0/24", "table": 7}]}))),
+        (
+            "spec.instances[0].virtualMac",
+            patched(
+                instances(json!({"virtualMac": true})),
+                &json!({"peers": {"unicast": {}}, "members": [
+                    {"director": "dir1", "addresses": {"a": "192.0.2.7"}},
+                    {"director": "dir2", "addresses": {"a": "192.0.2.8"}},
+                ]}),
+            ),
+        ),
     ] {
         refused(group(&patch), Unsupported, field, "not supported by this version");
         documented(&format!("VrrpGroup {}", field.replace("[0]", "[]")));
@@ -166,6 +172,50 @@ fn a_group_contradicts_itself_at_a_field() {
     let mixed = json!({"addresses": ["192.0.2.1/32", "2001:db8::1/128"]});
     let unicast = json!({"members": own("192.0.2.7", "192.0.2.8"), "peers": {"unicast": {}}});
     for (field, words, patch) in [
+        (
+            "spec.instances[0].label",
+            "is for addresses on the interface itself",
+            instances(json!({"virtualMac": true, "label": "0"})),
+        ),
+        (
+            "spec.instances[0].routes[0].table",
+            "255 is the table of the kernel's own addresses",
+            instances(json!({"routes": [{"to": "198.51.100.0/24", "table": 255}]})),
+        ),
+        (
+            "spec.instances[0].routes[0].via",
+            "192.0.2.1 is an address of the group",
+            instances(json!({"routes": [{"to": "198.51.100.0/24", "via": "192.0.2.1"}]})),
+        ),
+        (
+            "spec.instances[0].routes[0].to",
+            "the network is 198.51.100.0/24",
+            instances(json!({"routes": [{"to": "198.51.100.7/24"}]})),
+        ),
+        (
+            "spec.instances[0].routes[1].to",
+            "stands in instances[0].routes[0] with the same table and metric",
+            instances(json!({"routes": [{"to": "198.51.100.0/24"},
+                {"to": "198.51.100.0/24", "via": "192.0.2.9", "table": 254, "metric": 0}]})),
+        ),
+        (
+            "spec.instances[0].routes[1].to",
+            "stands in instances[0].routes[0]",
+            instances(
+                json!({"routes": [{"to": "2001:db8::/48", "metric": 0}, {"to": "2001:db8::/48", "metric": 1024}]}),
+            ),
+        ),
+        (
+            "spec.instances[0].rules[0].from",
+            "the network is 198.51.100.0/24",
+            instances(json!({"rules": [{"from": "198.51.100.1/24", "table": 7}]})),
+        ),
+        (
+            "spec.instances[0].rules[1].to",
+            "instances[0].rules[0] sends the same into table 7",
+            instances(json!({"rules": [{"to": "198.51.100.0/24", "table": 7},
+                {"to": "198.51.100.0/24", "table": 7, "priority": 9}]})),
+        ),
         (
             "spec.instances[0].virtualRouterId",
             "only in a cluster",

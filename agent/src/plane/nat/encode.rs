@@ -5,14 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use super::table::{By, Field, Key, Set, TABLE, Version};
+use super::{
+    refused,
+    table::{By, Field, Key, Set, TABLE, Version},
+};
 use crate::plane::{
     attribute::{Attributes, Writer, find},
     netlink::{APPEND, CREATE, Message},
     nftables::{
-        self, DATA_VALUE, DELETE_ELEMENTS, DELETE_TABLE, ELEMENTS, FIRST, HEADER, LIST_ELEMENT, LOCAL_OUT,
-        META_MARK, META_PROTOCOL, NETWORK, NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, Unsent,
-        about, destination_address, destination_port, expression, length, meta, payload, register,
+        self, DATA_VALUE, DELETE_ELEMENTS, DELETE_TABLE, ELEMENTS, FIRST, HEADER, LIST_ELEMENT, LOCAL_IN,
+        LOCAL_OUT, META_MARK, META_PROTOCOL, NETWORK, NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE,
+        Unsent, about, destination_address, destination_port, expression, length, meta, payload, register,
     },
 };
 
@@ -87,6 +90,9 @@ impl Batch {
         if sources {
             self.push(NEW_CHAIN, CREATE, chain("postrouting", "nat", 4, 100));
         }
+        if elements.keys().any(|set| matches!(set, Set::Refused(_))) {
+            self.push(NEW_CHAIN, CREATE, chain(refused::CHAIN, "filter", LOCAL_IN, refused::PRIORITY));
+        }
         for set in elements.keys() {
             match *set {
                 Set::Marks(version) => {
@@ -96,6 +102,11 @@ impl Batch {
                 }
                 Set::Source { version, by, auto } => {
                     self.push(NEW_RULE, CREATE | APPEND, rule("postrouting", source_rule(version, by, auto)));
+                }
+                Set::Refused(version) => {
+                    for list in refused::rules(version) {
+                        self.push(NEW_RULE, CREATE | APPEND, rule(refused::CHAIN, list));
+                    }
                 }
                 Set::Connected(_) => {}
             }

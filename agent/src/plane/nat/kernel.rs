@@ -262,7 +262,7 @@ pub(crate) fn missing(error: &io::Error) -> Option<String> {
         [libc::EPROTONOSUPPORT, libc::EAFNOSUPPORT, libc::EINVAL, libc::EOPNOTSUPP, libc::ENOENT];
     error.raw_os_error().filter(|errno| unsupported.contains(errno)).map(|_| {
         format!(
-            "this kernel lacks what sourceNat and fwmark.match need of nftables ({error}): load nf_tables, nft_chain_nat, nft_masq, \
+            "this kernel lacks what sourceNat, fwmark.match and accept: false need of nftables ({error}): load nf_tables, nft_chain_nat, nft_masq, \
              nft_ct and nf_conntrack, or install the kernel package that has them (Debian: linux-image-amd64)"
         )
     })

@@ -1,11 +1,12 @@
 //! Our nftables table: rewrites the source of connections where replies would not come back through the director (`sourceNat`),
-//! and sets firewall marks (`fwmark.match`).
+//! sets firewall marks (`fwmark.match`), and drops packets to addresses of groups that take none themselves (`accept: false`).
 //!
 //! The table is of the family `inet` and is called `bascule`. It is made in one transaction, changed element by element, and
 //! removed when nothing needs it. Other tables are never touched.
 
 mod encode;
 mod kernel;
+mod refused;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -60,6 +61,7 @@ struct Own {
 /// Everything that a configuration wants, with the networks that are connected.
 pub fn desired(config: &NodeConfig, connected: &Connected) -> Desired {
     let mut desired = Desired::default();
+    desired.set_director(&config.director);
     for (key, spec) in &config.bindings {
         desired.set(key, Some(spec));
     }

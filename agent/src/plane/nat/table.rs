@@ -66,6 +66,8 @@ pub enum Set {
         /// Only clients that the real server would answer past the director.
         auto: bool,
     },
+    /// Addresses of groups with `accept: false`.
+    Refused(Version),
 }
 
 impl Set {
@@ -75,14 +77,19 @@ impl Set {
             let sources = By::ALL.into_iter().flat_map(move |by| {
                 [false, true].into_iter().map(move |auto| Self::Source { version, by, auto })
             });
-            [Self::Marks(version), Self::Connected(version)].into_iter().chain(sources)
+            [Self::Marks(version), Self::Connected(version), Self::Refused(version)]
+                .into_iter()
+                .chain(sources)
         })
     }
 
     /// The family of its addresses.
     pub fn version(self) -> Version {
         match self {
-            Self::Marks(version) | Self::Connected(version) | Self::Source { version, .. } => version,
+            Self::Marks(version)
+            | Self::Connected(version)
+            | Self::Source { version, .. }
+            | Self::Refused(version) => version,
         }
     }
 
@@ -94,6 +101,8 @@ impl Set {
             Self::Marks(V6) => "mark6",
             Self::Connected(V4) => "connected4",
             Self::Connected(V6) => "connected6",
+            Self::Refused(V4) => "refused4",
+            Self::Refused(V6) => "refused6",
             Self::Source { version: V4, by: By::Port, auto: false } => "source_always4",
             Self::Source { version: V4, by: By::Port, auto: true } => "source_auto4",
             Self::Source { version: V4, by: By::AnyPort, auto: false } => "source_always_any4",
@@ -115,6 +124,7 @@ impl Set {
         match self {
             Self::Marks(_) => &[Address, Protocol, Port],
             Self::Connected(_) => &[Address, Address],
+            Self::Refused(_) => &[Address],
             Self::Source { by: By::Port, .. } => &[Address, Protocol, Port, Address],
             Self::Source { by: By::AnyPort, .. } => &[Address, Protocol, Address],
             Self::Source { by: By::Mark, .. } => &[Mark, Address],

@@ -39,6 +39,47 @@ fn wanted_of(changes: Value) -> Vec<String> {
 }
 
 #[test]
+fn addresses_of_groups_that_take_nothing_themselves() {
+    let director = |instances: Value| {
+        let group = json!({"name": "g", "priority": 100, "version": 3, "advertisementInterval": "1s", "downIntervals": 3,
+            "preempt": {}, "onAgentLoss": "Keep", "instances": instances});
+        serde_json::from_value(json!({"director": "dir1", "vrrp": [group]})).unwrap()
+    };
+    let instance = |accept: bool, addresses: &[&str], excluded: &[&str]| {
+        json!({"name": "a", "interface": "eth0", "virtualRouterId": 30, "accept": accept, "addresses": addresses,
+            "excludedAddresses": excluded})
+    };
+    let mut desired = desired(&config([("web", web(json!({"sourceNat": "Always"})))]), &Connected::new());
+    let without = elements(&desired);
+    let both = director(json!([
+        instance(false, &["10.0.0.1/24", "2001:db8::1/64"], &["10.0.0.9/32"]),
+        instance(true, &["10.0.0.2/24"], &[]),
+    ]));
+    assert_eq!(desired.set_director(&both).len(), 4);
+    let with = elements(&desired);
+    let refused: Vec<_> = with.iter().filter(|element| !without.contains(element)).collect();
+    assert_eq!(
+        refused,
+        [
+            "refused4: 10.0.0.1",
+            "refused4: 10.0.0.9",
+            "refused6: 2001:db8::1",
+            "refused6: fe80::200:5eff:fe00:21e"
+        ]
+    );
+    assert_eq!(desired.set_director(&both).len(), 0);
+    // A binding that goes takes nothing of it along.
+    desired.set(&key("web"), None);
+    assert_eq!(elements(&desired).len(), 4);
+    // One that is given is the only one.
+    let given = director(json!([instance(false, &["fe80::7/64", "10.0.0.1/24"], &[])]));
+    assert_eq!(desired.set_director(&given).len(), 4);
+    assert_eq!(elements(&desired), ["refused4: 10.0.0.1", "refused6: fe80::7"]);
+    assert_eq!(desired.set_director(&director(json!([instance(true, &["10.0.0.1/24"], &[])]))).len(), 2);
+    assert!(desired.sets().is_empty(), "no table");
+}
+
+#[test]
 fn what_a_binding_needs() {
     assert_eq!(wanted_of(json!({})), Vec::<String>::new());
     assert_eq!(

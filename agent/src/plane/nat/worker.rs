@@ -228,6 +228,9 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for NatPlane<I, C> {
 
     fn configure(&mut self, change: &Merged) {
         self.configured = true;
+        if let Some(director) = &change.director {
+            self.dirty.extend(self.desired.set_director(director));
+        }
         if change.all {
             let gone: Vec<_> =
                 self.desired.keys().filter(|key| !change.bindings.contains_key(key)).cloned().collect();

@@ -15,7 +15,9 @@ use std::{
 };
 
 use bascule_compile::{BindingKey, NodeConfig};
-use bascule_crds::{DirectorConfigSpec, ForwardingMethod, SourceNat, VirtualServiceBindingSpec};
+use bascule_crds::{
+    DirectorConfigSpec, ForwardingMethod, SourceNat, VirtualServiceBindingSpec, vrrp_group::Instance,
+};
 
 pub(crate) use kernel::{Io, Kernel};
 pub(crate) use worker::{SysctlPlane, absent, unmanaged};
@@ -73,6 +75,8 @@ pub struct Desired {
     director: BTreeMap<&'static str, &'static str>,
     /// Wanted with connectionSync, with or without bindings.
     synchronisation: BTreeMap<&'static str, String>,
+    /// Wanted on the interfaces of groups with IPv4 addresses; see [`interfaces`].
+    interfaces: BTreeMap<String, &'static str>,
     /// Whether to set what differs, or only to say so.
     pub manage: bool,
     needed: BTreeMap<String, BTreeSet<BindingKey>>,
@@ -101,7 +105,10 @@ impl Desired {
         let director = self.director.iter().filter(|_| !self.bindings.is_empty());
         let director = director.map(|(path, value)| (*path, *value));
         let synchronisation = self.synchronisation.iter().map(|(path, value)| (*path, value.as_str()));
-        director.chain(synchronisation).chain(self.needed.keys().map(|path| (path.as_str(), "1")))
+        let interfaces = self.interfaces.iter().filter(|(path, _)| !self.needed.contains_key(*path));
+        let interfaces = interfaces.map(|(path, value)| (path.as_str(), *value));
+        let needed = self.needed.keys().map(|path| (path.as_str(), "1"));
+        director.chain(synchronisation).chain(needed).chain(interfaces)
     }
 
     /// The bindings that need a value; none when it is the director's.
@@ -114,8 +121,12 @@ impl Desired {
         let (manage, values) = super::director_sysctls(director);
         let synchronisation =
             director.connection_sync.as_ref().map(synchronisation::values).unwrap_or_default();
-        let changed =
-            self.manage != manage || self.director != values || self.synchronisation != synchronisation;
+        let interfaces = interfaces(director);
+        let changed = self.manage != manage
+            || self.director != values
+            || self.synchronisation != synchronisation
+            || self.interfaces != interfaces;
+        self.interfaces = interfaces;
         self.synchronisation = synchronisation;
         self.manage = manage;
         self.director = values;
@@ -152,6 +163,28 @@ impl Desired {
         self.bindings.extend(new.map(|new| (key.clone(), new)));
         changed || before != self.bindings.is_empty()
     }
+}
+
+/// What groups with IPv4 addresses need of their interfaces. A group's address may have become the first of its network, and must
+/// not take the machine's own with it. Beside an interface with a virtual MAC address, the one below must not answer ARP for what is
+/// not on it, and not ask in the name of an address of the group: either way its own MAC address would become known for that.
+fn interfaces(director: &DirectorConfigSpec) -> BTreeMap<String, &'static str> {
+    let instances = director.vrrp.iter().flat_map(|group| &group.instances);
+    let ipv4 = instances.filter(|instance| {
+        instance.addresses.iter().chain(&instance.excluded_addresses).any(|one| one.address.is_ipv4())
+    });
+    let settings = |instance: &Instance| {
+        let interface = &instance.interface;
+        let mac = instance.virtual_mac.then(|| {
+            [
+                (format!("net/ipv4/conf/{interface}/arp_ignore"), "1"),
+                (format!("net/ipv4/conf/{interface}/arp_announce"), "2"),
+            ]
+        });
+        let promoted = (promote_secondaries(interface), "1");
+        std::iter::once(promoted).chain(mac.into_iter().flatten())
+    };
+    ipv4.flat_map(settings).collect()
 }
 
 fn needs(spec: &VirtualServiceBindingSpec) -> Needs {

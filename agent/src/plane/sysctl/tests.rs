@@ -56,6 +56,54 @@ fn what_a_binding_needs() {
 }
 
 #[test]
+fn an_interface_with_addresses_of_a_group_keeps_the_others() {
+    let director: DirectorConfigSpec = serde_json::from_value(json!({"director": "dir1", "vrrp": [{
+    "name": "front", "priority": 200, "version": 3, "advertisementInterval": "1s", "downIntervals": 3,
+    "preempt": {"enabled": true, "delay": "0s"}, "onAgentLoss": "Release",
+    "instances": [
+        {"name": "outside", "interface": "eth0", "virtualRouterId": 30, "addresses": ["192.16.193.30/24"]},
+        {"name": "inside", "interface": "eth1", "virtualRouterId": 31, "addresses": ["2001:db8::30/64"]},
+    ]}]}))
+    .unwrap();
+    let mut desired = Desired::default();
+    assert!(desired.set_director(&director));
+    assert!(!desired.set_director(&director));
+    let own: Vec<_> = desired.values().collect();
+    assert_eq!(own, [("net/ipv4/conf/eth0/promote_secondaries", "1")]);
+    desired.set(&key("web"), Some(&web(json!({"interface": "eth0"}))));
+    let wanted = desired.values().filter(|(path, _)| path.ends_with("promote_secondaries"));
+    assert_eq!(wanted.count(), 1, "once, also when a service has an address there");
+}
+
+#[test]
+fn below_a_virtual_mac_address_arp_is_for_what_is_there() {
+    let director = |family: &str, mac: bool| -> DirectorConfigSpec {
+        serde_json::from_value(json!({"director": "dir1", "vrrp": [{
+            "name": "front", "priority": 200, "version": 3, "advertisementInterval": "1s", "downIntervals": 3,
+            "preempt": {"enabled": true, "delay": "0s"}, "onAgentLoss": "Release",
+            "instances": [{"name": "outside", "interface": "eth0", "virtualRouterId": 30, "addresses": [family], "virtualMac": mac}],
+        }]}))
+        .unwrap()
+    };
+    let mut desired = Desired::default();
+    desired.set_director(&director("192.16.193.30/24", true));
+    let mut wanted: Vec<_> = desired.values().collect();
+    wanted.sort_unstable();
+    assert_eq!(
+        wanted,
+        [
+            ("net/ipv4/conf/eth0/arp_announce", "2"),
+            ("net/ipv4/conf/eth0/arp_ignore", "1"),
+            ("net/ipv4/conf/eth0/promote_secondaries", "1")
+        ]
+    );
+    assert!(desired.set_director(&director("192.16.193.30/24", false)));
+    assert_eq!(desired.values().count(), 1);
+    assert!(desired.set_director(&director("2001:db8::30/64", true)));
+    assert_eq!(desired.values().count(), 0);
+}
+
+#[test]
 fn the_directors_own_settings() {
     let director: DirectorConfigSpec = serde_json::from_value(
         json!({"director": "dir1", "expire": {"noDestination": false, "quiescentTemplate": true}}),

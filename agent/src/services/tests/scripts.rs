@@ -224,3 +224,20 @@ fn what_may_not_be_run_is_said_before_it_is_needed() {
     world.services.active("front", false);
     world.wait("the fault", |group| group.failing.as_deref().is_some_and(|why| why.contains("is not there")));
 }
+
+#[test]
+fn services_that_come_to_a_group_that_is_active_are_started() {
+    let world = World::new();
+    world.configure(&[]);
+    world.services.active("front", true);
+    world.configure(&["web"]);
+    world.wait_all(State::Running);
+    assert_eq!(world.diary(), "start web");
+    // And to one that is not, not.
+    world.services.active("front", false);
+    world.wait_all(State::Stopped);
+    world.configure(&[]);
+    world.configure(&["web", "mail"]);
+    world.wait_all(State::Stopped);
+    assert!(!world.diary().contains("start mail"), "{}", world.diary());
+}

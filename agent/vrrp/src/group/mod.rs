@@ -24,7 +24,7 @@ pub use config::{
     AgentLoss, ConfigError, ConfigWarning, GroupConfig, InstanceConfig, MAX_PRIORITY, MAX_ROUTERS,
     MAX_TRACKERS, PREFERRED, Preempt, RouterId, Tracker, advertised,
 };
-pub use snapshot::{RestoreError, Snapshot};
+pub use snapshot::{RestoreError, Restored, Snapshot};
 pub use status::{Counters, RouterStatus, Status};
 
 use crate::authentication::{Senders, Sequence};
@@ -306,10 +306,12 @@ impl Group {
 
     /// What a process that comes after a crash of this one must know; to be kept (in /run) after each advertisement.
     pub fn record(&self, boot_id: &str) -> Record {
+        // Who gave way a moment ago must not speak with full priority again: a successor is on its way.
+        let last = self.last_sent().filter(|_| !self.is_releasing());
         Record {
             boot_id: boot_id.to_owned(),
-            last_advertisement: self.last_sent().map(|(last, _)| last),
-            patience: self.last_sent().map_or(Duration::ZERO, |(_, patience)| patience),
+            last_advertisement: last.map(|(last, _)| last),
+            patience: last.map_or(Duration::ZERO, |(_, patience)| patience),
             hold: self.hold,
             sequences: self
                 .slots

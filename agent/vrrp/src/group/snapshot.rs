@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Group, GroupConfig, GroupState, Link};
+use super::{ConfigError, Group, GroupConfig, GroupState, Link, RouterId};
 use crate::authentication::{Senders, Sequence};
 use crate::packet::{Family, Version};
 use crate::router::{State, VirtualRouter};
@@ -54,6 +54,11 @@ impl Snapshot {
     pub fn group(&self) -> &str {
         &self.group
     }
+
+    /// Whether something that it tracks was failing.
+    pub fn is_failing(&self, name: &str) -> bool {
+        self.failing.get(name).copied().unwrap_or(false)
+    }
 }
 
 /// Why a snapshot cannot be taken over.
@@ -62,12 +67,21 @@ pub enum RestoreError {
     /// Another release wrote it in another form.
     #[error("the state to take over is of form {0}, this program knows form 1")]
     Format(u32),
-    /// It is another group's, of another version of the protocol, or of other virtual routers.
+    /// It is another group's, of another version of the protocol, or of none of the virtual routers.
     #[error("the state to take over is that of other virtual routers than are configured")]
     Routers,
     /// The configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+}
+
+/// A group that goes on.
+#[derive(Debug)]
+pub struct Restored {
+    /// It.
+    pub group: Group,
+    /// Whether its virtual routers are those that the other process had.
+    pub whole: bool,
 }
 
 impl Group {
@@ -108,14 +122,20 @@ impl Group {
         }
     }
 
-    /// Goes on where another process left off. `config` must have the same virtual routers; what else differs comes into force.
-    pub fn restore(config: GroupConfig, snapshot: Snapshot) -> Result<Self, RestoreError> {
+    /// Goes on where another process left off. Virtual routers that `config` has and that process had not take their links from
+    /// `links`; they join with the next input, and [`Input::Configure`](super::Input::Configure) with the same configuration also
+    /// makes addresses that are new on the others known.
+    pub fn restore(
+        config: GroupConfig,
+        snapshot: Snapshot,
+        links: &[(RouterId, Link)],
+    ) -> Result<Restored, RestoreError> {
         if snapshot.format != FORMAT {
             return Err(RestoreError::Format(snapshot.format));
         }
         let mut group = Group::new(config)?;
         let same_group = *group.config.name == *snapshot.group && group.config.version == snapshot.version;
-        if !same_group || group.slots.len() != snapshot.routers.len() {
+        if !same_group {
             return Err(RestoreError::Routers);
         }
         group.failing = group
@@ -124,19 +144,11 @@ impl Group {
             .iter()
             .filter_map(|tracker| Some((tracker.name.clone(), *snapshot.failing.get(&*tracker.name)?)))
             .collect();
-        let priority = group.priority();
-        for (slot, left) in group.slots.iter_mut().zip(snapshot.routers) {
-            let same = *slot.id.instance == *left.instance
-                && *slot.interface == *left.interface
-                && slot.id.family == left.family
-                && slot.endpoint.vrid == left.vrid;
-            if !same {
-                return Err(RestoreError::Routers);
-            }
-            let parameters = group.config.parameters(group.interval, &slot.id, priority);
-            slot.router = VirtualRouter::restore(parameters, left.source, left.state);
-            (slot.link, slot.sequence, slot.senders) = (left.link, left.sequence, left.senders);
-            (slot.warned, slot.one_sided) = (left.warned, left.one_sided);
+        let mut left = snapshot.routers;
+        let (known, configured) = (left.len(), group.slots.len());
+        let matched = group.restore_routers(&mut left, links);
+        if matched == 0 {
+            return Err(RestoreError::Routers);
         }
         group.state = snapshot.state;
         group.since = snapshot.since;
@@ -145,6 +157,33 @@ impl Group {
         (group.hold, group.commanded) = (snapshot.hold, snapshot.commanded);
         (group.better_since, group.renewed_at) = (snapshot.better_since, snapshot.renewed_at);
         group.farewell_at = snapshot.farewell_at;
-        Ok(group)
+        Ok(Restored { group, whole: matched == known && matched == configured })
+    }
+
+    /// Returns how many virtual routers were found.
+    fn restore_routers(&mut self, left: &mut Vec<RouterSnapshot>, links: &[(RouterId, Link)]) -> usize {
+        let priority = self.priority();
+        let mut matched = 0;
+        for slot in &mut self.slots {
+            let same = |left: &RouterSnapshot| {
+                *slot.id.instance == *left.instance
+                    && *slot.interface == *left.interface
+                    && slot.id.family == left.family
+                    && slot.endpoint.vrid == left.vrid
+            };
+            let Some(at) = left.iter().position(same) else {
+                if let Some((_, link)) = links.iter().find(|(id, _)| *id == slot.id) {
+                    slot.link = *link;
+                }
+                continue;
+            };
+            let left = left.swap_remove(at);
+            let parameters = self.config.parameters(self.interval, &slot.id, priority);
+            slot.router = VirtualRouter::restore(parameters, left.source, left.state);
+            (slot.link, slot.sequence, slot.senders) = (left.link, left.sequence, left.senders);
+            (slot.warned, slot.one_sided) = (left.warned, left.one_sided);
+            matched += 1;
+        }
+        matched
     }
 }

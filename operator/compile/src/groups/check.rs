@@ -8,6 +8,7 @@ use bascule_crds::common::Family;
 use bascule_crds::vrrp_group::Instance;
 
 use super::form::{Aliases, resolved};
+use super::routing;
 use crate::compiler::Trust;
 use crate::problem::Problems;
 use crate::service::not_of_a_machine;
@@ -28,8 +29,17 @@ pub(crate) fn alone(trust: Trust, spec: &VrrpGroupSpec) -> Problems {
             );
         }
     }
+    for (i, instance) in spec.instances.iter().enumerate() {
+        if instance.virtual_mac && instance.label.is_some() {
+            problems.invalid(
+                format!("spec.instances[{i}].label"),
+                "is for addresses on the interface itself: with virtualMac they are on one of their own; remove one of the two",
+            );
+        }
+    }
     let addresses = check_addresses(spec, &mut problems);
     check_own_addresses(spec, &addresses, &mut problems);
+    routing::check(spec, &addresses, &mut problems);
     unsupported::vrrp_group(trust, spec, &mut problems);
     problems
 }

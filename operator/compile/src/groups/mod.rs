@@ -5,6 +5,7 @@
 
 mod check;
 mod form;
+mod routing;
 mod settle;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use crate::problem::Problems;
 use crate::types::{Condition, ConditionType, Problem, Reason};
 use crate::warnings;
 pub(crate) use form::{Aliases, priority, resolved};
+use routing::RouteKey;
 use settle::{Contender, Forms, Hold, Lost, Outcome, holds};
 
 /// As much of a VrrpGroup as has to be kept.
@@ -326,7 +328,7 @@ impl Groups {
                 Hold::Address { director, address } => {
                     Some(Held { director, address, group: Arc::clone(name) })
                 }
-                Hold::Router { .. } => None,
+                Hold::Router { .. } | Hold::Route { .. } => None,
             });
             held.collect()
         };
@@ -395,6 +397,7 @@ fn conflict(trust: Trust, spec: &VrrpGroupSpec, wanted: &Forms, lost: &Lost) -> 
             let way_out = match hold {
                 Hold::Router { .. } => "take another id",
                 Hold::Address { .. } => "take another address",
+                Hold::Route { .. } => "take another table or metric",
             };
             let message =
                 format!("{hold} is taken by VrrpGroup {winner} ({why}); {way_out}, or remove one of them");
@@ -418,7 +421,8 @@ fn conflict(trust: Trust, spec: &VrrpGroupSpec, wanted: &Forms, lost: &Lost) -> 
 
 /// Where the group says that it wants this.
 fn field_of(wanted: &Forms, hold: &Hold) -> String {
-    let (Hold::Router { director, .. } | Hold::Address { director, .. }) = hold;
+    let (Hold::Router { director, .. } | Hold::Address { director, .. } | Hold::Route { director, .. }) =
+        hold;
     let instances = wanted.get(director).map(|form| form.instances.as_slice()).unwrap_or_default();
     let at = |instance: &Instance| match hold {
         Hold::Router { interface, id, .. } => {
@@ -432,6 +436,10 @@ fn field_of(wanted: &Forms, hold: &Hold) -> String {
                     let j = addresses.iter().position(|one| one.address == *address)?;
                     Some(format!("{list}[{j}]"))
                 })
+        }
+        Hold::Route { route, .. } => {
+            let j = instance.routes.iter().position(|one| RouteKey::of(one) == *route)?;
+            Some(format!("routes[{j}].to"))
         }
     };
     let found =

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bascule_crds::director_config::DirectorVrrpGroup;
 
+use super::routing::RouteKey;
 use crate::contest::{Form, Precedence};
 
 /// A group as each of its members carries it out, by the director's name.
@@ -37,6 +38,13 @@ pub(crate) enum Hold {
         /// The address, on whichever interface.
         address: IpAddr,
     },
+    /// A route: the kernel has one of a kind.
+    Route {
+        /// Name of the director.
+        director: Arc<str>,
+        /// Which.
+        route: RouteKey,
+    },
 }
 
 impl fmt::Display for Hold {
@@ -46,6 +54,7 @@ impl fmt::Display for Hold {
                 write!(f, "virtualRouterId {id} on interface {interface} of director {director}")
             }
             Hold::Address { director, address } => write!(f, "{address} on director {director}"),
+            Hold::Route { director, route } => write!(f, "{route} on director {director}"),
         }
     }
 }
@@ -64,7 +73,11 @@ pub(crate) fn holds(forms: &Forms) -> impl Iterator<Item = Hold> {
                 director: Arc::clone(director),
                 address: one.address,
             };
-            router.into_iter().chain(addresses.map(address))
+            let routes = instance
+                .routes
+                .iter()
+                .map(|one| Hold::Route { director: Arc::clone(director), route: RouteKey::of(one) });
+            router.into_iter().chain(addresses.map(address)).chain(routes)
         })
     })
 }

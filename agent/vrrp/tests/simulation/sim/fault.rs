@@ -87,7 +87,8 @@ impl World {
         if self.sabotage == Some(super::world::Sabotage::ForgetsOnUpgrade) {
             return self.start(at);
         }
-        let group = Group::restore(old.config().clone(), snapshot).map_err(|error| error.to_string())?;
+        let restored = Group::restore(old.config().clone(), snapshot, &[]);
+        let group = restored.map_err(|error| error.to_string())?.group;
         if group.next_deadline() != old.next_deadline() || group.status().state != old.status().state {
             return Err(format!(
                 "node {at} is not taken over as it was: {:?} {:?}",

@@ -1,0 +1,206 @@
+//! Virtual MAC addresses.
+
+use std::{process::Command, thread, time::Duration};
+
+use crate::net::{Machine, Net, block, can_run, eventually, group, in_namespace};
+
+const ADDRESS: &str = "192.16.193.30";
+const ADDRESS6: &str = "2001:db8::30";
+const LINK: &str = "bsc.30.eth0";
+const LINK6: &str = "bsc6.30.eth0";
+
+const MORE: &str = r#"{"instances": [
+    {"name": "outside", "interface": "eth0", "virtualRouterId": 30, "virtualMac": true,
+     "addresses": ["192.16.193.30/24", "2001:db8::30/64"]}
+]}"#;
+
+/// A machine of which the sysctl plane has made what this needs.
+pub(crate) fn machine(net: &Net, host: u8) -> Machine {
+    let machine = net.machine(host);
+    machine.ip(&format!("address add 2001:db8::{host}/64 dev eth0 nodad"));
+    in_namespace(&machine.namespace, || {
+        for (setting, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+            std::fs::write(format!("/proc/sys/net/ipv4/conf/eth0/{setting}"), value).unwrap();
+        }
+    });
+    machine
+}
+
+fn links(machine: &Machine) -> Vec<String> {
+    let all = machine.ip("-o link show type macvlan");
+    all.lines()
+        .filter_map(|line| Some(line.split_whitespace().nth(1)?.split('@').next()?.to_owned()))
+        .collect()
+}
+
+fn is_up(machine: &Machine, link: &str) -> bool {
+    machine.ip(&format!("-o link show {link}")).contains(",UP")
+}
+
+/// The active one has the addresses on interfaces that are up, the other one has interfaces that are down.
+fn expect(active: &Machine, backup: &Machine) {
+    eventually("the addresses are on the virtual router's interfaces", || {
+        let on = |link: &str, address: &str| {
+            active.ip(&format!("-o address show dev {link}")).contains(&format!(" {address}/"))
+        };
+        let up = on(LINK, ADDRESS) && on(LINK6, ADDRESS6) && is_up(active, LINK) && is_up(active, LINK6);
+        let down = links(backup).len() == 2 && !is_up(backup, LINK) && !is_up(backup, LINK6);
+        (up && down && !backup.has(ADDRESS) && !backup.has(ADDRESS6)).then_some(())
+    });
+}
+
+/// Whether the client gets an answer.
+pub(crate) fn pings(client: &Machine, target: &str) -> bool {
+    let arguments = ["netns", "exec", &client.namespace, "ping", "-n", "-c", "1", "-W", "1", target];
+    Command::new("ip").args(arguments).output().unwrap().status.success()
+}
+
+#[test]
+fn clients_know_one_address_and_it_moves() {
+    if !can_run() {
+        return;
+    }
+    let net = Net::new();
+    let (dir1, dir2, client) = (machine(&net, 1), machine(&net, 2), machine(&net, 9));
+    let (one, two) = (dir1.start(), dir2.start());
+    one.handle.configure(&[group(200, MORE)]);
+    one.wait_for("front", "Active");
+    two.handle.configure(&[group(100, MORE)]);
+    two.wait_for("front", "Backup");
+    expect(&dir1, &dir2);
+    let shown =
+        one.status().groups[0].instances.iter().map(|one| one.own_interface.clone()).collect::<Vec<_>>();
+    assert_eq!(shown, [Some(LINK.to_owned()), Some(LINK6.to_owned())]);
+    // What the client learns is the virtual router's MAC address, and nothing makes it think otherwise.
+    let knows = |address: &str, mac: &str| {
+        let shown = client.ip(&format!("neighbour show to {address}"));
+        assert!(shown.contains(mac), "{shown}");
+    };
+    for (address, mac) in [(ADDRESS, "00:00:5e:00:01:1e"), (ADDRESS6, "00:00:5e:00:02:1e")] {
+        eventually(&format!("{address} answers"), || pings(&client, address).then_some(()));
+        knows(address, mac);
+        // From here on it shall not ask again.
+        client.ip(&format!("neighbour replace {address} lladdr {mac} nud permanent dev eth0"));
+    }
+    // Asked for an address of its own, each answers with its own MAC address.
+    eventually("the director answers", || pings(&client, "192.16.193.1").then_some(()));
+    knows("192.16.193.1", "02:00:00:00:00:01");
+
+    block(one.handle.switchover("front")).unwrap();
+    two.wait_for("front", "Active");
+    expect(&dir2, &dir1);
+    for address in [ADDRESS, ADDRESS6] {
+        eventually(&format!("{address} answers after it moved"), || pings(&client, address).then_some(()));
+    }
+    // One that is preempted hears its rival although both have one MAC address.
+    let dir3 = machine(&net, 3);
+    let three = dir3.start();
+    three.handle.configure(&[group(250, MORE)]);
+    three.wait_for("front", "Active");
+    two.wait_for("front", "Backup");
+    expect(&dir3, &dir2);
+    for address in [ADDRESS, ADDRESS6] {
+        eventually(&format!("{address} answers"), || pings(&client, address).then_some(()));
+    }
+    // Advertisements come from the virtual MAC address too: the switch knows where it is.
+    assert!(one.status().groups[0].instances.iter().all(|one| one.accepted > 0 && one.rejected.is_empty()));
+    // Who ends takes his interfaces along.
+    block(three.handle.stop());
+    eventually("dir3 has none", || links(&dir3).is_empty().then_some(()));
+    eventually("the next one answers", || pings(&client, ADDRESS).then_some(()));
+}
+
+#[test]
+fn what_somebody_does_to_the_interfaces_is_put_right_and_a_crash_leaves_none() {
+    if !can_run() {
+        return;
+    }
+    let net = Net::new();
+    let (dir1, dir2) = (machine(&net, 1), machine(&net, 2));
+    let (mut one, two) = (dir1.start(), dir2.start());
+    // Somebody's own, which is left alone.
+    dir1.ip("link add link eth0 name mine type macvlan mode bridge");
+    one.handle.configure(&[group(200, MORE)]);
+    one.wait_for("front", "Active");
+    two.handle.configure(&[group(100, MORE)]);
+    two.wait_for("front", "Backup");
+    let backed_up = || {
+        eventually("all is as it was", || {
+            let there = |link: &str, address: &str| {
+                let shown = Command::new("ip")
+                    .args(["-n", &dir1.namespace, "-o", "address", "show", "dev", link])
+                    .output()
+                    .unwrap();
+                String::from_utf8_lossy(&shown.stdout).contains(&format!(" {address}/"))
+            };
+            let all = there(LINK, ADDRESS) && there(LINK6, ADDRESS6);
+            (all && is_up(&dir1, LINK) && is_up(&dir1, LINK6)).then_some(())
+        });
+    };
+    backed_up();
+    for harm in
+        [format!("link delete {LINK}"), format!("link set {LINK6} down"), format!("link set {LINK} down")]
+    {
+        dir1.ip(&harm);
+        backed_up();
+    }
+    dir2.ip(&format!("link set {LINK} up"));
+    eventually("a backup's is down again", || (!is_up(&dir2, LINK)).then_some(()));
+    one.expect_history(&["Initialize -> Backup", "Backup -> Active"]);
+    // The interface below is not there for a moment: with it went the one above.
+    dir1.ip("link set eth0 down");
+    one.wait_for("front", "Fault");
+    two.wait_for("front", "Active");
+    dir1.ip("link set eth0 up");
+    one.wait_for("front", "Active");
+    backed_up();
+
+    drop(one);
+    assert_eq!(links(&dir1).len(), 3, "a crash leaves them");
+    one = dir1.start();
+    one.handle.configure(&[]);
+    eventually("swept", || (links(&dir1) == ["mine"]).then_some(()));
+    two.wait_for("front", "Active");
+    // Switched off and on in a running group.
+    let plain = MORE.replace("\"virtualMac\": true,", "");
+    two.handle.configure(&[group(100, &plain)]);
+    eventually("the address is on the interface itself", || {
+        (dir2.ip("-o address show dev eth0").contains(ADDRESS) && links(&dir2).is_empty()).then_some(())
+    });
+    two.handle.configure(&[group(100, MORE)]);
+    eventually("and back", || {
+        let back =
+            links(&dir2).len() == 2 && dir2.ip(&format!("-o address show dev {LINK}")).contains(ADDRESS);
+        (back && !dir2.ip("-o address show dev eth0").contains(&format!(" {ADDRESS}/"))).then_some(())
+    });
+    assert_eq!(two.state("front"), "Active");
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(two.state("front"), "Active");
+}
+
+#[test]
+fn an_agent_that_comes_back_at_once_goes_on_with_its_interfaces() {
+    if !can_run() {
+        return;
+    }
+    let net = Net::new();
+    let dir1 = machine(&net, 1);
+    // Slow enough for any machine to be back in time.
+    let mut slow: serde_json::Value = serde_json::from_str(MORE).unwrap();
+    slow["advertisementInterval"] = "2s".into();
+    slow["alone"] = true.into();
+    let one = dir1.start();
+    one.handle.configure(&[group(200, &slow.to_string())]);
+    one.wait_for("front", "Active");
+    eventually("up", || (is_up(&dir1, LINK) && is_up(&dir1, LINK6) && dir1.has(ADDRESS6)).then_some(()));
+    let index =
+        |link: &str| dir1.ip(&format!("-o link show {link}")).split(':').next().map(ToOwned::to_owned);
+    let before = (index(LINK), index(LINK6));
+    drop(one);
+    let one = dir1.start();
+    one.handle.configure(&[group(200, &slow.to_string())]);
+    one.wait_for("front", "Active");
+    one.expect_history(&["Initialize -> Active"]);
+    assert!(is_up(&dir1, LINK) && is_up(&dir1, LINK6) && dir1.has(ADDRESS6) && dir1.has(ADDRESS));
+    assert_eq!((index(LINK), index(LINK6)), before, "the same ones");
+}
