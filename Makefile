@@ -46,8 +46,9 @@ simulate: ## Play SEEDS (100000) seeds of the VRRP simulation; goes on where it 
 	  --seeds $(SEEDS) --state $(TARGET)/simulate.state
 
 .PHONY: interop
-interop: ## Try Bascule in one group with keepalived, a newer keepalived and FRR; writes docs/reference/interoperation.md.
+interop: ## Try Bascule beside keepalived, a newer keepalived and FRR; writes docs/reference/interoperation.md and interoperation-checks.md.
 	@scripts/interop
+	@scripts/interop-checks
 
 .PHONY: generate
 generate: ## Write the CRDs, the JSON Schemas and their references anew from the types.

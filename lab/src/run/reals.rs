@@ -19,6 +19,14 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// and at least so many times what a look took: who looks must not be in the way of what is looked at.
 const SHARE: u32 = 9;
 
+/// So many real servers come in one piece for certain.
+const A_PIECE: usize = 60;
+/// As often a list that changes is read again.
+const READINGS: u32 = 5;
+
+/// Real servers and their weights.
+type Weights = BTreeMap<String, u32>;
+
 /// What was seen, by node and service.
 pub(super) type Tables = Mutex<BTreeMap<(String, String), History>>;
 
@@ -61,9 +69,11 @@ impl Watch {
         let mut threads = Vec::new();
         for (node, services) in wanted(steps) {
             let services = services.into_iter().filter_map(|text| Some((service_id(&text).ok()?, text)));
+            let services: Vec<_> = services.collect();
             let mut looker = Looker {
                 node: world.node(&node)?,
-                services: services.collect(),
+                last: vec![Weights::new(); services.len()],
+                services,
                 client: None,
                 tables: Arc::clone(tables),
                 timeline: timeline.clone(),
@@ -96,6 +106,8 @@ impl Drop for Watch {
 struct Looker {
     node: Node,
     services: Vec<(ServiceId, String)>,
+    /// What the last look at each of them found.
+    last: Vec<Weights>,
     /// Connected in a network namespace of the node, and how often the node had booted by then: each boot has another one.
     client: Option<(u32, Client)>,
     tables: Arc<Tables>,
@@ -119,19 +131,23 @@ impl Looker {
             };
         }
         let Some((_, client)) = &mut self.client else { return Duration::from_nanos(now() - began) };
-        for (id, service) in &self.services {
+        for (number, (id, service)) in self.services.iter().enumerate() {
             let began = now();
-            let Ok(found) = client.destinations(id) else {
-                // The socket would be opened anew in this thread's namespace, which is another one.
-                self.client = None;
-                break;
-            };
+            let read = read(client, id, self.last.get(number));
             let ended = now();
-            let found = found.iter().map(|entry| {
-                let destination = &entry.destination;
-                (destination.id.to_string(), destination.weight)
-            });
-            let found = found.collect();
+            let found = match read {
+                Ok(Some(found)) => found,
+                // It is looked at again soon.
+                Ok(None) => continue,
+                Err(_) => {
+                    // The socket would be opened anew in this thread's namespace, which is another one.
+                    self.client = None;
+                    break;
+                }
+            };
+            if let Some(last) = self.last.get_mut(number) {
+                last.clone_from(&found);
+            }
             let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
             let history = tables.entry((self.node.name().to_owned(), service.clone())).or_default();
             let changes = history.put(began, ended, found);
@@ -140,6 +156,33 @@ impl Looker {
         }
         Duration::from_nanos(now() - began)
     }
+}
+
+/// The real servers of a service with their weights; none if they change while they are read.
+///
+/// The kernel hands out a long list in pieces, each from the place where the one before ended: while entries go, it skips others. What
+/// differs from the last look is taken only if a second reading finds the same: then nothing went in between, and nothing was skipped.
+fn read(
+    client: &mut Client,
+    id: &ServiceId,
+    last: Option<&Weights>,
+) -> Result<Option<Weights>, bascule_ipvs::Error> {
+    let mut read = || -> Result<Weights, bascule_ipvs::Error> {
+        let found = client.destinations(id)?;
+        Ok(found.iter().map(|entry| (entry.destination.id.to_string(), entry.destination.weight)).collect())
+    };
+    let mut found = read()?;
+    if found.len() < A_PIECE || Some(&found) == last {
+        return Ok(Some(found));
+    }
+    for _ in 0..READINGS {
+        let again = read()?;
+        if again == found {
+            return Ok(Some(found));
+        }
+        found = again;
+    }
+    Ok(None)
 }
 
 /// Puts changes on the timeline.
