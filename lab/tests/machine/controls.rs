@@ -4,10 +4,8 @@ use std::fs;
 
 use super::{Lab, stdout, text};
 
-/// Negative controls of what is expected of the kernel's IPVS: with the same rules a true expectation passes and each false one fails,
-/// because of what is false in it.
-pub(super) fn of_ipvs(lab: &Lab) {
-    const RULES: &str = r"
+/// A director with rules written by hand, as all scenarios here begin.
+const DIRECTOR: &str = r"
 summary: Rules written by hand.
 requires: {kernel: [ipvs], programs: [ipvsadm]}
 topology:
@@ -19,7 +17,12 @@ topology:
         - ipvsadm -A -t 172.16.193.30:80 -s rr
         - ipvsadm -a -t 172.16.193.30:80 -r 172.16.193.10:80 -m -w 2
         - ipvsadm -a -t 172.16.193.30:80 -r 172.16.193.40:80 -m -w 1
-steps:
+";
+
+/// Negative controls of what is expected of the kernel's IPVS: with the same rules a true expectation passes and each false one fails,
+/// because of what is false in it.
+pub(super) fn of_ipvs(lab: &Lab) {
+    const STEPS: &str = r"steps:
   - name: it is judged
     expect: [{kernel: {node: Load-Balancer, WANTED}}]
 ";
@@ -60,26 +63,16 @@ steps:
     ];
     let cases: Vec<_> = cases
         .into_iter()
-        .map(|(name, wanted, because)| (name, RULES.replace("WANTED", &wanted), because))
+        .map(|(name, wanted, because)| {
+            (name, [DIRECTOR, &STEPS.replace("WANTED", &wanted)].concat(), because)
+        })
         .collect();
     play_controls(lab, &cases);
 }
 
 /// The same of when real servers leave and come back: one leaves by hand half a second after a step began.
 pub(super) fn of_real_servers(lab: &Lab) {
-    const LEAVES: &str = r"
-summary: A real server is taken out by hand, and put back with another weight.
-requires: {kernel: [ipvs], programs: [ipvsadm]}
-topology:
-  networks: [{name: inside}]
-  nodes:
-    - name: Load-Balancer
-      links: [{network: inside, interface: enp0s8, addresses: [172.16.193.254/16]}]
-      exec:
-        - ipvsadm -A -t 172.16.193.30:80 -s rr
-        - ipvsadm -a -t 172.16.193.30:80 -r 172.16.193.10:80 -m -w 2
-        - ipvsadm -a -t 172.16.193.30:80 -r 172.16.193.40:80 -m -w 1
-steps:
+    const STEPS: &str = r"steps:
   - name: both are there
     wait: {within: 60s, until: [{realServers: {node: Load-Balancer, service: 'TCP 172.16.193.30:80', servers: ['172.16.193.10:80', '172.16.193.40:80'], are: in}}]}
   - name: one leaves
@@ -96,7 +89,9 @@ steps:
     let left = "window: {since: one leaves, until: it is put back}";
     let one = "servers: ['172.16.193.10:80']";
     let both = "servers: ['172.16.193.10:80', '172.16.193.40:80']";
-    let case = |name, wanted: String, because| (name, LEAVES.replace("WANTED", &wanted), because);
+    let case = |name, wanted: String, because| {
+        (name, [DIRECTOR, &STEPS.replace("WANTED", &wanted)].concat(), because)
+    };
     play_controls(
         lab,
         &[
