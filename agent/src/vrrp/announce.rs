@@ -5,10 +5,11 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
 use bascule_vrrp::packet::internet_checksum;
+
+use super::packet_socket::PacketSocket;
 
 const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
@@ -57,57 +58,24 @@ pub(crate) fn neighbour_advertisement(mac: [u8; 6], address: Ipv6Addr) -> Vec<u8
     packet
 }
 
-/// A socket that sends and does not receive.
+/// Sends announcements.
 #[derive(Debug)]
-pub(crate) struct Announcements {
-    socket: OwnedFd,
-}
+pub(crate) struct Announcements(PacketSocket);
 
 impl Announcements {
-    /// Opens one in the network namespace of the calling thread. Needs CAP_NET_RAW.
+    /// Opens a socket in the network namespace of the calling thread. Needs CAP_NET_RAW.
     pub(crate) fn open() -> io::Result<Self> {
-        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // Protocol 0: it receives nothing.
-        // SAFETY: takes and gives integers.
-        let descriptor = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: it was opened just now and belongs to nobody else.
-        Ok(Self { socket: unsafe { OwnedFd::from_raw_fd(descriptor) } })
+        PacketSocket::open(libc::SOCK_DGRAM).map(Self)
     }
 
     /// Announces an address on an interface with the hardware address `mac`.
     pub(crate) fn send(&self, index: u32, mac: [u8; 6], address: IpAddr) -> io::Result<()> {
         match address {
-            IpAddr::V4(address) => self.frame(index, ETH_P_ARP, BROADCAST, &arp(mac, address)),
+            IpAddr::V4(address) => self.0.send(index, ETH_P_ARP, BROADCAST, &arp(mac, address)),
             IpAddr::V6(address) => {
-                self.frame(index, ETH_P_IPV6, ALL_NODES_MAC, &neighbour_advertisement(mac, address))
+                self.0.send(index, ETH_P_IPV6, ALL_NODES_MAC, &neighbour_advertisement(mac, address))
             }
         }
-    }
-
-    fn frame(&self, index: u32, protocol: u16, to: [u8; 6], payload: &[u8]) -> io::Result<()> {
-        // SAFETY: all bytes zero is a valid sockaddr_ll.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
-        address.sll_protocol = protocol.to_be();
-        address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
-        address.sll_halen = 6;
-        address.sll_addr[..6].copy_from_slice(&to);
-        let length = u32::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
-        // SAFETY: payload and address are valid for the lengths given, and only read.
-        let sent = unsafe {
-            libc::sendto(
-                self.socket.as_raw_fd(),
-                payload.as_ptr().cast(),
-                payload.len(),
-                0,
-                (&raw const address).cast(),
-                length,
-            )
-        };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
 

@@ -28,6 +28,7 @@ mod life;
 mod mac;
 mod member;
 mod network;
+mod packet_socket;
 mod record;
 mod routing;
 mod secret;

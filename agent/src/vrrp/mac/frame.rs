@@ -4,11 +4,12 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
 use bascule_vrrp::packet::{IP_PROTOCOL, TTL, internet_checksum};
 use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::vrrp::packet_socket::PacketSocket;
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
@@ -60,26 +61,16 @@ fn ipv6(source: Ipv6Addr, group: Ipv6Addr, payload: &[u8]) -> Option<Vec<u8>> {
     Some(packet)
 }
 
-/// A socket that sends whole frames and receives nothing.
+/// Sends whole frames.
 #[derive(Debug)]
-pub(crate) struct Frames {
-    socket: OwnedFd,
-}
+pub(crate) struct Frames(PacketSocket);
 
 impl Frames {
-    /// Opens one in the network namespace of the calling thread. Needs CAP_NET_RAW.
+    /// Opens a socket in the network namespace of the calling thread. Needs CAP_NET_RAW.
     pub(crate) fn open() -> io::Result<Self> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // Protocol 0: it receives nothing.
-        // SAFETY: takes and gives integers.
-        let descriptor = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: it was opened just now and belongs to nobody else.
-        let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        let socket = PacketSocket::open(libc::SOCK_RAW)?;
         let _ = setsockopt(&socket, sockopt::Priority, &PRIORITY);
-        Ok(Self { socket })
+        Ok(Self(socket))
     }
 
     /// Sends an advertisement through an interface.
@@ -93,24 +84,8 @@ impl Frames {
     ) -> io::Result<()> {
         let frame = advertisement(mac, source, group, payload)
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        // SAFETY: all bytes zero is a valid sockaddr_ll.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
-        address.sll_protocol = u16::from_be_bytes([frame[12], frame[13]]).to_be();
-        address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
-        let length = u32::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
-        // SAFETY: frame and address are valid for the lengths given, and only read.
-        let sent = unsafe {
-            libc::sendto(
-                self.socket.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                0,
-                (&raw const address).cast(),
-                length,
-            )
-        };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        let protocol = u16::from_be_bytes([frame[12], frame[13]]);
+        self.0.send(index, protocol, [frame[0], frame[1], frame[2], frame[3], frame[4], frame[5]], &frame)
     }
 }
 
