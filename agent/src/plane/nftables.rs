@@ -61,6 +61,8 @@ pub(super) const DATA_VALUE: u16 = 1;
 
 /// NF_INET_LOCAL_IN.
 pub(super) const LOCAL_IN: u32 = 1;
+/// NF_INET_FORWARD.
+pub(super) const FORWARD: u32 = 2;
 /// NF_INET_LOCAL_OUT.
 pub(super) const LOCAL_OUT: u32 = 3;
 
@@ -166,14 +168,23 @@ pub(super) fn has_bit(list: Writer, mask: u8) -> Writer {
 
 /// Of these bits in the byte of the first register others are set than these, or the rule ends.
 pub(super) fn differs(list: Writer, mask: u8, from: u8) -> Writer {
-    let list = expression(list, "bitwise", |data| {
+    compare(masked(list, mask), UNEQUAL, &[from])
+}
+
+/// Of these bits in the byte of the first register exactly these are set, or the rule ends.
+pub(super) fn agrees(list: Writer, mask: u8, with: u8) -> Writer {
+    compare(masked(list, mask), EQUAL, &[with])
+}
+
+/// Keeps these bits of the byte in the first register.
+fn masked(list: Writer, mask: u8) -> Writer {
+    expression(list, "bitwise", |data| {
         data.network(1, FIRST)
             .network(2, FIRST)
             .network(3, 1)
             .nest(4, |value| value.bytes(DATA_VALUE, &[mask]))
             .nest(5, |value| value.bytes(DATA_VALUE, &[0]))
-    });
-    compare(list, UNEQUAL, &[from])
+    })
 }
 
 /// The packet is IPv4 or IPv6, or the rule ends.

@@ -248,6 +248,70 @@ fn an_unknown_connection_is_not_reset_while_armed() {
 }
 
 #[test]
+fn a_real_server_that_does_not_know_the_connection_resets_nobody_while_armed() {
+    in_namespace(|| {
+        link();
+        set_sysctl("net/ipv4/ip_forward", "1");
+        let client = Host::new("client", "out", "10.0.0.100/24", Some("10.0.0.1"));
+        let _server = Host::new("srv1", "in", "10.1.0.1/24", Some("10.1.0.254"));
+        // Whoever has the address later knows nothing of these connections: as where IPVS holds an entry of an earlier connection from the
+        // same port, which went to another real server.
+        let _other = Host::new("srv2", "in2", "10.1.0.1/24", Some("10.1.0.254"));
+        ip("address add 10.0.0.1/24 dev out");
+        ip("address add 10.0.0.30/24 dev out");
+        ip("address add 10.1.0.254/24 dev in");
+        let web = binding(&["10.0.0.30"], 80, &["10.1.0.1"], json!({"vrrpGroup": "front"}));
+        let (agent, _directory) = start(sync(), vec![("web", web)]);
+        assert_eq!(agent.failures(), []);
+        let (mut young, mut late, mut direct) = client.on(|| {
+            let open = |target: &str| {
+                let mut stream = connect(target).unwrap();
+                ask(&mut stream).unwrap();
+                stream.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+                stream
+            };
+            (open("10.0.0.30:80"), open("10.0.0.30:80"), open("10.1.0.1:80"))
+        });
+        ip("address delete 10.1.0.254/24 dev in");
+        ip("address add 10.1.0.254/24 dev in2");
+        let mut guard = Guard::open().unwrap();
+        let address: IpAddr = "10.0.0.30".parse().unwrap();
+        let began = Instant::now();
+        guard.arm(&[address]).unwrap();
+        let (reset, mut young) = client.on(move || (is_reset(&mut young), young));
+        let (stray, mut direct) = client.on(move || (is_reset(&mut direct), direct));
+        // On a slow machine the 4 s may be over.
+        let in_time = began.elapsed() < Duration::from_secs(4);
+        if in_time {
+            assert!(!reset, "by the service: {}", run("nft", "list table inet bascule-guard"));
+            assert!(!stray, "past the service: {}", run("nft", "list table inet bascule-guard"));
+        }
+        // New ones get through, and a port where nobody listens is refused as ever: RST and ACK.
+        guard.arm(&[address]).unwrap();
+        client.on(|| {
+            assert!(ask(&mut connect("10.0.0.30:80").unwrap()).unwrap().starts_with("srv2"));
+            let refused = connect("10.1.0.1:81").unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        });
+        wait_until("the kernel disarmed by itself", || {
+            let sets =
+                ["armed4", "recent"].map(|set| run("nft", &format!("list set inet bascule-guard {set}")));
+            !sets.iter().any(|set| set.contains("elements"))
+        });
+        assert!(client.on(move || is_reset(&mut late)), "as ever, once it is not armed");
+        if in_time {
+            let (reset, again) = client.on(move || (is_reset(&mut young), young));
+            assert!(!reset, "remembered: {}", run("nft", "list table inet bascule-guard"));
+            young = again;
+            // Its client sends again until it is told.
+            client.on(move || wait_until("what passes by is told later", || is_reset(&mut direct)));
+        }
+        drop(young);
+        agent.has_nothing_to_do();
+    });
+}
+
+#[test]
 fn a_real_server_on_the_director_itself_is_served_while_armed() {
     in_namespace(|| {
         link();

@@ -16,7 +16,7 @@ use super::{
     answer::read_stream_line,
     clock::monotonic_ns,
     load::{
-        Answer, HttpSender, LoadArgs, Protocol, Target, http_connect, http_exchange, line, tcp_exchange,
+        Answer, HttpConnection, LoadArgs, Protocol, Target, http_connect, http_exchange, line, tcp_exchange,
         tcp_greeted,
     },
     record::write_line,
@@ -73,7 +73,7 @@ enum Entry {
 
 #[derive(Debug)]
 enum Held {
-    Http(HttpSender),
+    Http(HttpConnection),
     Tcp(BufReader<TcpStream>),
     Download(BufReader<TcpStream>),
 }
@@ -181,9 +181,9 @@ impl Holder {
                 let answer = download_begins(&mut stream, &self.target).await?;
                 Ok((Held::Download(stream), answer))
             } else if self.target.protocol == Protocol::Http {
-                let mut sender = http_connect(&self.target).await?;
-                let answer = http_exchange(&mut sender, self.target.http_request(false)?).await?;
-                Ok((Held::Http(sender), answer))
+                let mut connection = http_connect(&self.target).await?;
+                let answer = http_exchange(&mut connection, self.target.http_request(false)?).await?;
+                Ok((Held::Http(connection), answer))
             } else {
                 let (stream, name) = tcp_greeted(&self.target).await?;
                 Ok((Held::Tcp(stream), Answer { answerer: Some(name), ..Answer::default() }))
@@ -204,7 +204,9 @@ impl Holder {
             let answer = self
                 .in_time(async {
                     match &mut held {
-                        Held::Http(sender) => http_exchange(sender, self.target.http_request(false)?).await,
+                        Held::Http(connection) => {
+                            http_exchange(connection, self.target.http_request(false)?).await
+                        }
                         Held::Tcp(stream) => tcp_exchange(stream, &format!("still here {round}")).await,
                         Held::Download(stream) => download_goes_on(stream, &mut next_line).await,
                     }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::{Request as HttpRequest, Uri, client::conn::http1};
+use hyper::{Request as HttpRequest, Response, Uri, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -20,6 +20,7 @@ use tokio::{
     net::{TcpSocket, TcpStream, UdpSocket},
     signal::unix::{SignalKind, signal},
     sync::{Mutex, mpsc},
+    task::JoinHandle,
     time::Instant,
 };
 
@@ -185,24 +186,49 @@ impl Target {
 }
 
 /// A connection that speaks HTTP, driven by a task of its own.
-pub(super) type HttpSender = http1::SendRequest<Empty<Bytes>>;
+#[derive(Debug)]
+pub(super) struct HttpConnection {
+    sender: http1::SendRequest<Empty<Bytes>>,
+    /// Reads and writes; ends with the connection.
+    task: JoinHandle<hyper::Result<()>>,
+}
 
-pub(super) async fn http_connect(target: &Target) -> anyhow::Result<HttpSender> {
+impl HttpConnection {
+    fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    async fn ask(&mut self, request: HttpRequest<Empty<Bytes>>) -> anyhow::Result<Response<Incoming>> {
+        let error = match self.sender.ready().await {
+            Ok(()) => match self.sender.send_request(request).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        // It ended while nothing was asked: then only the one who read knows why.
+        if error.is_closed() || error.is_canceled() {
+            return match (&mut self.task).await {
+                Ok(Err(reason)) => Err(reason).context("while nothing was asked"),
+                Ok(Ok(())) => Err(error).context("the other side closed the connection"),
+                Err(_) => Err(error.into()),
+            };
+        }
+        Err(error.into())
+    }
+}
+
+pub(super) async fn http_connect(target: &Target) -> anyhow::Result<HttpConnection> {
     let stream = target.connect().await.context("connect")?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(async move {
-        // Its error comes out of the request that it hits.
-        let _ = connection.await;
-    });
-    Ok(sender)
+    Ok(HttpConnection { sender, task: tokio::spawn(connection) })
 }
 
 pub(super) async fn http_exchange(
-    sender: &mut HttpSender,
+    connection: &mut HttpConnection,
     request: HttpRequest<Empty<Bytes>>,
 ) -> anyhow::Result<Answer> {
-    sender.ready().await?;
-    let response = sender.send_request(request).await?;
+    let response = connection.ask(request).await?;
     let status = response.status();
     let header = response.headers().get(SERVER_HEADER).and_then(|name| name.to_str().ok()).map(str::to_owned);
     let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
@@ -302,7 +328,7 @@ struct Client {
 /// What is kept between requests with `--reuse`.
 #[derive(Debug, Default)]
 struct Kept {
-    http: Option<HttpSender>,
+    http: Option<HttpConnection>,
     tcp: Option<BufReader<TcpStream>>,
     udp: Option<UdpSocket>,
 }
@@ -353,12 +379,12 @@ impl Client {
     async fn exchange_on(&self, kept: &mut Kept, seq: u64, close: bool) -> anyhow::Result<Answer> {
         match self.target.protocol {
             Protocol::Http => {
-                let mut sender = match kept.http.take() {
-                    Some(sender) if !sender.is_closed() => sender,
+                let mut connection = match kept.http.take() {
+                    Some(connection) if !connection.is_closed() => connection,
                     _ => http_connect(&self.target).await?,
                 };
-                let answer = http_exchange(&mut sender, self.target.http_request(close)?).await?;
-                kept.http = Some(sender);
+                let answer = http_exchange(&mut connection, self.target.http_request(close)?).await?;
+                kept.http = Some(connection);
                 Ok(answer)
             }
             Protocol::Tcp => {

@@ -8,10 +8,10 @@ use crate::plane::{
     nat::Version,
     netlink::{APPEND, CREATE, Message},
     nftables::{
-        DATA_VALUE, DELETE_ELEMENTS, DELETE_TABLE, ELEMENTS, FIRST, HEADER, LIST_ELEMENT, LOCAL_IN,
+        DATA_VALUE, DELETE_ELEMENTS, DELETE_TABLE, ELEMENTS, FIRST, FORWARD, HEADER, LIST_ELEMENT, LOCAL_IN,
         META_PROTOCOL, NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, SUBSYSTEM, TRANSPORT, Unsent,
-        about, chain, destination_address, destination_port, differs, equals, expression, length, meta,
-        of_family, payload, register, rule, source_address, source_port,
+        about, agrees, chain, destination_address, destination_port, differs, equals, expression, length,
+        meta, of_family, payload, register, rule, source_address, source_port,
     },
 };
 
@@ -28,8 +28,21 @@ const DROPPED: &str = "dropped";
 const INPUT: &str = "input";
 const UNKNOWN: &str = "unknown";
 const SILENCE: &str = "silence";
-/// Behind IPVS at NF_IP_PRI_NAT_SRC - 2 and - 1, that is 98 and 99.
+/// The chain at the hook for what passes through, and the one that remembers the connection of a real server's reset and drops it.
+const PASSING: &str = "forward";
+const WITHHOLD: &str = "withhold";
+/// Behind IPVS, which has its hooks at NF_IP_PRI_NAT_SRC and just before, that is 98 to 100: what a real server sends has the virtual
+/// address by then.
 const PRIORITY: i32 = 110;
+
+/// The set whose one element, TCP, is there while any address is armed.
+const RECENT: &str = "recent";
+/// IPPROTO_TCP.
+const TCP: u8 = 6;
+/// The flags that tell what a segment is.
+const FIN_SYN_RST_ACK: u8 = 0x17;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 
 /// NFT_SET_TIMEOUT, and NFT_SET_EVAL: rules add elements.
 const SET_TIMEOUT: u32 = 0x10;
@@ -75,7 +88,12 @@ fn declare_connections(version: Version, id: u32) -> Writer {
         .network(10, id)
 }
 
-/// Loads both ends of a connection of this family.
+fn declare_recent(id: u32) -> Writer {
+    // nft's number of the type inet_proto.
+    about(TABLE).string(2, RECENT).network(3, SET_TIMEOUT).network(4, 12).network(5, 1).network(10, id)
+}
+
+/// Loads both ends of a connection of this family, the client's first, from a segment of the client.
 fn connection(list: Writer, version: Version) -> Writer {
     let is_ipv4 = version == Version::V4;
     let end = version.length() + 4;
@@ -83,6 +101,16 @@ fn connection(list: Writer, version: Version) -> Writer {
     let list = source_port(list, register(version.length()));
     let list = destination_address(list, is_ipv4, register(end));
     destination_port(list, register(end + version.length()))
+}
+
+/// The same from an answer.
+fn answered_connection(list: Writer, version: Version) -> Writer {
+    let is_ipv4 = version == Version::V4;
+    let end = version.length() + 4;
+    let list = destination_address(of_family(list, is_ipv4), is_ipv4, FIRST);
+    let list = destination_port(list, register(version.length()));
+    let list = source_address(list, is_ipv4, register(end));
+    source_port(list, register(end + version.length()))
 }
 
 /// Removes the table, whether it is there or not.
@@ -99,13 +127,19 @@ pub(super) fn create_table() -> Vec<Unsent> {
     for (id, version) in (100..).zip(Version::ALL) {
         messages.push((NEW_SET, CREATE, declare_connections(version, id)));
     }
+    messages.push((NEW_SET, CREATE, declare_recent(200)));
     let counter = about(TABLE).string(2, DROPPED).network(3, COUNTER).nest(4, |data| data);
     messages.push((NEW_OBJECT, CREATE, counter));
     messages.push((NEW_CHAIN, CREATE, about(TABLE).string(3, SILENCE)));
     messages.push((NEW_CHAIN, CREATE, about(TABLE).string(3, UNKNOWN)));
+    messages.push((NEW_CHAIN, CREATE, about(TABLE).string(3, WITHHOLD)));
     messages.push((NEW_CHAIN, CREATE, chain(TABLE, INPUT, "filter", LOCAL_IN, PRIORITY)));
-    for list in silence() {
+    messages.push((NEW_CHAIN, CREATE, chain(TABLE, PASSING, "filter", FORWARD, PRIORITY)));
+    for list in silence(connection) {
         messages.push((NEW_RULE, CREATE | APPEND, rule(TABLE, SILENCE, list)));
+    }
+    for list in silence(answered_connection) {
+        messages.push((NEW_RULE, CREATE | APPEND, rule(TABLE, WITHHOLD, list)));
     }
     for list in unknown() {
         messages.push((NEW_RULE, CREATE | APPEND, rule(TABLE, UNKNOWN, list)));
@@ -116,6 +150,13 @@ pub(super) fn create_table() -> Vec<Unsent> {
         }
         messages.push((NEW_RULE, CREATE | APPEND, rule(TABLE, INPUT, silenced(version))));
     }
+    for version in Version::ALL {
+        for set in [Set::Ports(version), Set::Whole(version)] {
+            messages.push((NEW_RULE, CREATE | APPEND, rule(TABLE, PASSING, passing(set))));
+        }
+        messages.push((NEW_RULE, CREATE | APPEND, rule(TABLE, PASSING, withheld(version))));
+    }
+    messages.push((NEW_RULE, CREATE | APPEND, rule(TABLE, PASSING, stray())));
     messages.into_iter().map(|(kind, flags, message)| (kind, flags, message.finish())).collect()
 }
 
@@ -123,13 +164,21 @@ fn lookup(list: Writer, set: Set) -> Writer {
     expression(list, "lookup", |data| data.string(1, set.name()).network(2, FIRST))
 }
 
+/// Loads the flags of a TCP segment.
+fn flags() -> Writer {
+    let list = equals(meta(Writer::default(), META_PROTOCOL, FIRST), &[TCP]);
+    payload(list, TRANSPORT, 13, 1, FIRST)
+}
+
 /// Everything of TCP but a plain SYN.
 fn no_plain_syn() -> Writer {
-    const FIN_SYN_RST_ACK: u8 = 0x17;
-    const SYN: u8 = 0x02;
-    const TCP: u8 = 6;
-    let list = equals(meta(Writer::default(), META_PROTOCOL, FIRST), &[TCP]);
-    differs(payload(list, TRANSPORT, 13, 1, FIRST), FIN_SYN_RST_ACK, SYN)
+    differs(flags(), FIN_SYN_RST_ACK, SYN)
+}
+
+/// A reset and nothing else: what a TCP without such a connection answers to a segment with ACK (RFC 9293, 3.10.7.1 and 3.10.7.2). Who
+/// refuses a connection, or gives one up, says RST and ACK.
+fn bare_reset() -> Writer {
+    agrees(flags(), FIN_SYN_RST_ACK, RST)
 }
 
 /// Those to an armed address and a service of this set: `jump unknown`.
@@ -152,8 +201,38 @@ fn silenced(version: Version) -> Writer {
     verdict(list, Verdict::Jump(UNKNOWN))
 }
 
+/// A bare reset from an armed address and a service of this set, which IPVS has translated: `jump withhold`. IPVS holds an entry of
+/// the client's port from an earlier connection, which went to this real server; that knows nothing of the one that lives.
+fn passing(set: Set) -> Writer {
+    let is_ipv4 = set.version() == Version::V4;
+    let list = of_family(bare_reset(), is_ipv4);
+    let list = lookup(source_address(list, is_ipv4, FIRST), Set::Armed(set.version()));
+    let list = source_address(list, is_ipv4, FIRST);
+    let list = match set {
+        Set::Ports(_) => source_port(list, register(set.version().length())),
+        Set::Whole(_) | Set::Armed(_) => list,
+    };
+    verdict(lookup(list, set), Verdict::Jump(WITHHOLD))
+}
+
+/// One of a connection that was silenced before: `jump withhold`.
+fn withheld(version: Version) -> Writer {
+    let list = answered_connection(bare_reset(), version);
+    let list = expression(list, "lookup", |data| data.string(1, connections(version)).network(2, FIRST));
+    verdict(list, Verdict::Jump(WITHHOLD))
+}
+
+/// Any other one while an address is armed: what a real server sends on a connection that IPVS does not know yet goes on to the client
+/// under the real server's own address, and its TCP answers that. Whoever else is not told now is told the next time that he asks.
+fn stray() -> Writer {
+    let list = meta(bare_reset(), META_PROTOCOL, FIRST);
+    let list = expression(list, "lookup", |data| data.string(1, RECENT).network(2, FIRST));
+    let list = expression(list, "objref", |data| data.network(1, COUNTER).string(2, DROPPED));
+    verdict(list, Verdict::Drop)
+}
+
 /// Remembers the connection, counts and drops.
-fn silence() -> [Writer; 3] {
+fn silence(connection: impl Fn(Writer, Version) -> Writer) -> [Writer; 3] {
     let [four, six] = Version::ALL.map(|version| {
         expression(connection(Writer::default(), version), "dynset", |data| {
             // NFTA_DYNSET_OP: NFT_DYNSET_OP_ADD; what is there already keeps its time.
@@ -207,13 +286,13 @@ fn verdict(list: Writer, verdict: Verdict) -> Writer {
 fn list(
     kind: u16,
     flags: u16,
-    set: Set,
+    set: &str,
     keys: impl Iterator<Item = (Vec<u8>, Option<Duration>)>,
     into: &mut Vec<Unsent>,
 ) {
     let mut keys = keys.peekable();
     while keys.peek().is_some() {
-        let message = about(TABLE).string(2, set.name()).nest(3, |list| {
+        let message = about(TABLE).string(2, set).nest(3, |list| {
             keys.by_ref().take(ELEMENTS).fold(list, |list, (key, timeout)| {
                 list.nest(LIST_ELEMENT, |one| {
                     let one = one.nest(1, |value| value.bytes(DATA_VALUE, &key));
@@ -236,14 +315,14 @@ fn milliseconds(timeout: Duration) -> u64 {
 /// Adds services.
 pub(super) fn add(elements: &Elements, into: &mut Vec<Unsent>) {
     for (set, keys) in elements {
-        list(NEW_ELEMENTS, CREATE, *set, keys.iter().map(|key| (key.clone(), None)), into);
+        list(NEW_ELEMENTS, CREATE, set.name(), keys.iter().map(|key| (key.clone(), None)), into);
     }
 }
 
 /// Removes services, all of which must be there.
 pub(super) fn remove(elements: &Elements, into: &mut Vec<Unsent>) {
     for (set, keys) in elements {
-        list(DELETE_ELEMENTS, 0, *set, keys.iter().map(|key| (key.clone(), None)), into);
+        list(DELETE_ELEMENTS, 0, set.name(), keys.iter().map(|key| (key.clone(), None)), into);
     }
 }
 
@@ -251,8 +330,15 @@ pub(super) fn remove(elements: &Elements, into: &mut Vec<Unsent>) {
 pub(super) fn keep(armed: &BTreeMap<Element, Duration>, into: &mut Vec<Unsent>) {
     for set in Version::ALL.map(Set::Armed) {
         let keys = armed.iter().filter(|((of, _), _)| *of == set);
-        list(NEW_ELEMENTS, CREATE, set, keys.map(|((_, key), left)| (key.clone(), Some(*left))), into);
+        list(NEW_ELEMENTS, CREATE, set.name(), keys.map(|((_, key), left)| (key.clone(), Some(*left))), into);
     }
+    list(
+        NEW_ELEMENTS,
+        CREATE,
+        RECENT,
+        armed.values().max().map(|left| (vec![TCP], Some(*left))).into_iter(),
+        into,
+    );
 }
 
 /// Arms addresses, anew where they are. Adding what is there leaves its time as it is, and removing what is not there fails: so
@@ -260,19 +346,17 @@ pub(super) fn keep(armed: &BTreeMap<Element, Duration>, into: &mut Vec<Unsent>) 
 pub(super) fn arm(addresses: &[IpAddr]) -> Vec<Unsent> {
     let mut messages = Vec::new();
     for version in Version::ALL {
-        let keys = || addresses.iter().filter(|address| Version::of(**address) == version);
-        let timed = || keys().map(|address| (octets(*address), Some(ARMED)));
-        list(NEW_ELEMENTS, CREATE, Set::Armed(version), timed(), &mut messages);
-        list(
-            DELETE_ELEMENTS,
-            0,
-            Set::Armed(version),
-            keys().map(|address| (octets(*address), None)),
-            &mut messages,
-        );
-        list(NEW_ELEMENTS, CREATE, Set::Armed(version), timed(), &mut messages);
+        let keys = addresses.iter().filter(|address| Version::of(**address) == version);
+        again(Set::Armed(version).name(), keys.map(|address| octets(*address)), &mut messages);
     }
+    again(RECENT, addresses.first().map(|_| vec![TCP]).into_iter(), &mut messages);
     messages
+}
+
+fn again(set: &str, keys: impl Iterator<Item = Vec<u8>> + Clone, into: &mut Vec<Unsent>) {
+    list(NEW_ELEMENTS, CREATE, set, keys.clone().map(|key| (key, Some(ARMED))), into);
+    list(DELETE_ELEMENTS, 0, set, keys.clone().map(|key| (key, None)), into);
+    list(NEW_ELEMENTS, CREATE, set, keys.map(|key| (key, Some(ARMED))), into);
 }
 
 /// A request for what is in the table.

@@ -4,11 +4,17 @@
 //! and the master's buffer of 3 s). Its segments find no connection in IPVS, reach the director's own TCP, and that answers with a
 //! reset. Dropped instead, they are sent again by the client until the connection is known, or for ever lost where it never is.
 //!
+//! Or IPVS has an entry of an earlier connection from the same port of the client, one that is over: ports come back soon. Then the
+//! segments go to the real server of that one, and it is its reset that would come back.
+//!
 //! A table of its own, `inet bascule-guard`, drops TCP segments that are not a plain SYN, go to an address that is armed and to a
 //! port of a virtual service there. It stands behind IPVS, which takes what it knows out of the way before (LOCAL_IN 98 and 99,
 //! net/netfilter/ipvs/ip_vs_core.c). An address is armed for [`ARMED`] by one transaction, and disarmed by the kernel, whatever
 //! becomes of this process. A connection whose segments were dropped in that time is remembered for [`REMEMBERED`]: else the next
-//! time that its client sends them they would be answered with the reset after all.
+//! time that its client sends them they would be answered with the reset after all. What passes through is looked at as well, behind
+//! IPVS: a bare reset from a service's address and port is dropped under the same conditions, and while anything is armed any other bare
+//! reset, because what a real server sends on a connection that IPVS has yet to hear of reaches the client untranslated, and the client's
+//! answer to that would end it.
 
 mod encode;
 mod kernel;
