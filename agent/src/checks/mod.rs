@@ -14,6 +14,7 @@ mod hooks;
 mod keep;
 mod service;
 mod spec;
+mod shortage;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use bascule_crds::{HealthCheckSpec, VirtualServiceBindingSpec, common::AddressPr
 
 use super::keep::{Kept, identity};
 use super::service::{Member, Service, first_port, is_judged};
+use super::shortage::Shortages;
 use super::spec::{self, Key, Subject, What, Whom};
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 
@@ -64,6 +65,7 @@ pub(super) struct State {
     kept: Kept,
     /// Something that is to be kept has changed.
     pub(super) unsaved: bool,
+    shortages: Shortages,
 }
 
 impl State {
@@ -82,6 +84,7 @@ impl State {
             allowed: Vec::new(),
             kept,
             unsaved: false,
+            shortages: Shortages::default(),
         }
     }
 
@@ -320,6 +323,13 @@ impl State {
 
     /// Takes a result.
     pub(super) fn finished(&mut self, now: Time, id: ProbeId, run: u64, outcome: &Outcome) -> Effects {
+        if !outcome.is_decided()
+            && let Some(probing) = self.probes.get(&id)
+            && let Some(times) = self.shortages.note(now)
+        {
+            let (check, address) = (&probing.name, probing.key.subject.target.address);
+            tracing::warn!(%check, %address, probes = times, "not probed, its verdict stays: {}", outcome.message());
+        }
         let transition = self.scheduler.finished(now, &id, run, outcome);
         self.changed(id, transition)
     }

@@ -181,6 +181,24 @@ fn quorum_and_sorry_server_and_who_is_told() {
 }
 
 #[test]
+fn a_probe_that_could_not_be_carried_out_changes_nothing() {
+    let mut state = state(Kept::default());
+    state.configure(at(1), &mut all(&[("web", checked(&["answers"], json!({})))], every_second()));
+    round(&mut state, at(2), &["172.16.193.10"]);
+    for second in 3..10 {
+        for start in state.scheduler.poll(at(second), usize::MAX) {
+            let short = Outcome::undecided("this machine has too many open files");
+            let effects = state.finished(at(second), start.key, start.run, &short);
+            assert!(effects.live.is_empty() && effects.quorums.is_empty());
+        }
+    }
+    assert_eq!(states(&state, "web"), ["Down", "Up"]);
+    let view = view::services(&state);
+    assert_eq!(view[&key("web")].servers[1].checks[0].message, "connected");
+    assert!(state.scheduler.figures().undecided >= 14);
+}
+
+#[test]
 fn a_loopback_target_of_a_check_is_probed_only_where_that_is_allowed() {
     let mut state = state(Kept::default());
     let proxy = || vec![check("answers", json!({"interval": "1s", "tcp": {}, "address": "127.0.0.1"}))];

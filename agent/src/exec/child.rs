@@ -64,7 +64,7 @@ pub(super) fn start(
     user: Option<&Identity>,
 ) -> Result<Started, ExecError> {
     let failed = |why: String| ExecError::Start { path: path.to_owned(), why };
-    let descriptors = |error: io::Error| failed(format!("no pipe: {error}"));
+    let descriptors = |error: io::Error| ExecError::start(path, &error, format!("no pipe: {error}"));
     let (output, theirs) = io::pipe().map_err(descriptors)?;
     nonblocking(output.as_fd()).map_err(descriptors)?;
     let (mut told, tell) = io::pipe().map_err(descriptors)?;
@@ -95,7 +95,7 @@ pub(super) fn start(
                 Ok(1) => STEPS.get(usize::from(step[0])).copied(),
                 _ => None,
             };
-            Err(failed(explain(&error, step, user)))
+            Err(ExecError::start(path, &error, explain(&error, step, user)))
         }
     }
 }

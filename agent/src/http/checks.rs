@@ -33,9 +33,16 @@ pub(super) fn encode(checked: &Checked, to: &mut DescriptorEncoder<'_>) -> fmt::
     };
     gauge(to, "probes", "Distinct probes of real servers", checked.probes)?;
     gauge(to, "probes_running", "Probes that run now", checked.running)?;
-    let mut results =
-        to.encode_descriptor("probe_results", "Results of probes", None, MetricType::Counter)?;
-    for (result, count) in [("passed", checked.figures.passed), ("failed", checked.figures.failed)] {
+    let mut results = to.encode_descriptor(
+        "probe_results",
+        "Results of probes; undecided: not carried out, as this machine lacked something",
+        None,
+        MetricType::Counter,
+    )?;
+    let figures = &checked.figures;
+    for (result, count) in
+        [("passed", figures.passed), ("failed", figures.failed), ("undecided", figures.undecided)]
+    {
         results.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
     }
     histogram(
