@@ -9,9 +9,6 @@ use tokio::sync::Semaphore;
 use super::spec::{Key, What};
 use crate::exec::{Call, Cancel, ExecError, Exit, Runner};
 
-/// Programs that run at once; more wait for a place within their timeout. Each has a thread.
-const AT_ONCE: usize = 256;
-
 /// Longest that a program's last line is quoted, in characters.
 const QUOTED: usize = 100;
 
@@ -19,6 +16,7 @@ const QUOTED: usize = 100;
 #[derive(Debug)]
 pub(super) struct Programs {
     runner: Runner,
+    at_once: usize,
     places: Arc<Semaphore>,
 }
 
@@ -32,8 +30,9 @@ impl Drop for CallOff {
 }
 
 impl Programs {
-    pub(super) fn new(runner: &Runner) -> std::io::Result<Self> {
-        Ok(Self { runner: runner.apart(AT_ONCE)?, places: Arc::new(Semaphore::new(AT_ONCE)) })
+    /// So many run at once; more wait for a place within their timeout.
+    pub(super) fn new(runner: &Runner, at_once: usize) -> std::io::Result<Self> {
+        Ok(Self { runner: runner.apart(at_once)?, at_once, places: Arc::new(Semaphore::new(at_once)) })
     }
 
     /// Runs one. A program that outlives its time has a while to end on top, see [`crate::exec`].
@@ -41,7 +40,7 @@ impl Programs {
         let started = tokio::time::Instant::now();
         let place = tokio::time::timeout(timeout, Arc::clone(&self.places).acquire_owned()).await;
         let Ok(Ok(place)) = place else {
-            return Outcome::undecided(format!("{AT_ONCE} programs of checks run already"));
+            return Outcome::undecided(format!("{} programs of checks run already", self.at_once));
         };
         let Ok(cancel) = Cancel::new() else {
             return Outcome::undecided("the agent has no descriptors left");

@@ -8,13 +8,14 @@
 //!
 //! Every director checks, active or not, so that a takeover meets fresh verdicts. They survive a restart of the agent, in /run.
 
+mod bounds;
 mod exec;
 mod file;
 mod hooks;
 mod keep;
 mod service;
-mod spec;
 mod shortage;
+mod spec;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -31,9 +32,10 @@ use bascule_checks_core::{Figures, Outcome, Start, Time};
 use bascule_compile::BindingKey;
 use futures::FutureExt as _;
 use nix::time::{ClockId, clock_gettime};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
 
+use self::bounds::Bounds;
 use self::exec::Programs;
 use self::hooks::Hooks;
 use self::keep::Kept;
@@ -61,6 +63,8 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// The directory of `--allow-file`; without it no file is watched.
     pub allow_file: Option<PathBuf>,
+    /// Descriptors that the process may have: they bound how many probes run at once.
+    pub descriptors: u64,
 }
 
 /// What the tasks share.
@@ -69,6 +73,9 @@ struct Shared {
     /// Until when the driver sleeps.
     sleeps_until: Mutex<Option<Time>>,
     wake: Notify,
+    /// Probes that may run at once.
+    at_once: usize,
+    places: Semaphore,
     programs: Programs,
     hooks: Hooks,
     tell: Box<dyn Fn(Lives) + Send + Sync>,
@@ -106,11 +113,14 @@ impl Checks {
         let prober = Prober::new(Settings { helo: options.director.clone() });
         let kept = Kept::read(&options.run_dir, now());
         let state = State::new(prober, seed.finish(), options.allow_file.is_some(), kept);
+        let bounds = Bounds::of(options.descriptors);
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             sleeps_until: Mutex::new(None),
             wake: Notify::new(),
-            programs: Programs::new(runner)?,
+            at_once: bounds.probes,
+            places: Semaphore::new(bounds.probes),
+            programs: Programs::new(runner, bounds.programs)?,
             hooks: Hooks::spawn(runner)?,
             tell: Box::new(tell),
             run_dir: options.run_dir.clone(),
@@ -145,6 +155,11 @@ impl Checks {
     pub fn figures(&self) -> (Figures, usize, usize) {
         let state = self.shared.lock();
         (state.scheduler.figures().clone(), state.scheduler.len(), state.scheduler.running())
+    }
+
+    /// Probes that may run at once, programs not counted.
+    pub fn at_once(&self) -> usize {
+        self.shared.at_once
     }
 
     /// Ends, and keeps the verdicts for the next one.
@@ -250,7 +265,11 @@ async fn drive(shared: Arc<Shared>) {
 async fn probe(shared: Arc<Shared>, start: Start<ProbeId>, runnable: Runnable) {
     let timeout = start.timeout;
     let outcome = match runnable {
-        Runnable::Net(prepared) => bounded(timeout + GRACE, Box::pin(prepared.run(timeout))).await,
+        Runnable::Net(prepared) => match shared.places.try_acquire() {
+            Ok(_place) => bounded(timeout + GRACE, Box::pin(prepared.run(timeout))).await,
+            // It does not wait: those that run may take long, and the next time comes.
+            Err(_) => Outcome::undecided(format!("{} probes run already (LimitNOFILE)", shared.at_once)),
+        },
         Runnable::Exec(key) => bounded(timeout + PROGRAM_GRACE, shared.programs.run(key, timeout)).await,
         Runnable::Watched => return,
     };

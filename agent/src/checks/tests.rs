@@ -249,6 +249,7 @@ fn a_file_is_watched() {
         director: "dir1".into(),
         run_dir: run_dir.path().to_owned(),
         allow_file: Some(files.path().to_owned()),
+        descriptors: 1_024,
     };
     let runner = crate::exec::Runner::new(&crate::exec::Options::default()).unwrap();
     let checks = super::Checks::spawn(&options, &runner, |_| {}).unwrap();
@@ -273,6 +274,50 @@ fn a_file_is_watched() {
         std::fs::remove_file(files.path().join("in-service")).unwrap();
         wait("Down", 0);
     }
+}
+
+/// More servers that hang than the descriptors allow probes: those that were not asked are not taken for dead, and no probe runs
+/// beyond the bound.
+#[test]
+fn no_more_probes_run_than_there_are_descriptors_for() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    let options = super::Options {
+        director: "dir1".into(),
+        run_dir: run_dir.path().to_owned(),
+        allow_file: None,
+        descriptors: 0,
+    };
+    let runner = crate::exec::Runner::new(&crate::exec::Options::default()).unwrap();
+    let checks = super::Checks::spawn(&options, &runner, |_| {}).unwrap();
+    assert_eq!(checks.at_once(), 16);
+    // It accepts, and says nothing.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let hang = json!({"interval": "10m", "timeout": "10m", "initialDelay": "0s", "http": {},
+        "port": listener.local_addr().unwrap().port()});
+    let servers: Vec<_> = (1..=20)
+        .map(|last| {
+            server(&format!("srv{last}"), &format!("127.0.0.{last}"), json!({"healthChecks": ["hang"]}))
+        })
+        .collect();
+    checks.configure(
+        all(&[("web", web(json!({ "realServers": servers })))], vec![check("hang", hang)]),
+        |_| {},
+    );
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (figures, probes, running) = checks.figures();
+        assert!(running <= 20 && figures.failed == 0, "{figures:?}");
+        if figures.undecided == 4 {
+            assert_eq!((probes, running), (20, 16));
+            break;
+        }
+        assert!(Instant::now() < until, "{figures:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let states = checks.services()[&key("web")].servers.iter().map(|one| one.state).collect::<Vec<_>>();
+    assert_eq!(states, ["Starting"; 20]);
 }
 
 impl State {

@@ -47,6 +47,7 @@ impl Director {
             director: "dir1".into(),
             run_dir: directory.path().to_owned(),
             allow_file: Some(files.path().to_owned()),
+            descriptors: 1_024,
         };
         let runner = Runner::new(&exec::Options::default()).unwrap();
         let checks = {
