@@ -1,6 +1,6 @@
 //! What would change in the kernel, without changing it.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, time::Instant};
 
 use bascule_compile::NodeConfig;
 use bascule_ipvs::{Client, ServiceId};
@@ -128,7 +128,7 @@ fn plan_here(config: &NodeConfig, options: &Options) -> Result<Vec<PlannedOp>, P
 
 fn plan_ipvs(config: &NodeConfig, options: &Options, identity: &Identity, sheet: &mut Sheet) {
     let name = PlaneName::Ipvs;
-    let desired = ipvs::desired(config, &super::Lives::new());
+    let desired = ipvs::desired(config, &super::Lives::new(), Instant::now());
     for (key, problem) in desired.invalid() {
         sheet.problem(name, format_args!("VirtualService {key}: {problem}"));
     }

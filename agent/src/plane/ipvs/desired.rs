@@ -56,8 +56,7 @@ pub struct Desired {
 }
 
 /// Everything that a configuration wants, with what the checks of real servers come to.
-pub fn desired(config: &NodeConfig, live: &Lives) -> Desired {
-    let now = Instant::now();
+pub fn desired(config: &NodeConfig, live: &Lives, now: Instant) -> Desired {
     let mut desired = Desired::default();
     desired.set_director(&config.director);
     for (key, spec) in &config.bindings {
