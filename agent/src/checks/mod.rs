@@ -21,15 +21,17 @@ mod state;
 mod tests;
 mod view;
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bascule_checks::{Prober, Settings};
 use bascule_checks_core::{Figures, Outcome, Start, Time};
-use bascule_compile::BindingKey;
+use bascule_compile::{BindingKey, CheckKey, NodeConfig};
+use bascule_crds::HealthCheckSpec;
 use futures::FutureExt as _;
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, Semaphore};
@@ -41,7 +43,7 @@ use self::hooks::Hooks;
 use self::keep::Kept;
 use self::state::{Effects, ProbeId, Runnable, State};
 use crate::exec::Runner;
-use crate::reconcile::{ConfigUpdate, Lives};
+use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 
 pub use view::{CheckView, ServerView, ServiceView};
 
@@ -100,6 +102,34 @@ pub(crate) fn now() -> Time {
     Time::from_duration(clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from))
 }
 
+/// What the checks of a configuration's real servers come to before any probe has run, by the verdicts that an agent with the same
+/// run directory has left there: what one that starts now would tell the planes first. Also, why they cannot be read: then nothing is
+/// known. Reads, and writes nothing.
+pub fn kept(
+    director: &str,
+    run_dir: &Path,
+    config: &Arc<NodeConfig>,
+    checks: &BTreeMap<CheckKey, Arc<HealthCheckSpec>>,
+) -> (Lives, Option<String>) {
+    let now = now();
+    let (kept, problem) = Kept::read(run_dir, now);
+    // Files are watched or not as that agent was told: where they are not, nothing was kept of them.
+    let mut state = State::new(prober(director), 0, true, kept);
+    let mut update = ConfigUpdate {
+        serial: 0,
+        seen: Instant::now(),
+        change: ConfigChange::All(Arc::clone(config)),
+        checks: checks.iter().map(|(key, spec)| (key.clone(), Some(Arc::clone(spec)))).collect(),
+        live: Lives::new(),
+    };
+    state.configure(now, &mut update);
+    (update.live, problem)
+}
+
+fn prober(director: &str) -> Prober {
+    Prober::new(Settings { helo: director.to_owned() })
+}
+
 impl Checks {
     /// Starts without any check, with the verdicts that a former process left. `tell` is told what verdicts come to, of the
     /// services concerned. Needs a tokio runtime.
@@ -110,9 +140,11 @@ impl Checks {
     ) -> std::io::Result<Self> {
         let mut seed = DefaultHasher::new();
         options.director.hash(&mut seed);
-        let prober = Prober::new(Settings { helo: options.director.clone() });
-        let kept = Kept::read(&options.run_dir, now());
-        let state = State::new(prober, seed.finish(), options.allow_file.is_some(), kept);
+        let (kept, problem) = Kept::read(&options.run_dir, now());
+        if let Some(problem) = problem {
+            tracing::warn!("{problem}");
+        }
+        let state = State::new(prober(&options.director), seed.finish(), options.allow_file.is_some(), kept);
         let bounds = Bounds::of(options.descriptors);
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
@@ -147,7 +179,7 @@ impl Checks {
     }
 
     /// What is known of the real servers of services.
-    pub fn services(&self) -> std::collections::BTreeMap<BindingKey, ServiceView> {
+    pub fn services(&self) -> BTreeMap<BindingKey, ServiceView> {
         view::services(&self.shared.lock())
     }
 

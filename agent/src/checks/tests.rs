@@ -223,20 +223,49 @@ fn verdicts_survive_in_a_file() {
     round(&mut first, at(2), &["172.16.193.10"]);
     first.keep().write(directory.path()).unwrap();
 
-    let mut second = state(Kept::read(directory.path(), at(60)));
+    let mut second = state(Kept::read(directory.path(), at(60)).0);
     let mut change = all(&[("web", Arc::clone(&spec))], every_second());
     let effects = second.configure(at(60), &mut change);
     assert_eq!(change.live[&key("web")], first.services[&key("web")].judgement);
     assert!(effects.quorums.is_empty(), "nothing happened");
     assert_eq!(states(&second, "web"), ["Down", "Up"]);
     // Of another start of the machine, whose clock had not come so far.
-    let mut third = state(Kept::read(directory.path(), at(1)));
+    let mut third = state(Kept::read(directory.path(), at(1)).0);
     third.configure(at(1), &mut all(&[("web", spec)], every_second()));
     assert_eq!(states(&third, "web"), ["Starting", "Starting"]);
     // And nonsense is nothing.
     std::fs::write(directory.path().join(super::keep::FILE), "{").unwrap();
-    let mut fourth = state(Kept::read(directory.path(), at(60)));
+    let mut fourth = state(Kept::read(directory.path(), at(60)).0);
     assert_eq!(fourth.configure(at(60), &mut all(&[], Vec::new())).live.len(), 0);
+}
+
+#[test]
+fn what_was_kept_is_told_without_an_agent() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = |spec: &Arc<VirtualServiceBindingSpec>| {
+        let bindings = BTreeMap::from([(key("web"), Arc::clone(spec))]);
+        Arc::new(NodeConfig { director: DirectorConfigSpec::default(), bindings })
+    };
+    let checks: BTreeMap<_, _> =
+        every_second().into_iter().filter_map(|(key, spec)| Some((key, spec?))).collect();
+    let spec = checked(&["answers"], json!({}));
+    let held = || {
+        let (live, problem) = super::kept("dir1", directory.path(), &config(&spec), &checks);
+        let held = live[&key("web")].servers.iter().map(|server| server.ipv4).collect::<Vec<_>>();
+        (held, problem)
+    };
+    assert_eq!(held(), (vec![Held::Weight(1), Held::Weight(1)], None), "no agent was here");
+
+    let mut state = state(Kept::default());
+    state.configure(at(1), &mut all(&[("web", Arc::clone(&spec))], every_second()));
+    round(&mut state, at(2), &["172.16.193.10"]);
+    state.keep().write(directory.path()).unwrap();
+    assert_eq!(held(), (vec![Held::Absent, Held::Weight(1)], None));
+
+    std::fs::write(directory.path().join(super::keep::FILE), "{").unwrap();
+    let (held, problem) = held();
+    assert_eq!(held, [Held::Weight(1), Held::Weight(1)]);
+    assert!(problem.unwrap().contains("checks.json"));
 }
 
 /// With the real thread, in a directory where nothing else is written; its name is nothing that a manifest could have.
