@@ -66,7 +66,7 @@ fn the_agent_takes_what_it_may_and_programs_get_what_it_had() {
     for path in [directory.path().to_owned(), at("bin"), at("bin/files")] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let start = "ulimit -Hn 3000 && ulimit -Sn 300 && exec unshare --net \"$@\"";
+    let start = "ulimit -Sn 300 && ulimit -Hn 3000 && exec unshare --net \"$@\"";
     let child = Command::new("sh")
         .args(["-c", start, "sh", AGENT, "--manifests", "m", "--director", "dir1", "--listen", "none"])
         .args(["--run-dir", "run", "--state-dir", "state", "--allow-exec"])

@@ -323,17 +323,19 @@ fn no_more_probes_run_than_there_are_descriptors_for() {
     assert_eq!(checks.at_once(), 16);
     // It accepts, and says nothing.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let hang = json!({"interval": "10m", "timeout": "10m", "initialDelay": "0s", "http": {},
-        "port": listener.local_addr().unwrap().port()});
-    let servers: Vec<_> = (1..=20)
-        .map(|last| {
-            server(&format!("srv{last}"), &format!("127.0.0.{last}"), json!({"healthChecks": ["hang"]}))
-        })
-        .collect();
-    checks.configure(
-        all(&[("web", web(json!({ "realServers": servers })))], vec![check("hang", hang)]),
-        |_| {},
-    );
+    let port = listener.local_addr().unwrap().port();
+    let check_of = |number: usize| {
+        let http = json!({"path": format!("/{number}")});
+        let spec =
+            json!({"interval": "10m", "timeout": "10m", "initialDelay": "0s", "port": port, "http": http});
+        check(&format!("hang{number}"), spec)
+    };
+    let server_of = |number: usize| {
+        let checked = json!({"healthChecks": [format!("hang{number}")]});
+        server(&format!("srv{number}"), "127.0.0.1", checked)
+    };
+    let spec = web(json!({"realServers": (1..=20).map(server_of).collect::<Vec<_>>()}));
+    checks.configure(all(&[("web", spec)], (1..=20).map(check_of).collect()), |_| {});
     let until = Instant::now() + Duration::from_secs(60);
     loop {
         let (figures, probes, running) = checks.figures();
