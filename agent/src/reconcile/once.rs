@@ -13,7 +13,7 @@ use super::{
 use crate::plane::{
     address,
     address::{Io as _, Place},
-    ipvs::{self, Scope},
+    ipvs::{self, Clock, Drained, Drains, Scope},
     nat,
     nat::Io as _,
     sync,
@@ -132,7 +132,12 @@ fn plan_here(config: &NodeConfig, live: &Lives, options: &Options) -> Result<Vec
 
 fn plan_ipvs(config: &NodeConfig, live: &Lives, options: &Options, identity: &Identity, sheet: &mut Sheet) {
     let name = PlaneName::Ipvs;
-    let desired = ipvs::desired(config, live, Instant::now());
+    let drained: Ledger<Drained> = Ledger::read(&options.drains(), identity);
+    if let Some(error) = drained.error() {
+        sheet.problem(name, error);
+    }
+    let drains = Drains::restore(drained.entries(), &Clock::now());
+    let desired = ipvs::desired_after(drains, config, live, Instant::now());
     for (key, problem) in desired.invalid() {
         sheet.problem(name, format_args!("VirtualService {key}: {problem}"));
     }
