@@ -118,9 +118,10 @@ impl Prepared {
                 Kind::Udp(datagram) => datagram.run(&ready.target, &course).await,
                 Kind::Ping(echo) => echo.run(&ready.target, &course).await,
             };
-            match outcome.is_passed() {
-                false if course.was_short() => Outcome::undecided(outcome.message()),
-                _ => outcome,
+            if course.was_short() && !outcome.is_passed() {
+                Outcome::undecided(outcome.message())
+            } else {
+                outcome
             }
         }
     }
