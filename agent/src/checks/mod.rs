@@ -19,13 +19,14 @@ mod spec;
 mod state;
 #[cfg(test)]
 mod tests;
+mod told;
 mod view;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bascule_checks::{Prober, Settings};
@@ -43,6 +44,7 @@ use self::hooks::Hooks;
 use self::keep::Kept;
 use self::state::{Effects, ProbeId, Runnable, State};
 use crate::exec::Runner;
+use crate::notify::Change;
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 
 pub use view::{CheckView, ServerView, ServiceView};
@@ -69,6 +71,9 @@ pub struct Options {
     pub descriptors: u64,
 }
 
+/// Is told of changes and must not wait.
+type Observer = Box<dyn Fn(&Change) + Send + Sync>;
+
 /// What the tasks share.
 struct Shared {
     state: Mutex<State>,
@@ -81,6 +86,8 @@ struct Shared {
     programs: Programs,
     hooks: Hooks,
     tell: Box<dyn Fn(Lives) + Send + Sync>,
+    /// Who listens to changes.
+    observer: OnceLock<Observer>,
     run_dir: PathBuf,
 }
 
@@ -155,6 +162,7 @@ impl Checks {
             programs: Programs::new(runner, bounds.programs)?,
             hooks: Hooks::spawn(runner)?,
             tell: Box::new(tell),
+            observer: OnceLock::new(),
             run_dir: options.run_dir.clone(),
         });
         if let Some(directory) = options.allow_file.clone() {
@@ -167,12 +175,18 @@ impl Checks {
         Ok(Self { shared, driver })
     }
 
+    /// Tells `observer` from now on what changes about real servers and quorums of services of a group. It must not wait. Only the
+    /// first one is told.
+    pub fn observe(&self, observer: impl Fn(&Change) + Send + Sync + 'static) {
+        let _ = self.shared.observer.set(Box::new(observer));
+    }
+
     /// Takes a change of the configuration, puts in what the checks of its bindings come to, and hands it to `send`, so that nothing
     /// newer about them is told before.
     pub fn configure(&self, mut update: ConfigUpdate, send: impl FnOnce(&ConfigUpdate)) {
         let mut state = self.shared.lock();
         let effects = state.configure(now(), &mut update);
-        self.shared.hooks.tell(&state, &effects.quorums);
+        self.shared.say(&state, &effects);
         send(&update);
         drop(state);
         self.shared.wake.notify_one();
@@ -232,9 +246,18 @@ impl Shared {
 
     /// Under the state's lock, so that what is told is told in its order.
     fn carry_out(&self, state: &State, effects: Effects) {
-        self.hooks.tell(state, &effects.quorums);
+        self.say(state, &effects);
         if !effects.live.is_empty() {
             (self.tell)(effects.live);
+        }
+    }
+
+    /// Tells those who want to know. Under the state's lock, too.
+    fn say(&self, state: &State, effects: &Effects) {
+        self.hooks.tell(state, &effects.quorums);
+        if let Some(observer) = self.observer.get() {
+            effects.servers.iter().for_each(observer);
+            told::quorums(&state.services, &effects.quorums).for_each(|change| observer(&change));
         }
     }
 

@@ -13,6 +13,8 @@ use super::keep::{Kept, identity};
 use super::service::{Member, Service, first_port, is_judged};
 use super::shortage::Shortages;
 use super::spec::{self, Key, Subject, What, Whom};
+use super::told;
+use crate::notify::Change;
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 
 /// A probe of a director, by a number of its own.
@@ -45,6 +47,8 @@ pub(super) struct Effects {
     pub(super) live: Lives,
     /// Services whose quorum was gained or lost.
     pub(super) quorums: Vec<(BindingKey, Standing)>,
+    /// What a result has changed about real servers, for those who listen.
+    pub(super) servers: Vec<Change>,
 }
 
 /// All of it.
@@ -351,6 +355,7 @@ impl State {
             let judgement = service.judge(before, |id| self.scheduler.verdict(&id));
             if *service.judgement != judgement {
                 note(key, before, &judgement, &mut effects);
+                effects.servers.extend(told::servers(key, service, &judgement, &transition.message));
                 service.judgement = Arc::new(judgement);
                 effects.live.insert(key.clone(), Arc::clone(&service.judgement));
             }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::keep::Kept;
 use super::state::{Effects, ProbeId, State};
 use super::view;
+use crate::notify::{Change, Changed};
 use crate::plane::fixture::{key, server, web};
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 
@@ -196,6 +197,44 @@ fn a_probe_that_could_not_be_carried_out_changes_nothing() {
     let view = view::services(&state);
     assert_eq!(view[&key("web")].servers[1].checks[0].message, "connected");
     assert!(state.scheduler.figures().undecided >= 14);
+}
+
+#[test]
+fn whoever_listens_to_a_group_hears_what_changes_about_its_services() {
+    let mut state = state(Kept::default());
+    let of_a_group = checked(&["answers"], json!({"vrrpGroup": "front", "quorum": {"weight": 2}}));
+    let of_a_director = checked(&["answers"], json!({}));
+    state.configure(at(1), &mut all(&[("web", of_a_group), ("plain", of_a_director)], every_second()));
+    let told = round(&mut state, at(2), &["172.16.193.10"]);
+    let mut servers: Vec<_> = told.iter().flat_map(|effects| effects.servers.clone()).collect();
+    servers.sort_by_key(|change| format!("{change:?}"));
+    let change = |name: &str, address: [u8; 4], to, weight, reason: &str| Change {
+        group: "front".into(),
+        service: "tp/web".into(),
+        what: Changed::RealServer {
+            real_server: name.into(),
+            address: address.into(),
+            from: "Starting",
+            to,
+            weight,
+            reason: reason.into(),
+        },
+    };
+    assert_eq!(
+        servers,
+        [
+            change("srv1", [172, 16, 193, 10], "Down", 0, "refused"),
+            change("srv2", [172, 16, 193, 40], "Up", 1, "connected"),
+        ]
+    );
+    let quorums: Vec<_> = told
+        .iter()
+        .flat_map(|effects| super::told::quorums(&state.services, &effects.quorums).collect::<Vec<_>>())
+        .collect();
+    let what = Changed::Quorum { quorum: "Lost", alive: 1, needed: 2 };
+    assert_eq!(quorums, [Change { group: "front".into(), service: "tp/web".into(), what }]);
+    // Nothing changes: nothing is told.
+    assert!(round(&mut state, at(4), &["172.16.193.10"]).iter().all(|effects| effects.servers.is_empty()));
 }
 
 #[test]

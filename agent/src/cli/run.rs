@@ -296,6 +296,8 @@ async fn work(
     let verdicts = reconcile.updates();
     let checks = Checks::spawn(&checking, runner, move |live| verdicts.live(live)).map(Arc::new);
     let checks = checks.map_err(|error| format!("checks cannot be started: {error}"))?;
+    let listening = Arc::clone(groups);
+    checks.observe(move |change| listening.changed(change));
     let (updates, told, checked) = (reconcile.updates(), Arc::clone(groups), Arc::clone(&checks));
     let manifests = Manifests::spawn(options, move |update| {
         let director = update.change.director().cloned();
