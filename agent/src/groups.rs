@@ -17,7 +17,7 @@ use bascule_crds::vrrp_group::VrrpState;
 use bascule_vrrp::GroupState;
 
 use crate::exec::Runner;
-use crate::notify::{self, Notifier};
+use crate::notify::{self, Change, Notifier};
 use crate::plane::sync::Guard;
 use crate::services::{GroupServices, Services};
 use crate::vrrp::{self, Transition, VrrpStatus};
@@ -173,6 +173,11 @@ impl Groups {
         if let Some(vrrp) = self.vrrp.get() {
             vrrp.configure(&director.vrrp);
         }
+    }
+
+    /// Something has changed about a service of a group: who listens to the group hears of it.
+    pub fn changed(&self, change: &Change) {
+        self.notifier.change(change);
     }
 
     /// Tries again what was refused, such as for a key file that was not there.

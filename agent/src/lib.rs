@@ -9,6 +9,7 @@ pub mod cli;
 pub mod exec;
 pub mod groups;
 pub mod http;
+mod limits;
 pub mod manifests;
 mod memory;
 pub mod notify;

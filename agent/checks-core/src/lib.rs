@@ -55,6 +55,10 @@
 //! So a dead target is noticed within `interval × fall + timeout` of its death, with a retry interval within `interval +
 //! (fall - 1) × retry interval + timeout`, plus the lateness, which is measured.
 //!
+//! A probe that could not be carried out, because this machine lacked something, says nothing about its target
+//! ([`Outcome::undecided`]): the verdict stays, no row of passes or failures is ended or made longer, and the next probe runs
+//! when it would have run anyway.
+//!
 //! What drives it must keep to:
 //!
 //! 1. `now` never runs backwards, and is the same clock in all processes that hand verdicts to each other (`CLOCK_BOOTTIME`).

@@ -3,10 +3,18 @@
 /// Characters of a message at most, as in the status of a binding.
 pub const MESSAGE_MAX: usize = 128;
 
+/// What a run came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finding {
+    Passed,
+    Failed,
+    Undecided,
+}
+
 /// What one run of a probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    passed: bool,
+    finding: Finding,
     weight: Option<u16>,
     message: String,
 }
@@ -14,12 +22,18 @@ pub struct Outcome {
 impl Outcome {
     /// The probe passed.
     pub fn passed(message: impl Into<String>) -> Self {
-        Self { passed: true, weight: None, message: bounded(message.into()) }
+        Self { finding: Finding::Passed, weight: None, message: bounded(message.into()) }
     }
 
     /// The probe failed.
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { passed: false, weight: None, message: bounded(message.into()) }
+        Self { finding: Finding::Failed, weight: None, message: bounded(message.into()) }
+    }
+
+    /// The target was not asked: this machine lacked something, such as descriptors or ports. That says nothing about the target,
+    /// so that its verdict stays as it is (keepalived: "Rescheduling").
+    pub fn undecided(message: impl Into<String>) -> Self {
+        Self { finding: Finding::Undecided, weight: None, message: bounded(message.into()) }
     }
 
     /// The same, with the weight that the real server shall have (keepalived: misc_dynamic).
@@ -31,7 +45,12 @@ impl Outcome {
 
     /// Whether it passed.
     pub fn is_passed(&self) -> bool {
-        self.passed
+        self.finding == Finding::Passed
+    }
+
+    /// Whether it says anything about the target: it passed or failed.
+    pub fn is_decided(&self) -> bool {
+        self.finding != Finding::Undecided
     }
 
     /// The weight that it asks for.

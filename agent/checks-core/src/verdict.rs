@@ -52,7 +52,8 @@ pub struct Verdict {
     pub passes: u32,
     /// Failures in a row up to now; 0 after a pass.
     pub failures: u32,
-    /// What the last result said, one line of at most [`crate::MESSAGE_MAX`] characters. Empty before the first.
+    /// What the last result that decided anything said, one line of at most [`crate::MESSAGE_MAX`] characters. Before the first,
+    /// why there is none, or empty.
     pub message: String,
     /// The weight that the last pass asked for, none when it asked for none.
     pub weight: Option<u16>,
@@ -84,8 +85,15 @@ impl Verdict {
         }
     }
 
-    /// Takes a result; says what changed: the health, or the weight of a target that is up.
+    /// Takes a result; says what changed: the health, or the weight of a target that is up. One that says nothing about the
+    /// target changes nothing; as long as nothing is known, its message tells why.
     pub fn apply(&mut self, now: Time, outcome: &Outcome, thresholds: Thresholds) -> Option<Transition> {
+        if !outcome.is_decided() {
+            if self.health == Health::Unknown {
+                outcome.message().clone_into(&mut self.message);
+            }
+            return None;
+        }
         let (from, weighed) = (self.health, self.weight);
         if outcome.is_passed() {
             self.passes = self.passes.saturating_add(1);
@@ -127,11 +135,12 @@ mod tests {
         Time::from_nanos(second * 1_000_000_000)
     }
 
-    /// Results as letters: `+` passed, `-` failed, a digit passed with that weight.
+    /// Results as letters: `+` passed, `-` failed, `?` undecided, a digit passed with that weight.
     fn outcome(letter: char) -> Outcome {
         match letter {
             '+' => Outcome::passed("fine"),
             '-' => Outcome::failed("refused"),
+            '?' => Outcome::undecided("no descriptors"),
             digit => Outcome::passed("fine").with_weight(u16::try_from(digit.to_digit(10).unwrap()).unwrap()),
         }
     }
@@ -180,12 +189,30 @@ mod tests {
             ("557+", "UuUU"),
             ("-55", "DdU"),
             ("-575", "DdUU"),
+            // What says nothing about the target counts neither way, and ends no row.
+            ("?", "x"),
+            ("?-?", "xDd"),
+            ("+?????", "Uuuuuu"),
+            ("+-?-?-", "UuuuuD"),
+            ("-+?+", "DddU"),
+            ("5?5", "Uuu"),
             // A failure that does not take it down leaves the weight.
             ("5-5", "Uuu"),
             ("5-+", "UuU"),
         ] {
             assert_eq!(story(results), verdicts, "{results}");
         }
+    }
+
+    #[test]
+    fn why_nothing_is_known_yet_is_told_and_no_more() {
+        let mut verdict = Verdict::unknown(at(0));
+        verdict.apply(at(1), &outcome('?'), AT);
+        assert_eq!((verdict.message.as_str(), verdict.since), ("no descriptors", at(0)));
+        verdict.apply(at(2), &outcome('-'), AT);
+        let before = verdict.clone();
+        verdict.apply(at(3), &outcome('?'), AT);
+        assert_eq!(verdict, before);
     }
 
     #[test]

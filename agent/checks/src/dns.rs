@@ -56,9 +56,9 @@ async fn over_udp(
     course: &Course,
     stray: &mut Option<NotTheAnswer>,
 ) -> Result<Answer, String> {
-    let socket = socket::udp(target)?;
+    let socket = socket::udp(target, course)?;
     course.enter(Phase::Answer);
-    socket.send(query).await.map_err(|error| socket::datagram_words(&error))?;
+    socket.send(query).await.map_err(|error| socket::datagram_words(course.note(&error)))?;
     for _ in 0..STRAYS_MAX {
         let mut found = Err(NotTheAnswer::NotDns);
         let received = socket::receive(&socket, 0, |bytes, _| found = dns::answer(query, bytes));

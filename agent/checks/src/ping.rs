@@ -37,7 +37,7 @@ impl Echo {
     }
 
     async fn ask(&self, target: &Target, course: &Course) -> Result<(), String> {
-        let (socket, kind) = open(target)?;
+        let (socket, kind) = open(target, course)?;
         course.enter(Phase::Answer);
         let nonce = socket::random().to_be_bytes();
         let [a, b, c, d, ..] = socket::random().to_be_bytes();
@@ -45,7 +45,7 @@ impl Echo {
         let payload: Vec<u8> = nonce.into_iter().cycle().take(self.size).collect();
         let request = icmp::request(kind, id, sequence, &payload);
         drop(payload);
-        socket.send(&request).await.map_err(|error| words::io(&error))?;
+        socket.send(&request).await.map_err(|error| words::io(course.note(&error)))?;
         let peer = socket::address(target).ip();
         for _ in 0..STRAYS_MAX {
             let mut found = Err(NotTheReply::Other);
@@ -68,7 +68,7 @@ impl Echo {
 
 /// A ping socket where the kernel allows one (net.ipv4.ping_group_range), else a raw one. Both are connected, so that they hear
 /// of ICMP errors, and the raw one not of every packet of ICMP that comes to this machine.
-fn open(target: &Target) -> Result<(UdpSocket, Kind), String> {
+fn open(target: &Target, course: &Course) -> Result<(UdpSocket, Kind), String> {
     let address = socket::address(target);
     let v6 = address.is_ipv6();
     let protocol = if v6 { Protocol::ICMPV6 } else { Protocol::ICMPV4 };
@@ -81,12 +81,12 @@ fn open(target: &Target) -> Result<(UdpSocket, Kind), String> {
         if denied(&error) {
             "a ping needs the sysctl net.ipv4.ping_group_range or the capability CAP_NET_RAW".into()
         } else {
-            words::io(&error)
+            words::io(course.note(&error))
         }
     })?;
-    socket::configure(&opened, target)?;
+    socket::configure(&opened, target, course)?;
     // The port of a raw socket would be its protocol, and a ping socket has none to send to.
     let connected = opened.connect(&SocketAddr::new(address.ip(), 0).into());
     let socket = connected.and_then(|()| UdpSocket::from_std(opened.into()));
-    Ok((socket.map_err(|error| words::io(&error))?, Kind { v6, raw }))
+    Ok((socket.map_err(|error| words::io(course.note(&error)))?, Kind { v6, raw }))
 }

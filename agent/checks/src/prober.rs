@@ -103,18 +103,25 @@ enum Kind {
 }
 
 impl Prepared {
-    /// Probes once. It ends within `timeout`, with a verdict; dropping it gives the probe up and closes its sockets.
+    /// Probes once. It ends within `timeout`; dropping it gives the probe up and closes its sockets. Where this machine lacks
+    /// what it takes to ask, such as descriptors, memory, ports or the source address, the outcome is
+    /// [undecided](Outcome::undecided).
     pub fn run(&self, timeout: Duration) -> impl Future<Output = Outcome> + Send + 'static + use<> {
         let ready = Arc::clone(&self.0);
         async move {
             let course = Course::new(timeout);
-            match &ready.kind {
+            let outcome = match &ready.kind {
                 Kind::Tcp => tcp::run(&ready.target, &course).await,
                 Kind::Http(request) => request.run(&ready.target, &course).await,
                 Kind::Smtp(conversation) => conversation.run(&ready.target, &course).await,
                 Kind::Dns(question) => question.run(&ready.target, &course).await,
                 Kind::Udp(datagram) => datagram.run(&ready.target, &course).await,
                 Kind::Ping(echo) => echo.run(&ready.target, &course).await,
+            };
+            if course.was_short() && !outcome.is_passed() {
+                Outcome::undecided(outcome.message())
+            } else {
+                outcome
             }
         }
     }

@@ -35,9 +35,9 @@ impl Connection {
     /// Connects.
     pub(crate) async fn open(target: &Target, course: &Course) -> Result<Self, String> {
         course.enter(Phase::Connect);
-        let socket = open(target, Type::STREAM, Protocol::TCP)?;
+        let socket = open(target, Type::STREAM, Protocol::TCP, course)?;
         let connecting = TcpSocket::from_std_stream(socket.into()).connect(address(target));
-        let stream = connecting.await.map_err(|error| words::io(&error))?;
+        let stream = connecting.await.map_err(|error| words::io(course.note(&error)))?;
         Ok(Self { stream, orderly: false })
     }
 
@@ -193,16 +193,17 @@ pub(crate) fn random() -> u64 {
 }
 
 /// A UDP socket that is connected to a target, so that it hears of ICMP errors and of nobody else.
-pub(crate) fn udp(target: &Target) -> Result<UdpSocket, String> {
-    let socket = open(target, Type::DGRAM, Protocol::UDP)?;
+pub(crate) fn udp(target: &Target, course: &Course) -> Result<UdpSocket, String> {
+    let socket = open(target, Type::DGRAM, Protocol::UDP, course)?;
     let connected = socket.connect(&address(target).into());
-    connected.and_then(|()| UdpSocket::from_std(socket.into())).map_err(|error| words::io(&error))
+    let socket = connected.and_then(|()| UdpSocket::from_std(socket.into()));
+    socket.map_err(|error| words::io(course.note(&error)))
 }
 
 /// A socket with a target's source address and mark, without a peer.
-fn open(target: &Target, kind: Type, protocol: Protocol) -> Result<Socket, String> {
-    let socket = create(target, kind, protocol).map_err(|error| words::io(&error))?;
-    configure(&socket, target)?;
+fn open(target: &Target, kind: Type, protocol: Protocol, course: &Course) -> Result<Socket, String> {
+    let socket = create(target, kind, protocol).map_err(|error| words::io(course.note(&error)))?;
+    configure(&socket, target, course)?;
     Ok(socket)
 }
 
@@ -212,9 +213,9 @@ pub(crate) fn create(target: &Target, kind: Type, protocol: Protocol) -> io::Res
 }
 
 /// Gives a socket a target's source address and mark.
-pub(crate) fn configure(socket: &Socket, target: &Target) -> Result<(), String> {
+pub(crate) fn configure(socket: &Socket, target: &Target, course: &Course) -> Result<(), String> {
     if let Some(mark) = target.mark {
-        socket.set_mark(mark).map_err(|error| match error.raw_os_error() {
+        socket.set_mark(mark).map_err(|error| match course.note(&error).raw_os_error() {
             Some(libc::EPERM) => format!("mark {mark} needs the capability CAP_NET_ADMIN"),
             _ => words::io(&error),
         })?;
@@ -222,7 +223,8 @@ pub(crate) fn configure(socket: &Socket, target: &Target) -> Result<(), String> 
     if let Some(source) = target.source {
         // The port is chosen at connect, by what is free towards that peer: bind alone would take one of some 28,000 for all.
         setsockopt(socket, sockopt::IpBindAddressNoPort, &true).map_err(|error| words::io(&error.into()))?;
-        socket.bind(&SocketAddr::new(source, 0).into()).map_err(|error| match error.raw_os_error() {
+        let bound = socket.bind(&SocketAddr::new(source, 0).into());
+        bound.map_err(|error| match course.note(&error).raw_os_error() {
             Some(libc::EADDRNOTAVAIL) => format!("this machine has no address {source} to probe from"),
             _ => words::io(&error),
         })?;

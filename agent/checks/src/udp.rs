@@ -39,13 +39,13 @@ impl Datagram {
 
     /// Sends, and waits for an answer or an error.
     async fn ask(&self, target: &Target, course: &Course) -> Found {
-        let socket = match socket::udp(target) {
+        let socket = match socket::udp(target, course) {
             Ok(socket) => socket,
             Err(words) => return Found::Error(words),
         };
         course.enter(Phase::Answer);
         if let Err(error) = socket.send(&self.0.payload).await {
-            return Found::Error(socket::datagram_words(&error));
+            return Found::Error(socket::datagram_words(course.note(&error)));
         }
         let mut fits = false;
         let received = socket::receive(&socket, 0, |bytes, _| {

@@ -9,9 +9,6 @@ use tokio::sync::Semaphore;
 use super::spec::{Key, What};
 use crate::exec::{Call, Cancel, ExecError, Exit, Runner};
 
-/// Programs that run at once; more wait for a place within their timeout. Each has a thread.
-const AT_ONCE: usize = 256;
-
 /// Longest that a program's last line is quoted, in characters.
 const QUOTED: usize = 100;
 
@@ -19,6 +16,7 @@ const QUOTED: usize = 100;
 #[derive(Debug)]
 pub(super) struct Programs {
     runner: Runner,
+    at_once: usize,
     places: Arc<Semaphore>,
 }
 
@@ -32,8 +30,9 @@ impl Drop for CallOff {
 }
 
 impl Programs {
-    pub(super) fn new(runner: &Runner) -> std::io::Result<Self> {
-        Ok(Self { runner: runner.apart(AT_ONCE)?, places: Arc::new(Semaphore::new(AT_ONCE)) })
+    /// So many run at once; more wait for a place within their timeout.
+    pub(super) fn new(runner: &Runner, at_once: usize) -> std::io::Result<Self> {
+        Ok(Self { runner: runner.apart(at_once)?, at_once, places: Arc::new(Semaphore::new(at_once)) })
     }
 
     /// Runs one. A program that outlives its time has a while to end on top, see [`crate::exec`].
@@ -41,10 +40,10 @@ impl Programs {
         let started = tokio::time::Instant::now();
         let place = tokio::time::timeout(timeout, Arc::clone(&self.places).acquire_owned()).await;
         let Ok(Ok(place)) = place else {
-            return Outcome::failed(format!("{AT_ONCE} programs of checks run already"));
+            return Outcome::undecided(format!("{} programs of checks run already", self.at_once));
         };
         let Ok(cancel) = Cancel::new() else {
-            return Outcome::failed("the agent has no descriptors left");
+            return Outcome::undecided("the agent has no descriptors left");
         };
         let call_off = CallOff(cancel.clone());
         let runner = self.runner.clone();
@@ -74,8 +73,16 @@ fn call(runner: &Runner, key: &Key, timeout: Duration, cancel: &Cancel) -> Outco
     };
     match runner.run(&call, Some(cancel)) {
         Ok(outcome) => verdict(program, *dynamic, outcome.exit, &outcome.summary(QUOTED)),
-        Err(error @ ExecError::NoDirectory { .. }) => Outcome::failed(error.to_string()),
-        Err(error) => Outcome::failed(error.to_string()),
+        Err(error) => unfinished(&error),
+    }
+}
+
+/// What a program that did not come to an end of its own says: nothing, where it was never begun for want of something.
+fn unfinished(error: &ExecError) -> Outcome {
+    if error.is_shortage() {
+        Outcome::undecided(error.to_string())
+    } else {
+        Outcome::failed(error.to_string())
     }
 }
 
@@ -94,6 +101,32 @@ fn verdict(program: &str, dynamic: bool, exit: Exit, summary: &str) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_machine_lacks_is_no_word_about_the_target() {
+        let path = std::path::Path::new("/checks/check");
+        let start = |errno| {
+            let error = std::io::Error::from_raw_os_error(errno);
+            ExecError::start(path, &error, error.to_string())
+        };
+        for errno in [libc::EAGAIN, libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
+            let error = start(errno);
+            assert!(!unfinished(&error).is_decided() && !error.is_permanent(), "{error}");
+        }
+        let busy = ExecError::Busy { program: "check".into(), after: Duration::from_secs(1), at_once: 1 };
+        assert!(!unfinished(&busy).is_decided());
+        let late = ExecError::TimedOut {
+            program: "check".into(),
+            after: Duration::from_secs(1),
+            last: String::new(),
+        };
+        for error in
+            [start(libc::ENOENT), start(libc::EACCES), late, ExecError::NoDirectory { program: None }]
+        {
+            let outcome = unfinished(&error);
+            assert!(outcome.is_decided() && !outcome.is_passed(), "{error}");
+        }
+    }
 
     #[test]
     fn exit_statuses() {

@@ -45,28 +45,25 @@ impl Kept {
         Self { verdicts: verdicts.collect(), standings: standings.collect() }
     }
 
-    /// What was kept; nothing if that cannot be read. What claims to be later than now is of another start of the machine.
-    pub(super) fn read(run_dir: &Path, now: Time) -> Self {
+    /// What was kept; nothing if that cannot be read, and why. What claims to be later than now is of another start of the machine.
+    pub(super) fn read(run_dir: &Path, now: Time) -> (Self, Option<String>) {
         let path = run_dir.join(FILE);
         let text = match fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_FILE => fs::read(&path),
-            Ok(_) => return Self::default(),
+            Ok(_) => return (Self::default(), None),
             Err(error) => Err(error),
         };
         let kept = match text {
             Ok(text) => serde_json::from_slice::<Self>(&text).map_err(io::Error::other),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return (Self::default(), None),
             Err(error) => Err(error),
         };
         match kept {
             Ok(mut kept) => {
                 kept.verdicts.retain(|_, verdict| verdict.since <= now);
-                kept
+                (kept, None)
             }
-            Err(error) => {
-                tracing::warn!("{}: {error}; checks begin anew", path.display());
-                Self::default()
-            }
+            Err(error) => (Self::default(), Some(format!("{}: {error}; checks begin anew", path.display()))),
         }
     }
 

@@ -8,37 +8,44 @@
 //!
 //! Every director checks, active or not, so that a takeover meets fresh verdicts. They survive a restart of the agent, in /run.
 
+mod bounds;
 mod exec;
 mod file;
 mod hooks;
 mod keep;
 mod service;
+mod shortage;
 mod spec;
 mod state;
 #[cfg(test)]
 mod tests;
+mod told;
 mod view;
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use bascule_checks::{Prober, Settings};
 use bascule_checks_core::{Figures, Outcome, Start, Time};
-use bascule_compile::BindingKey;
+use bascule_compile::{BindingKey, CheckKey, NodeConfig};
+use bascule_crds::HealthCheckSpec;
 use futures::FutureExt as _;
 use nix::time::{ClockId, clock_gettime};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
 
+use self::bounds::Bounds;
 use self::exec::Programs;
 use self::hooks::Hooks;
 use self::keep::Kept;
 use self::state::{Effects, ProbeId, Runnable, State};
 use crate::exec::Runner;
-use crate::reconcile::{ConfigUpdate, Lives};
+use crate::notify::Change;
+use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 
 pub use view::{CheckView, ServerView, ServiceView};
 
@@ -60,7 +67,12 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// The directory of `--allow-file`; without it no file is watched.
     pub allow_file: Option<PathBuf>,
+    /// Descriptors that the process may have: they bound how many probes run at once.
+    pub descriptors: u64,
 }
+
+/// Is told of changes and must not wait.
+type Observer = Box<dyn Fn(&Change) + Send + Sync>;
 
 /// What the tasks share.
 struct Shared {
@@ -68,9 +80,14 @@ struct Shared {
     /// Until when the driver sleeps.
     sleeps_until: Mutex<Option<Time>>,
     wake: Notify,
+    /// Probes that may run at once.
+    at_once: usize,
+    places: Semaphore,
     programs: Programs,
     hooks: Hooks,
     tell: Box<dyn Fn(Lives) + Send + Sync>,
+    /// Who listens to changes.
+    observer: OnceLock<Observer>,
     run_dir: PathBuf,
 }
 
@@ -92,6 +109,34 @@ pub(crate) fn now() -> Time {
     Time::from_duration(clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from))
 }
 
+/// What the checks of a configuration's real servers come to before any probe has run, by the verdicts that an agent with the same
+/// run directory has left there: what one that starts now would tell the planes first. Also, why they cannot be read: then nothing is
+/// known. Reads, and writes nothing.
+pub fn kept(
+    director: &str,
+    run_dir: &Path,
+    config: &Arc<NodeConfig>,
+    checks: &BTreeMap<CheckKey, Arc<HealthCheckSpec>>,
+) -> (Lives, Option<String>) {
+    let now = now();
+    let (kept, problem) = Kept::read(run_dir, now);
+    // Files are watched or not as that agent was told: where they are not, nothing was kept of them.
+    let mut state = State::new(prober(director), 0, true, kept);
+    let mut update = ConfigUpdate {
+        serial: 0,
+        seen: Instant::now(),
+        change: ConfigChange::All(Arc::clone(config)),
+        checks: checks.iter().map(|(key, spec)| (key.clone(), Some(Arc::clone(spec)))).collect(),
+        live: Lives::new(),
+    };
+    state.configure(now, &mut update);
+    (update.live, problem)
+}
+
+fn prober(director: &str) -> Prober {
+    Prober::new(Settings { helo: director.to_owned() })
+}
+
 impl Checks {
     /// Starts without any check, with the verdicts that a former process left. `tell` is told what verdicts come to, of the
     /// services concerned. Needs a tokio runtime.
@@ -102,16 +147,22 @@ impl Checks {
     ) -> std::io::Result<Self> {
         let mut seed = DefaultHasher::new();
         options.director.hash(&mut seed);
-        let prober = Prober::new(Settings { helo: options.director.clone() });
-        let kept = Kept::read(&options.run_dir, now());
-        let state = State::new(prober, seed.finish(), options.allow_file.is_some(), kept);
+        let (kept, problem) = Kept::read(&options.run_dir, now());
+        if let Some(problem) = problem {
+            tracing::warn!("{problem}");
+        }
+        let state = State::new(prober(&options.director), seed.finish(), options.allow_file.is_some(), kept);
+        let bounds = Bounds::of(options.descriptors);
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             sleeps_until: Mutex::new(None),
             wake: Notify::new(),
-            programs: Programs::new(runner)?,
+            at_once: bounds.probes,
+            places: Semaphore::new(bounds.probes),
+            programs: Programs::new(runner, bounds.programs)?,
             hooks: Hooks::spawn(runner)?,
             tell: Box::new(tell),
+            observer: OnceLock::new(),
             run_dir: options.run_dir.clone(),
         });
         if let Some(directory) = options.allow_file.clone() {
@@ -124,19 +175,25 @@ impl Checks {
         Ok(Self { shared, driver })
     }
 
+    /// Tells `observer` from now on what changes about real servers and quorums of services of a group. It must not wait. Only the
+    /// first one is told.
+    pub fn observe(&self, observer: impl Fn(&Change) + Send + Sync + 'static) {
+        let _ = self.shared.observer.set(Box::new(observer));
+    }
+
     /// Takes a change of the configuration, puts in what the checks of its bindings come to, and hands it to `send`, so that nothing
     /// newer about them is told before.
     pub fn configure(&self, mut update: ConfigUpdate, send: impl FnOnce(&ConfigUpdate)) {
         let mut state = self.shared.lock();
         let effects = state.configure(now(), &mut update);
-        self.shared.hooks.tell(&state, &effects.quorums);
+        self.shared.say(&state, &effects);
         send(&update);
         drop(state);
         self.shared.wake.notify_one();
     }
 
     /// What is known of the real servers of services.
-    pub fn services(&self) -> std::collections::BTreeMap<BindingKey, ServiceView> {
+    pub fn services(&self) -> BTreeMap<BindingKey, ServiceView> {
         view::services(&self.shared.lock())
     }
 
@@ -144,6 +201,11 @@ impl Checks {
     pub fn figures(&self) -> (Figures, usize, usize) {
         let state = self.shared.lock();
         (state.scheduler.figures().clone(), state.scheduler.len(), state.scheduler.running())
+    }
+
+    /// Probes that may run at once, programs not counted.
+    pub fn at_once(&self) -> usize {
+        self.shared.at_once
     }
 
     /// Ends, and keeps the verdicts for the next one.
@@ -184,9 +246,18 @@ impl Shared {
 
     /// Under the state's lock, so that what is told is told in its order.
     fn carry_out(&self, state: &State, effects: Effects) {
-        self.hooks.tell(state, &effects.quorums);
+        self.say(state, &effects);
         if !effects.live.is_empty() {
             (self.tell)(effects.live);
+        }
+    }
+
+    /// Tells those who want to know. Under the state's lock, too.
+    fn say(&self, state: &State, effects: &Effects) {
+        self.hooks.tell(state, &effects.quorums);
+        if let Some(observer) = self.observer.get() {
+            effects.servers.iter().for_each(observer);
+            told::quorums(&state.services, &effects.quorums).for_each(|change| observer(&change));
         }
     }
 
@@ -249,7 +320,11 @@ async fn drive(shared: Arc<Shared>) {
 async fn probe(shared: Arc<Shared>, start: Start<ProbeId>, runnable: Runnable) {
     let timeout = start.timeout;
     let outcome = match runnable {
-        Runnable::Net(prepared) => bounded(timeout + GRACE, Box::pin(prepared.run(timeout))).await,
+        Runnable::Net(prepared) => match shared.places.try_acquire() {
+            Ok(_place) => bounded(timeout + GRACE, Box::pin(prepared.run(timeout))).await,
+            // It does not wait: those that run may take long, and the next time comes.
+            Err(_) => Outcome::undecided(format!("{} probes run already (LimitNOFILE)", shared.at_once)),
+        },
         Runnable::Exec(key) => bounded(timeout + PROGRAM_GRACE, shared.programs.run(key, timeout)).await,
         Runnable::Watched => return,
     };

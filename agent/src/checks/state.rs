@@ -11,7 +11,10 @@ use bascule_crds::{HealthCheckSpec, VirtualServiceBindingSpec, common::AddressPr
 
 use super::keep::{Kept, identity};
 use super::service::{Member, Service, first_port, is_judged};
+use super::shortage::Shortages;
 use super::spec::{self, Key, Subject, What, Whom};
+use super::told;
+use crate::notify::Change;
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 
 /// A probe of a director, by a number of its own.
@@ -44,6 +47,8 @@ pub(super) struct Effects {
     pub(super) live: Lives,
     /// Services whose quorum was gained or lost.
     pub(super) quorums: Vec<(BindingKey, Standing)>,
+    /// What a result has changed about real servers, for those who listen.
+    pub(super) servers: Vec<Change>,
 }
 
 /// All of it.
@@ -64,6 +69,7 @@ pub(super) struct State {
     kept: Kept,
     /// Something that is to be kept has changed.
     pub(super) unsaved: bool,
+    shortages: Shortages,
 }
 
 impl State {
@@ -82,6 +88,7 @@ impl State {
             allowed: Vec::new(),
             kept,
             unsaved: false,
+            shortages: Shortages::default(),
         }
     }
 
@@ -320,6 +327,13 @@ impl State {
 
     /// Takes a result.
     pub(super) fn finished(&mut self, now: Time, id: ProbeId, run: u64, outcome: &Outcome) -> Effects {
+        if !outcome.is_decided()
+            && let Some(probing) = self.probes.get(&id)
+            && let Some(times) = self.shortages.note(now)
+        {
+            let (check, address) = (&probing.name, probing.key.subject.target.address);
+            tracing::warn!(%check, %address, probes = times, "not probed, its verdict stays: {}", outcome.message());
+        }
         let transition = self.scheduler.finished(now, &id, run, outcome);
         self.changed(id, transition)
     }
@@ -341,6 +355,7 @@ impl State {
             let judgement = service.judge(before, |id| self.scheduler.verdict(&id));
             if *service.judgement != judgement {
                 note(key, before, &judgement, &mut effects);
+                effects.servers.extend(told::servers(key, service, &judgement, &transition.message));
                 service.judgement = Arc::new(judgement);
                 effects.live.insert(key.clone(), Arc::clone(&service.judgement));
             }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::keep::Kept;
 use super::state::{Effects, ProbeId, State};
 use super::view;
+use crate::notify::{Change, Changed};
 use crate::plane::fixture::{key, server, web};
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 
@@ -181,6 +182,62 @@ fn quorum_and_sorry_server_and_who_is_told() {
 }
 
 #[test]
+fn a_probe_that_could_not_be_carried_out_changes_nothing() {
+    let mut state = state(Kept::default());
+    state.configure(at(1), &mut all(&[("web", checked(&["answers"], json!({})))], every_second()));
+    round(&mut state, at(2), &["172.16.193.10"]);
+    for second in 3..10 {
+        for start in state.scheduler.poll(at(second), usize::MAX) {
+            let short = Outcome::undecided("this machine has too many open files");
+            let effects = state.finished(at(second), start.key, start.run, &short);
+            assert!(effects.live.is_empty() && effects.quorums.is_empty());
+        }
+    }
+    assert_eq!(states(&state, "web"), ["Down", "Up"]);
+    let view = view::services(&state);
+    assert_eq!(view[&key("web")].servers[1].checks[0].message, "connected");
+    assert!(state.scheduler.figures().undecided >= 14);
+}
+
+#[test]
+fn whoever_listens_to_a_group_hears_what_changes_about_its_services() {
+    let mut state = state(Kept::default());
+    let of_a_group = checked(&["answers"], json!({"vrrpGroup": "front", "quorum": {"weight": 2}}));
+    let of_a_director = checked(&["answers"], json!({}));
+    state.configure(at(1), &mut all(&[("web", of_a_group), ("plain", of_a_director)], every_second()));
+    let told = round(&mut state, at(2), &["172.16.193.10"]);
+    let mut servers: Vec<_> = told.iter().flat_map(|effects| effects.servers.clone()).collect();
+    servers.sort_by_key(|change| format!("{change:?}"));
+    let change = |name: &str, address: [u8; 4], to, weight, reason: &str| Change {
+        group: "front".into(),
+        service: "tp/web".into(),
+        what: Changed::RealServer {
+            real_server: name.into(),
+            address: address.into(),
+            from: "Starting",
+            to,
+            weight,
+            reason: reason.into(),
+        },
+    };
+    assert_eq!(
+        servers,
+        [
+            change("srv1", [172, 16, 193, 10], "Down", 0, "refused"),
+            change("srv2", [172, 16, 193, 40], "Up", 1, "connected"),
+        ]
+    );
+    let quorums: Vec<_> = told
+        .iter()
+        .flat_map(|effects| super::told::quorums(&state.services, &effects.quorums).collect::<Vec<_>>())
+        .collect();
+    let what = Changed::Quorum { quorum: "Lost", alive: 1, needed: 2 };
+    assert_eq!(quorums, [Change { group: "front".into(), service: "tp/web".into(), what }]);
+    // Nothing changes: nothing is told.
+    assert!(round(&mut state, at(4), &["172.16.193.10"]).iter().all(|effects| effects.servers.is_empty()));
+}
+
+#[test]
 fn a_loopback_target_of_a_check_is_probed_only_where_that_is_allowed() {
     let mut state = state(Kept::default());
     let proxy = || vec![check("answers", json!({"interval": "1s", "tcp": {}, "address": "127.0.0.1"}))];
@@ -205,20 +262,49 @@ fn verdicts_survive_in_a_file() {
     round(&mut first, at(2), &["172.16.193.10"]);
     first.keep().write(directory.path()).unwrap();
 
-    let mut second = state(Kept::read(directory.path(), at(60)));
+    let mut second = state(Kept::read(directory.path(), at(60)).0);
     let mut change = all(&[("web", Arc::clone(&spec))], every_second());
     let effects = second.configure(at(60), &mut change);
     assert_eq!(change.live[&key("web")], first.services[&key("web")].judgement);
     assert!(effects.quorums.is_empty(), "nothing happened");
     assert_eq!(states(&second, "web"), ["Down", "Up"]);
     // Of another start of the machine, whose clock had not come so far.
-    let mut third = state(Kept::read(directory.path(), at(1)));
+    let mut third = state(Kept::read(directory.path(), at(1)).0);
     third.configure(at(1), &mut all(&[("web", spec)], every_second()));
     assert_eq!(states(&third, "web"), ["Starting", "Starting"]);
     // And nonsense is nothing.
     std::fs::write(directory.path().join(super::keep::FILE), "{").unwrap();
-    let mut fourth = state(Kept::read(directory.path(), at(60)));
+    let mut fourth = state(Kept::read(directory.path(), at(60)).0);
     assert_eq!(fourth.configure(at(60), &mut all(&[], Vec::new())).live.len(), 0);
+}
+
+#[test]
+fn what_was_kept_is_told_without_an_agent() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = |spec: &Arc<VirtualServiceBindingSpec>| {
+        let bindings = BTreeMap::from([(key("web"), Arc::clone(spec))]);
+        Arc::new(NodeConfig { director: DirectorConfigSpec::default(), bindings })
+    };
+    let checks: BTreeMap<_, _> =
+        every_second().into_iter().filter_map(|(key, spec)| Some((key, spec?))).collect();
+    let spec = checked(&["answers"], json!({}));
+    let held = || {
+        let (live, problem) = super::kept("dir1", directory.path(), &config(&spec), &checks);
+        let held = live[&key("web")].servers.iter().map(|server| server.ipv4).collect::<Vec<_>>();
+        (held, problem)
+    };
+    assert_eq!(held(), (vec![Held::Weight(1), Held::Weight(1)], None), "no agent was here");
+
+    let mut state = state(Kept::default());
+    state.configure(at(1), &mut all(&[("web", Arc::clone(&spec))], every_second()));
+    round(&mut state, at(2), &["172.16.193.10"]);
+    state.keep().write(directory.path()).unwrap();
+    assert_eq!(held(), (vec![Held::Absent, Held::Weight(1)], None));
+
+    std::fs::write(directory.path().join(super::keep::FILE), "{").unwrap();
+    let (held, problem) = held();
+    assert_eq!(held, [Held::Weight(1), Held::Weight(1)]);
+    assert!(problem.unwrap().contains("checks.json"));
 }
 
 /// With the real thread, in a directory where nothing else is written; its name is nothing that a manifest could have.
@@ -231,6 +317,7 @@ fn a_file_is_watched() {
         director: "dir1".into(),
         run_dir: run_dir.path().to_owned(),
         allow_file: Some(files.path().to_owned()),
+        descriptors: 1_024,
     };
     let runner = crate::exec::Runner::new(&crate::exec::Options::default()).unwrap();
     let checks = super::Checks::spawn(&options, &runner, |_| {}).unwrap();
@@ -255,6 +342,52 @@ fn a_file_is_watched() {
         std::fs::remove_file(files.path().join("in-service")).unwrap();
         wait("Down", 0);
     }
+}
+
+/// More servers that hang than the descriptors allow probes: those that were not asked are not taken for dead, and no probe runs
+/// beyond the bound.
+#[test]
+fn no_more_probes_run_than_there_are_descriptors_for() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    let options = super::Options {
+        director: "dir1".into(),
+        run_dir: run_dir.path().to_owned(),
+        allow_file: None,
+        descriptors: 0,
+    };
+    let runner = crate::exec::Runner::new(&crate::exec::Options::default()).unwrap();
+    let checks = super::Checks::spawn(&options, &runner, |_| {}).unwrap();
+    assert_eq!(checks.at_once(), 16);
+    // It accepts, and says nothing.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let check_of = |number: usize| {
+        let http = json!({"path": format!("/{number}")});
+        let spec =
+            json!({"interval": "10m", "timeout": "10m", "initialDelay": "0s", "port": port, "http": http});
+        check(&format!("hang{number}"), spec)
+    };
+    let server_of = |number: usize| {
+        let checked = json!({"healthChecks": [format!("hang{number}")]});
+        server(&format!("srv{number}"), "127.0.0.1", checked)
+    };
+    let spec = web(json!({"realServers": (1..=20).map(server_of).collect::<Vec<_>>()}));
+    checks.configure(all(&[("web", spec)], (1..=20).map(check_of).collect()), |_| {});
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (figures, probes, running) = checks.figures();
+        assert!(running <= 20 && figures.failed == 0, "{figures:?}");
+        if figures.undecided == 4 {
+            assert_eq!((probes, running), (20, 16));
+            break;
+        }
+        assert!(Instant::now() < until, "{figures:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let states = checks.services()[&key("web")].servers.iter().map(|one| one.state).collect::<Vec<_>>();
+    assert_eq!(states, ["Starting"; 20]);
 }
 
 impl State {

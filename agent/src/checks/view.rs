@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use bascule_checks_core::pool::{Serving, Standing, State as ServerState};
+use bascule_checks_core::pool::{Judged, Serving, Standing, State as ServerState};
 use bascule_checks_core::{Health, Time};
 use bascule_compile::BindingKey;
 
-use super::service::Member;
+use super::service::{Member, Service};
 use super::state::State;
 
 /// A virtual service.
@@ -55,6 +55,26 @@ pub struct CheckView {
     pub since: Option<Time>,
 }
 
+/// A state as it is written everywhere.
+pub(super) const fn word(state: ServerState) -> &'static str {
+    match state {
+        ServerState::Starting => "Starting",
+        ServerState::Up => "Up",
+        ServerState::Down => "Down",
+        ServerState::Draining => "Draining",
+    }
+}
+
+/// What a real server weighs while it is alive, 0 when it is not.
+pub(super) const fn weight(judged: &Judged) -> u16 {
+    if judged.alive { judged.weight } else { 0 }
+}
+
+/// What the sum of weights must be.
+pub(super) fn quorum(service: &Service) -> u32 {
+    service.spec.quorum.as_ref().map_or(1, |quorum| quorum.weight)
+}
+
 pub(super) fn services(state: &State) -> BTreeMap<BindingKey, ServiceView> {
     let check = |member: &Member| match &member.probe {
         Err(why) => {
@@ -71,26 +91,21 @@ pub(super) fn services(state: &State) -> BTreeMap<BindingKey, ServiceView> {
             }
         }
     };
-    let service = |service: &super::service::Service| {
+    let service = |service: &Service| {
         let judgement = &service.judgement;
         let servers = service.spec.real_servers.iter().zip(&service.members).zip(&judgement.servers);
         ServiceView {
             quorum_met: judgement.standing == Standing::Met,
             alive: judgement.alive,
-            quorum: service.spec.quorum.as_ref().map_or(1, |quorum| quorum.weight),
+            quorum: quorum(service),
             sorry: [judgement.ipv4, judgement.ipv6].contains(&Serving::SorryServer),
             withdrawn: [judgement.ipv4, judgement.ipv6].contains(&Serving::Withdrawn),
             servers: servers
                 .map(|((server, members), judged)| ServerView {
                     name: server.name.clone(),
                     address: server.address,
-                    state: match judged.state {
-                        ServerState::Starting => "Starting",
-                        ServerState::Up => "Up",
-                        ServerState::Down => "Down",
-                        ServerState::Draining => "Draining",
-                    },
-                    weight: if judged.alive { judged.weight } else { 0 },
+                    state: word(judged.state),
+                    weight: weight(judged),
                     checks: members.iter().map(check).collect(),
                 })
                 .collect(),

@@ -67,7 +67,9 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Print what would change in the kernel, and change nothing
     #[command(
-        long_about = "Prints what would change in the kernel, as operations, and changes nothing.\n\n\
+        long_about = "Prints what would change in the kernel, as operations, and changes nothing: what an agent would do that \
+                      starts now with this --run-dir and --state-dir. Real servers are what their checks last found there; \
+                      none is probed.\n\n\
                       Exit code: 0 nothing to do, 2 changes, 1 error (also when a manifest is wrong: then the plan is \
                       printed for the others).",
         after_help = "Examples:

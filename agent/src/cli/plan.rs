@@ -1,9 +1,11 @@
 //! `plan`: what would change, without changing anything.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::args::{Output, Plan};
 use super::{fail, paint};
+use crate::checks;
 use crate::manifests::check::{self, Check};
 use crate::reconcile::{Options, PlannedOp, plan_once};
 use crate::state;
@@ -32,7 +34,7 @@ pub(super) fn plan(args: &Plan) -> ExitCode {
     for note in &remembered.notes {
         eprintln!("{note}");
     }
-    let Check { config, problems, named, .. } = check;
+    let Check { config, checks: health_checks, problems, named, .. } = check;
     if !named.contains(source.director()) {
         let named = named.into_iter().collect::<Vec<_>>().join(", ");
         eprintln!(
@@ -42,17 +44,17 @@ pub(super) fn plan(args: &Plan) -> ExitCode {
         );
     }
     let Some(config) = config else { return fail("the manifests give no configuration", 1) };
-    if config.bindings.values().any(|one| one.real_servers.iter().any(|one| !one.health_checks.is_empty())) {
-        eprintln!(
-            "plan asks no health check: here every real server counts as alive, also one that a running agent has removed"
-        );
+    let config = Arc::new(config);
+    let (live, problem) = checks::kept(source.director(), &source.run_dir, &config, &health_checks);
+    if let Some(problem) = problem {
+        eprintln!("{problem}");
     }
     let options = Options { adopt: source.adopt, ..Options::new(&source.run_dir) };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(error, 1),
     };
-    let (operations, error) = match runtime.block_on(plan_once(&config, &options)) {
+    let (operations, error) = match runtime.block_on(plan_once(&config, &live, &options)) {
         Ok(operations) => (operations, None),
         Err(error) => (error.ops.clone(), Some(error)),
     };

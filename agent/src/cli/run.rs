@@ -20,6 +20,7 @@ use crate::checks::{self, Checks};
 use crate::exec;
 use crate::groups::{self, Groups};
 use crate::http;
+use crate::limits;
 use crate::manifests::{self, Manifests};
 use crate::reconcile;
 use crate::state::{self, Keeper};
@@ -46,6 +47,7 @@ pub(super) fn run(args: &Run) -> ExitCode {
     if let Err(error) = logging::start(args.log_format, &args.log_level) {
         return fail(error, super::USAGE);
     }
+    limits::raise();
     let mut notes = Vec::new();
     let heritage = match take_over(args) {
         Ok(heritage) => heritage,
@@ -289,10 +291,13 @@ async fn work(
         director: source.director().to_owned(),
         run_dir: source.run_dir.clone(),
         allow_file: args.allow_file.clone(),
+        descriptors: limits::descriptors(),
     };
     let verdicts = reconcile.updates();
     let checks = Checks::spawn(&checking, runner, move |live| verdicts.live(live)).map(Arc::new);
     let checks = checks.map_err(|error| format!("checks cannot be started: {error}"))?;
+    let listening = Arc::clone(groups);
+    checks.observe(move |change| listening.changed(change));
     let (updates, told, checked) = (reconcile.updates(), Arc::clone(groups), Arc::clone(&checks));
     let manifests = Manifests::spawn(options, move |update| {
         let director = update.change.director().cloned();
@@ -475,12 +480,9 @@ fn upgrade() {
     };
     let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--take-over");
     // The service manager's watchdog is to be the successor's affair; the variable names this process.
-    match std::process::Command::new(program)
-        .arg("--take-over")
-        .args(arguments)
-        .env_remove("WATCHDOG_PID")
-        .spawn()
-    {
+    let mut command = std::process::Command::new(program);
+    command.arg("--take-over").args(arguments).env_remove("WATCHDOG_PID");
+    match limits::give_back(&mut command).spawn() {
         Ok(mut child) => {
             tracing::info!(pid = child.id(), "SIGUSR2: {} is started to take over", program.display());
             // If it fails it says so itself; nobody else waits for it.

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::ExecError;
 use super::places::nonblocking;
+use crate::limits;
 
 /// The user that a program runs as.
 #[derive(Clone, Debug)]
@@ -48,10 +49,11 @@ struct CapabilityData {
 const MAX_DESCRIPTORS: u64 = 65_536;
 
 /// What the child does between fork and exec, told through a pipe when it fails.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     "making a session",
     "setting the priority",
     "closing descriptors",
+    "setting the limit of open files",
     "becoming the user",
     "giving up capabilities",
 ];
@@ -64,7 +66,7 @@ pub(super) fn start(
     user: Option<&Identity>,
 ) -> Result<Started, ExecError> {
     let failed = |why: String| ExecError::Start { path: path.to_owned(), why };
-    let descriptors = |error: io::Error| failed(format!("no pipe: {error}"));
+    let descriptors = |error: io::Error| ExecError::start(path, &error, format!("no pipe: {error}"));
     let (output, theirs) = io::pipe().map_err(descriptors)?;
     nonblocking(output.as_fd()).map_err(descriptors)?;
     let (mut told, tell) = io::pipe().map_err(descriptors)?;
@@ -75,11 +77,12 @@ pub(super) fn start(
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::from(theirs)).stderr(Stdio::from(both));
     let user = user.map(|user| (user.uid, user.gid));
     let tell_fd = tell.as_raw_fd();
+    let limit = limits::of_children();
     // SAFETY: between fork and exec in a process of several threads only what is async-signal-safe may be done:
     // these make system calls on values that are ready, and allocate nothing.
     unsafe {
         command.pre_exec(move || {
-            become_nobody(user, tell_fd)?;
+            become_nobody(user, limit, tell_fd)?;
             Err(image.execute())
         });
     }
@@ -95,7 +98,7 @@ pub(super) fn start(
                 Ok(1) => STEPS.get(usize::from(step[0])).copied(),
                 _ => None,
             };
-            Err(failed(explain(&error, step, user)))
+            Err(ExecError::start(path, &error, explain(&error, step, user)))
         }
     }
 }
@@ -151,7 +154,7 @@ impl Image {
 /// In words, with the way out.
 fn explain(error: &io::Error, step: Option<&str>, user: Option<(libc::uid_t, libc::gid_t)>) -> String {
     match (step, error.kind()) {
-        (Some(step), io::ErrorKind::PermissionDenied) if step == STEPS[3] => format!(
+        (Some(step), io::ErrorKind::PermissionDenied) if step == STEPS[4] => format!(
             "{step} is not permitted: run the agent as root or with CAP_SETUID, CAP_SETGID and CAP_KILL, or name its \
              own user by --exec-user"
         ),
@@ -171,11 +174,16 @@ fn explain(error: &io::Error, step: Option<&str>, user: Option<(libc::uid_t, lib
 }
 
 /// Runs in the child. The last step's number goes into the pipe `tell` when one fails.
-fn become_nobody(user: Option<(libc::uid_t, libc::gid_t)>, tell: RawFd) -> io::Result<()> {
-    let steps: [&dyn Fn() -> io::Result<()>; 5] = [
+fn become_nobody(
+    user: Option<(libc::uid_t, libc::gid_t)>,
+    limit: Option<libc::rlimit>,
+    tell: RawFd,
+) -> io::Result<()> {
+    let steps: [&dyn Fn() -> io::Result<()>; 6] = [
         &session,
         &priority,
         &close_descriptors,
+        &|| limits::set(limit),
         &|| user.map_or(Ok(()), |(uid, gid)| change_user(uid, gid)),
         &|| user.map_or(Ok(()), |_| give_up_capabilities()),
     ];

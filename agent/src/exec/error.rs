@@ -1,6 +1,7 @@
 //! Why a program did not run to its end.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Why a program did not run to its end: names the program, what is wrong, and the way out.
@@ -43,6 +44,14 @@ pub enum ExecError {
         /// Why, and the way out.
         why: String,
     },
+    /// It could not be started now: the machine lacks something, such as descriptors, memory or processes.
+    #[error("{} cannot be started now: {why}", path.display())]
+    Shortage {
+        /// The program.
+        path: PathBuf,
+        /// What it lacks.
+        why: String,
+    },
     /// As many as may run at once ran all the time.
     #[error("{program}: no place for it within {after:?}: {at_once} programs run, and more may not at once")]
     Busy {
@@ -83,6 +92,22 @@ pub enum ExecError {
 }
 
 impl ExecError {
+    /// Of a program that could not be started.
+    pub(crate) fn start(path: &Path, error: &io::Error, why: String) -> Self {
+        let path = path.to_owned();
+        match error.raw_os_error() {
+            // Of fork(2) and, for a user with as many processes as it may have (RLIMIT_NPROC), of execve(2).
+            Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Self::Shortage { path, why },
+            _ => Self::Start { path, why },
+        }
+    }
+
+    /// Whether the program was not begun because the agent or its machine lacked what that takes: it says nothing about what the
+    /// program would have found.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::Shortage { .. } | Self::Busy { .. })
+    }
+
     /// Whether it would be the same again a moment later: it cannot be run as things are.
     pub fn is_permanent(&self) -> bool {
         match self {
@@ -91,7 +116,11 @@ impl ExecError {
             | Self::User { .. }
             | Self::NotInstalled { .. }
             | Self::Start { .. } => true,
-            Self::Busy { .. } | Self::TimedOut { .. } | Self::Cancelled { .. } | Self::System { .. } => false,
+            Self::Shortage { .. }
+            | Self::Busy { .. }
+            | Self::TimedOut { .. }
+            | Self::Cancelled { .. }
+            | Self::System { .. } => false,
         }
     }
 }

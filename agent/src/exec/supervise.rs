@@ -54,7 +54,7 @@ pub(super) fn supervise(
         let why = io::Error::last_os_error();
         signal_group(pid, libc::SIGKILL);
         let _ = child.wait();
-        return Err(ExecError::Start { path: path.to_owned(), why: format!("no pidfd: {why}") });
+        return Err(ExecError::start(path, &why, format!("no pidfd: {why}")));
     };
     let mut running =
         Running { pid, output: Some(output), kept: Vec::new(), dropped: 0, strays: Strays::default() };

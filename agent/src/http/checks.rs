@@ -17,13 +17,14 @@ pub(super) struct Checked {
     figures: Figures,
     probes: usize,
     running: usize,
+    at_once: usize,
     services: BTreeMap<BindingKey, ServiceView>,
 }
 
 impl Checked {
     pub(super) fn of(checks: &Checks) -> Self {
         let (figures, probes, running) = checks.figures();
-        Self { figures, probes, running, services: checks.services() }
+        Self { figures, probes, running, at_once: checks.at_once(), services: checks.services() }
     }
 }
 
@@ -33,9 +34,22 @@ pub(super) fn encode(checked: &Checked, to: &mut DescriptorEncoder<'_>) -> fmt::
     };
     gauge(to, "probes", "Distinct probes of real servers", checked.probes)?;
     gauge(to, "probes_running", "Probes that run now", checked.running)?;
-    let mut results =
-        to.encode_descriptor("probe_results", "Results of probes", None, MetricType::Counter)?;
-    for (result, count) in [("passed", checked.figures.passed), ("failed", checked.figures.failed)] {
+    gauge(
+        to,
+        "probes_running_limit",
+        "Probes that may run at once, programs not counted: bounded by the limit of open files",
+        checked.at_once,
+    )?;
+    let mut results = to.encode_descriptor(
+        "probe_results",
+        "Results of probes; undecided: not carried out, as this machine lacked something",
+        None,
+        MetricType::Counter,
+    )?;
+    let figures = &checked.figures;
+    for (result, count) in
+        [("passed", figures.passed), ("failed", figures.failed), ("undecided", figures.undecided)]
+    {
         results.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
     }
     histogram(

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 use std::{fmt, io};
 
-use bascule_compile::NodeConfig;
+use bascule_compile::{CheckKey, NodeConfig};
+use bascule_crds::HealthCheckSpec;
 use serde::Serialize;
 
 use super::catalog::{Examined, Form, Known};
@@ -33,6 +35,8 @@ pub struct Check {
     pub named: BTreeSet<String>,
     /// The configuration of the director that was asked for.
     pub config: Option<NodeConfig>,
+    /// The HealthChecks in force.
+    pub checks: BTreeMap<CheckKey, Arc<HealthCheckSpec>>,
 }
 
 /// Something that is carried out as it is written and hardly what was meant.
@@ -142,5 +146,6 @@ pub fn read(directory: &Path, director: Option<(&str, BTreeMap<String, Saved>)>)
         notes,
         named: engine.named().clone(),
         config: engine.config(),
+        checks: engine.checks().clone(),
     })
 }

@@ -4,6 +4,7 @@
 //! the newest ([`queue`]); the stream is written by a thread of its own, and a reader that does not read is dropped
 //! ([`stream`]).
 
+mod change;
 mod hooks;
 mod queue;
 mod stream;
@@ -20,6 +21,7 @@ use bascule_crds::vrrp_group::{Notify, VrrpState};
 use serde::{Deserialize, Serialize};
 
 use crate::exec::Runner;
+pub use change::{Change, Changed};
 use hooks::Teller;
 use stream::Stream;
 pub use stream::{Event, SOCKET};
@@ -173,6 +175,16 @@ impl Notifier {
             stream.tell(Event::new(&transition));
         }
         inner.present.insert(transition.group.clone(), transition);
+    }
+
+    /// Tells the stream of a change of a service of a group whose transitions are streamed. Returns at once.
+    pub fn change(&self, change: &Change) {
+        let inner = self.lock();
+        if let Some(stream) = &inner.stream
+            && inner.streamed.binary_search(&change.group).is_ok()
+        {
+            stream.change(change.line(SystemTime::now()));
+        }
     }
 
     /// A group is gone from this director: it is no longer among the present states.

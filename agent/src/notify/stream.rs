@@ -8,12 +8,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
+use super::change;
 use super::time::rfc3339;
 use super::{Transition, word};
 
@@ -83,7 +84,20 @@ impl Event {
 struct Mail {
     /// In order: a state told after a list of states is newer than the list.
     messages: VecDeque<Message>,
+    /// Changes for which there was no room.
+    missed: u64,
     ending: bool,
+}
+
+impl Mail {
+    /// Makes room by leaving out the oldest change. False when there is none.
+    fn miss_one(&mut self) -> bool {
+        let oldest = self.messages.iter().position(|message| matches!(message, Message::Change(_)));
+        let Some(at) = oldest else { return false };
+        self.messages.remove(at);
+        self.missed = self.missed.saturating_add(1);
+        true
+    }
 }
 
 #[derive(Debug)]
@@ -94,6 +108,8 @@ enum Message {
     Event(Event),
     /// This group has none any more.
     Forget(String),
+    /// A line of a service of a group, to every reader who keeps up.
+    Change(Vec<u8>),
 }
 
 /// The socket and its thread. Dropped, it is gone.
@@ -142,11 +158,22 @@ impl Stream {
     pub(super) fn tell(&self, event: Event) {
         self.send(|mail| {
             // The thread writes without waiting, so that this many are never there unless the machine stands still.
-            if mail.messages.len() >= MAX_EVENTS {
+            if mail.messages.len() >= MAX_EVENTS && !mail.miss_one() {
                 let oldest = mail.messages.iter().position(|message| matches!(message, Message::Event(_)));
                 oldest.and_then(|at| mail.messages.remove(at));
             }
             mail.messages.push_back(Message::Event(event));
+        });
+    }
+
+    /// To every reader, before what was there of its kind where there are too many: thousands of services may change at once.
+    pub(super) fn change(&self, line: Vec<u8>) {
+        self.send(|mail| {
+            if mail.messages.len() >= MAX_EVENTS && !mail.miss_one() {
+                mail.missed = mail.missed.saturating_add(1);
+            } else {
+                mail.messages.push_back(Message::Change(line));
+            }
         });
     }
 
@@ -190,6 +217,8 @@ fn lock(mail: &Mutex<Mail>) -> MutexGuard<'_, Mail> {
 struct Reader {
     stream: UnixStream,
     unread: VecDeque<u8>,
+    /// Changes that it was not told because it has too much to read already.
+    missed: u64,
 }
 
 impl Reader {
@@ -197,6 +226,25 @@ impl Reader {
     fn push(&mut self, line: &[u8]) -> bool {
         self.unread.extend(line);
         self.flush() && self.unread.len() <= MAX_UNREAD
+    }
+
+    /// The same with a change of a service, which is left out where half of what may be unread is: the other half is for the
+    /// transitions of groups.
+    fn push_change(&mut self, line: &[u8]) -> bool {
+        if self.unread.len() > MAX_UNREAD / 2 {
+            self.missed = self.missed.saturating_add(1);
+            return true;
+        }
+        self.push(line)
+    }
+
+    /// Says how much was left out, once there is room.
+    fn own_up(&mut self) -> bool {
+        if self.missed == 0 || self.unread.len() > MAX_UNREAD / 2 {
+            return true;
+        }
+        let line = change::missed(std::mem::take(&mut self.missed), SystemTime::now());
+        self.push(&line)
     }
 
     fn flush(&mut self) -> bool {
@@ -255,7 +303,7 @@ impl Work {
             let mut index = 2;
             self.readers.retain_mut(|reader| {
                 index += 1;
-                !ready[index - 1] || (reader.listen() && reader.flush())
+                !ready[index - 1] || (reader.listen() && reader.flush() && reader.own_up())
             });
             // Before new readers, who get the states as they are then.
             if ready[0] && self.take_mail() {
@@ -280,8 +328,13 @@ impl Work {
                 Message::Forget(group) => {
                     self.present.remove(&group);
                 }
+                Message::Change(line) => self.readers.retain_mut(|reader| reader.push_change(&line)),
             }
         }
+        self.readers.retain_mut(|reader| {
+            reader.missed = reader.missed.saturating_add(mail.missed);
+            reader.own_up()
+        });
         mail.ending
     }
 
@@ -315,7 +368,7 @@ impl Work {
             tracing::warn!("the event stream has {MAX_READERS} readers already: one more is refused");
             return;
         }
-        let mut reader = Reader { stream, unread: VecDeque::new() };
+        let mut reader = Reader { stream, unread: VecDeque::new(), missed: 0 };
         if reader.stream.set_nonblocking(true).is_ok()
             && self.present.values().all(|event| reader.push(&event.line()))
         {

@@ -169,6 +169,65 @@ fn a_reader_that_does_not_read_is_dropped_and_the_others_are_not() {
     assert!(unread < lines, "{unread} of {lines} lines were kept");
 }
 
+fn change(group: &str, service: &str) -> Change {
+    let what = Changed::Quorum { quorum: "Lost", alive: 0, needed: 1 };
+    Change { group: group.into(), service: service.into(), what }
+}
+
+fn line(reader: &mut BufReader<UnixStream>) -> serde_json::Value {
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+#[test]
+fn readers_hear_of_the_services_of_groups_whose_transitions_are_streamed() {
+    let world = World::new();
+    world.notifier.configure(&[("front".into(), Notify { event_stream: true, ..Notify::default() })]);
+    world.notifier.transition(transition("front", VrrpState::Initialize, VrrpState::Backup, 1));
+    let mut reader = world.connect();
+    assert!(event(&mut reader).present);
+    world.notifier.change(&change("back", "tp/silent"));
+    world.notifier.change(&change("front", "tp/web"));
+    let told = line(&mut reader);
+    assert_eq!((&told["virtualService"], &told["quorum"]), (&"tp/web".into(), &"Lost".into()), "{told}");
+    // In their order among the transitions, and nothing of them is there at connect.
+    world.notifier.change(&change("front", "tp/web"));
+    world.notifier.transition(transition("front", VrrpState::Backup, VrrpState::Active, 1));
+    assert_eq!(line(&mut reader)["virtualService"], "tp/web");
+    assert_eq!(event(&mut reader).to, "Active");
+    assert_eq!(event(&mut world.connect()).to, "Active");
+}
+
+/// Thousands of services that change at once cost nobody a transition: what is left out is said.
+#[test]
+fn changes_that_a_reader_has_no_room_for_are_left_out_and_counted() {
+    let world = World::new();
+    world.notifier.configure(&[("front".into(), Notify { event_stream: true, ..Notify::default() })]);
+    world.notifier.transition(transition("front", VrrpState::Initialize, VrrpState::Backup, 1));
+    let mut reader = world.connect();
+    assert!(event(&mut reader).present);
+    // Far more than the kernel and the agent keep for one that does not read.
+    let changes: u64 = 20_000;
+    for number in 0..changes {
+        world.notifier.change(&change("front", &format!("tp/web{number}")));
+    }
+    world.notifier.transition(transition("front", VrrpState::Backup, VrrpState::Active, 1));
+    let (mut told, mut missed, mut transitions) = (0, 0, Vec::new());
+    while transitions.is_empty() || told + missed < changes {
+        let line = line(&mut reader);
+        if line["group"] == "front" {
+            transitions.push(line["to"].as_str().unwrap().to_owned());
+        } else if let Some(count) = line["missed"].as_u64() {
+            missed += count;
+        } else {
+            told += 1;
+        }
+    }
+    assert_eq!((told + missed, transitions), (changes, vec!["Active".to_owned()]));
+    assert!(missed > 0, "all {told} were told");
+}
+
 /// A planned upgrade: the successor makes the socket anew before the former process removes what it thinks is its own, and knows the
 /// states without a transition.
 #[test]

@@ -97,10 +97,11 @@ pub fn spawn(options: Options) -> Result<Handle, SpawnError> {
     handle.start(move || NatPlane::new(move || nat::Kernel::open(&seal, &of, true)))?;
     let (path, of) = (options.ledger(PlaneName::ConnectionSync), identity.clone());
     handle.start(move || SyncPlane::new(sync::Kernel::open, Ledger::open(&path, &of)).listening())?;
-    let (path, of) = (options.ledger(PlaneName::Ipvs), identity.clone());
+    let (path, drains, of) = (options.ledger(PlaneName::Ipvs), options.drains(), identity.clone());
     let adopt = options.adopt;
     handle.start(move || {
-        IpvsPlane::new(Client::connect, Box::new(KernelPause::default()), Ledger::open(&path, &of), adopt)
+        let (ledger, drained) = (Ledger::open(&path, &of), Ledger::open(&drains, &of));
+        IpvsPlane::new(Client::connect, Box::new(KernelPause::default()), ledger, drained, adopt)
     })?;
     let path = options.ledger(PlaneName::Address);
     handle.start(move || AddressPlane::new(address::Kernel::open, Ledger::open(&path, &identity)))?;

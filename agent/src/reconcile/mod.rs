@@ -101,6 +101,11 @@ impl Options {
         self.run_dir.join(format!("{plane}.ledger"))
     }
 
+    /// Which real servers drain, and until when.
+    fn drains(&self) -> PathBuf {
+        self.run_dir.join("ipvs-drains.ledger")
+    }
+
     /// What our nftables table looked like after the last commit.
     fn seal(&self) -> PathBuf {
         self.run_dir.join("nftables.seal")

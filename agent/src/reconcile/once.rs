@@ -1,19 +1,19 @@
 //! What would change in the kernel, without changing it.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Instant};
 
 use bascule_compile::NodeConfig;
 use bascule_ipvs::{Client, ServiceId};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::{
-    Options, PlaneName,
+    Lives, Options, PlaneName,
     ledger::{Identity, Ledger},
 };
 use crate::plane::{
     address,
     address::{Io as _, Place},
-    ipvs::{self, Scope},
+    ipvs::{self, Clock, Drained, Drains, Scope},
     nat,
     nat::Io as _,
     sync,
@@ -90,24 +90,28 @@ impl Sheet {
     }
 }
 
-/// Observes the kernel and plans for a configuration; nothing is written, neither to the kernel nor to the ledgers. (Asking for
-/// IPVS makes the kernel load it.)
-pub async fn plan_once(config: &NodeConfig, options: &Options) -> Result<Vec<PlannedOp>, PlanError> {
-    let (config, options) = (config.clone(), options.clone());
-    let made = tokio::task::spawn_blocking(move || plan_here(&config, &options)).await;
+/// Observes the kernel and plans for a configuration and what the checks of its real servers come to; nothing is written, neither
+/// to the kernel nor to the ledgers. (Asking for IPVS makes the kernel load it.)
+pub async fn plan_once(
+    config: &Arc<NodeConfig>,
+    live: &Lives,
+    options: &Options,
+) -> Result<Vec<PlannedOp>, PlanError> {
+    let (config, live, options) = (Arc::clone(config), live.clone(), options.clone());
+    let made = tokio::task::spawn_blocking(move || plan_here(&config, &live, &options)).await;
     made.unwrap_or_else(|error| {
         let problem = PlanProblem { plane: PlaneName::Ipvs, text: format!("internal error: {error}") };
         Err(PlanError { ops: Vec::new(), problems: vec![problem] })
     })
 }
 
-fn plan_here(config: &NodeConfig, options: &Options) -> Result<Vec<PlannedOp>, PlanError> {
+fn plan_here(config: &NodeConfig, live: &Lives, options: &Options) -> Result<Vec<PlannedOp>, PlanError> {
     let mut sheet = Sheet::default();
     match Identity::here() {
         Ok(identity) => {
             // IPVS first: it loads the module that brings some of the settings. What is printed is in the order of applying.
             let mut ipvs = Sheet::default();
-            plan_ipvs(config, options, &identity, &mut ipvs);
+            plan_ipvs(config, live, options, &identity, &mut ipvs);
             plan_sysctl(config, options, &mut sheet);
             plan_nat(config, options, &identity, &mut sheet);
             plan_sync(config, options, &identity, &mut sheet);
@@ -126,9 +130,14 @@ fn plan_here(config: &NodeConfig, options: &Options) -> Result<Vec<PlannedOp>, P
     }
 }
 
-fn plan_ipvs(config: &NodeConfig, options: &Options, identity: &Identity, sheet: &mut Sheet) {
+fn plan_ipvs(config: &NodeConfig, live: &Lives, options: &Options, identity: &Identity, sheet: &mut Sheet) {
     let name = PlaneName::Ipvs;
-    let desired = ipvs::desired(config, &super::Lives::new());
+    let drained: Ledger<Drained> = Ledger::read(&options.drains(), identity);
+    if let Some(error) = drained.error() {
+        sheet.problem(name, error);
+    }
+    let drains = Drains::restore(drained.entries(), &Clock::now());
+    let desired = ipvs::desired_after(drains, config, live, Instant::now());
     for (key, problem) in desired.invalid() {
         sheet.problem(name, format_args!("VirtualService {key}: {problem}"));
     }

@@ -127,7 +127,7 @@ impl Agent {
     /// What another process would plan now.
     pub(crate) fn plan(&self) -> Result<Vec<PlannedOp>, PlanError> {
         // On this thread: the blocking threads of the runtime are in this namespace, too, for they are its children.
-        self.runtime.block_on(plan_once(&self.config, &self.options))
+        self.runtime.block_on(plan_once(&Arc::new(self.config.clone()), &Lives::new(), &self.options))
     }
 
     #[track_caller]

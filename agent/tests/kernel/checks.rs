@@ -1,7 +1,9 @@
 //! Real servers that stop and come back, and what the kernel holds then.
 
 use std::{
+    collections::BTreeMap,
     net::TcpListener,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,9 +12,9 @@ use std::{
 };
 
 use bascule_agent::{
-    checks::{Checks, Options},
+    checks::{self, Checks, Options},
     exec::{self, Runner},
-    reconcile::{self, ConfigChange, ConfigUpdate, Handle, Lives, Report},
+    reconcile::{self, ConfigChange, ConfigUpdate, Handle, Lives, PlannedOp, Report, plan_once},
 };
 use bascule_compile::{BindingKey, CheckKey, NodeConfig};
 use bascule_crds::{DirectorConfigSpec, HealthCheckSpec, VirtualServiceBindingSpec};
@@ -47,6 +49,7 @@ impl Director {
             director: "dir1".into(),
             run_dir: directory.path().to_owned(),
             allow_file: Some(files.path().to_owned()),
+            descriptors: 1_024,
         };
         let runner = Runner::new(&exec::Options::default()).unwrap();
         let checks = {
@@ -67,14 +70,7 @@ impl Director {
     }
 
     fn send(&mut self, change: ConfigChange) {
-        let check = |name: &str, spec: Value| {
-            let spec: HealthCheckSpec = serde_json::from_value(spec).unwrap();
-            (CheckKey::new("tp", name), Some(Arc::new(spec)))
-        };
-        let checks = vec![
-            check("answers", json!({"interval": "1s", "fall": 2, "tcp": {}})),
-            check("in-service", json!({"file": {"name": "in-service"}})),
-        ];
+        let checks = health_checks().into_iter().map(|(key, spec)| (key, Some(spec))).collect();
         self.serial += 1;
         let update =
             ConfigUpdate { serial: self.serial, seen: Instant::now(), change, checks, live: Lives::new() };
@@ -108,6 +104,27 @@ impl Director {
         self.runtime.block_on(self.handle.take().unwrap().shutdown());
         self.directory
     }
+}
+
+fn health_checks() -> BTreeMap<CheckKey, Arc<HealthCheckSpec>> {
+    let check = |name: &str, spec: Value| {
+        let spec: HealthCheckSpec = serde_json::from_value(spec).unwrap();
+        (CheckKey::new("tp", name), Arc::new(spec))
+    };
+    BTreeMap::from([
+        check("answers", json!({"interval": "1s", "fall": 2, "tcp": {}})),
+        check("in-service", json!({"file": {"name": "in-service"}})),
+    ])
+}
+
+/// What an agent that starts now would do, as `plan` says.
+fn planned(directory: &Path, spec: VirtualServiceBindingSpec) -> Vec<PlannedOp> {
+    let bindings = [(key("web"), Arc::new(spec))].into();
+    let config = Arc::new(NodeConfig { director: DirectorConfigSpec::default(), bindings });
+    let (live, problem) = checks::kept("dir1", directory, &config, &health_checks());
+    assert_eq!(problem, None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(plan_once(&config, &live, &reconcile::Options::new(directory))).unwrap()
 }
 
 /// Something that accepts connections.
@@ -179,6 +196,7 @@ fn a_server_that_stops_leaves_and_without_any_the_sorry_server_comes() {
 
         // Another agent knows it from the start.
         let directory = director.stop();
+        assert_eq!(planned(directory.path(), web(json!({}))), []);
         let mut director = Director::start(directory, web(json!({})));
         assert_eq!(rules(), [SERVICE, SORRY].map(ToOwned::to_owned));
 

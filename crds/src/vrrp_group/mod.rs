@@ -309,7 +309,8 @@ pub struct Notify {
     /// Run on every transition, with the new state as the last argument.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub any: Option<ProgramCall>,
-    /// Whether the agent offers the transitions as a stream of JSON lines on its local socket. Default: false.
+    /// Whether the agent offers the transitions, and what changes about the real servers and quorums of its VirtualServices, as a
+    /// stream of JSON lines on its local socket. Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub event_stream: bool,
 }

@@ -54,12 +54,14 @@ pub enum Set {
 pub struct Figures {
     /// How much later than due the probes started.
     pub lateness: Histogram,
-    /// How long they took.
+    /// How long those took that said something about their target.
     pub duration: Histogram,
     /// Results that passed, those of watched targets included.
     pub passed: u64,
     /// Results that failed, those of watched targets included.
     pub failed: u64,
+    /// Probes that could not be carried out: they say nothing about their target.
+    pub undecided: u64,
 }
 
 /// What there is to know of one check.
@@ -183,19 +185,21 @@ impl<K: Ord + Clone> Scheduler<K> {
     }
 
     /// Takes the result of a probe that [`Scheduler::poll`] started; says what changed. The result of a check that was removed
-    /// meanwhile counts nowhere.
+    /// meanwhile counts nowhere. One that is undecided leaves the verdict, and the next probe runs when it would have anyway.
     pub fn finished(&mut self, now: Time, key: &K, run: u64, outcome: &Outcome) -> Option<Transition> {
         let probe = self.probes.get_mut(key)?;
         let running = probe.running.filter(|running| running.run == run)?;
         let duration = now.since(running.since);
         probe.running = None;
-        probe.duration = Some(duration);
+        if outcome.is_decided() {
+            probe.duration = Some(duration);
+            self.figures.duration.observe(duration);
+        }
         let thresholds = probe.timings().map_or(WATCHED, |timings| timings.thresholds);
         let transition = probe.verdict.apply(now, outcome, thresholds);
         probe.due = probe.next();
         let due = probe.due;
         self.move_due(key, None, due);
-        self.figures.duration.observe(duration);
         self.count(outcome);
         transition
     }
@@ -209,7 +213,12 @@ impl<K: Ord + Clone> Scheduler<K> {
     }
 
     fn count(&mut self, outcome: &Outcome) {
-        let counter = if outcome.is_passed() { &mut self.figures.passed } else { &mut self.figures.failed };
+        let figures = &mut self.figures;
+        let counter = match outcome {
+            _ if !outcome.is_decided() => &mut figures.undecided,
+            _ if outcome.is_passed() => &mut figures.passed,
+            _ => &mut figures.failed,
+        };
         *counter = counter.saturating_add(1);
     }
 

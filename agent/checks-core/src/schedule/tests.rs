@@ -254,6 +254,31 @@ fn verdicts_survive_in_another_scheduler() {
 }
 
 #[test]
+fn a_probe_that_could_not_be_carried_out_is_tried_again_at_its_next_time() {
+    let short = || Outcome::undecided("no descriptors");
+    let mut scheduler = Scheduler::new(0);
+    let timings = Timings { timeout: ms(10), retry_interval: Some(ms(20)), ..at_once(100) };
+    scheduler.set(at(0), 1, timings).unwrap();
+    let mut run = |now: u64, outcome: &Outcome| {
+        let start = scheduler.poll(at(now), 1).remove(0);
+        scheduler.finished(at(now + 1), &1, start.run, outcome);
+        let verdict = scheduler.verdict(&1).unwrap();
+        (scheduler.next_deadline().unwrap(), verdict.health, verdict.failures)
+    };
+    assert_eq!(run(0, &short()), (at(100), Health::Unknown, 0));
+    assert_eq!(run(100, &passed()), (at(200), Health::Up, 0));
+    assert_eq!(run(200, &short()), (at(300), Health::Up, 0));
+    // A row of failures is neither ended nor made longer.
+    assert_eq!(run(300, &failed()), (at(320), Health::Up, 1));
+    assert_eq!(run(320, &short()), (at(340), Health::Up, 1));
+    assert_eq!(run(340, &failed()), (at(360), Health::Up, 2));
+    assert_eq!(run(360, &failed()), (at(380), Health::Down, 3));
+    let figures = scheduler.figures();
+    assert_eq!((figures.passed, figures.failed, figures.undecided), (1, 3, 3));
+    assert_eq!(figures.duration.count(), 4, "a probe that was none took no time");
+}
+
+#[test]
 fn a_watched_target_says_so_itself() {
     let mut scheduler = Scheduler::new(0);
     assert_eq!(scheduler.set_watched(at(0), 1), Set::Added);

@@ -75,7 +75,12 @@ pub(crate) fn passed(outcome: &Outcome, message: &str) {
 
 #[track_caller]
 pub(crate) fn failed(outcome: &Outcome, message: &str) {
-    assert_eq!((outcome.message(), outcome.is_passed()), (message, false));
+    assert_eq!((outcome.message(), outcome.is_passed(), outcome.is_decided()), (message, false, true));
+}
+
+#[track_caller]
+pub(crate) fn undecided(outcome: &Outcome, message: &str) {
+    assert_eq!((outcome.message(), outcome.is_decided()), (message, false));
 }
 
 /// TLS of a server whose certificate signs itself.

@@ -59,7 +59,8 @@ async fn from_a_source_address() {
 
     target.source = Some("192.0.2.1".parse().unwrap());
     let outcome = prober().prepare(&Probe::Tcp, &target).unwrap().run(LONG).await;
-    failed(&outcome, "this machine has no address 192.0.2.1 to probe from");
+    // That is no word about the target: it may be a group's address, which is elsewhere now.
+    undecided(&outcome, "this machine has no address 192.0.2.1 to probe from");
 }
 
 #[tokio::test]

@@ -11,7 +11,12 @@ use bascule_compile::{BindingKey, NodeConfig};
 use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
 use bascule_ipvs::{DestinationEntry, DestinationId, ServiceId, Timeouts};
 
-use super::{drain::Drains, expand::expand, plan::Wanted};
+use super::{
+    drain::Drains,
+    drained::{Clock, Drained},
+    expand::expand,
+    plan::Wanted,
+};
 use crate::reconcile::Lives;
 
 /// A wanted service and who wants it.
@@ -56,9 +61,13 @@ pub struct Desired {
 }
 
 /// Everything that a configuration wants, with what the checks of real servers come to.
-pub fn desired(config: &NodeConfig, live: &Lives) -> Desired {
-    let now = Instant::now();
-    let mut desired = Desired::default();
+pub fn desired(config: &NodeConfig, live: &Lives, now: Instant) -> Desired {
+    desired_after(Drains::default(), config, live, now)
+}
+
+/// The same, when this drained as a former agent ended.
+pub(crate) fn desired_after(drains: Drains, config: &NodeConfig, live: &Lives, now: Instant) -> Desired {
+    let mut desired = Desired::after(drains);
     desired.set_director(&config.director);
     for (key, spec) in &config.bindings {
         desired.set(key, Some(spec), live.get(key), now);
@@ -67,6 +76,21 @@ pub fn desired(config: &NodeConfig, live: &Lives) -> Desired {
 }
 
 impl Desired {
+    /// Nothing is wanted yet, and this drained when a former agent ended.
+    pub(crate) fn after(drains: Drains) -> Self {
+        Self { drains, ..Self::default() }
+    }
+
+    /// What drains, if that has changed since this was last asked.
+    pub(super) fn changed_drains(&mut self, clock: &Clock) -> Option<BTreeSet<Drained>> {
+        self.drains.changed(clock)
+    }
+
+    /// All that is wanted is known now: what drained in other services went with them.
+    pub(super) fn forget_drains(&mut self) {
+        self.drains.retain(|id| self.services.contains_key(id));
+    }
+
     /// The wanted services.
     pub fn services(&self) -> &BTreeMap<ServiceId, Entry> {
         &self.services
@@ -177,7 +201,11 @@ impl Desired {
         spec: Option<&Arc<VirtualServiceBindingSpec>>,
         now: Instant,
     ) -> BTreeMap<ServiceId, BTreeSet<DestinationId>> {
-        let (Some(spec), Some(before)) = (spec, self.bindings.get(key)) else { return BTreeMap::new() };
+        let Some(spec) = spec else { return BTreeMap::new() };
+        let Some(before) = self.bindings.get(key) else {
+            // What drained when a former agent ended may be a member again by now.
+            return if self.drains.is_empty() { BTreeMap::new() } else { members(spec) };
+        };
         let time = spec.drain_timeout.as_std();
         let drains = self.drains.services().any(|id| before.services.contains(&id));
         if Arc::ptr_eq(spec, &before.spec) || (time == Duration::ZERO && !drains) {

@@ -2,6 +2,7 @@
 
 mod desired;
 mod drain;
+mod drained;
 mod expand;
 mod figures;
 mod look;
@@ -15,7 +16,10 @@ mod plan;
 mod tests;
 mod worker;
 
+pub(crate) use desired::desired_after;
 pub use desired::{Desired, Entry, desired};
+pub(crate) use drain::Drains;
+pub(crate) use drained::{Clock, Drained};
 pub use expand::{MAX_PAIRS, MAX_SERVICES, expand};
 #[cfg(test)]
 pub(crate) use figures::sampled;

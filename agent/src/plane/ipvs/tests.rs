@@ -1,5 +1,6 @@
 //! What is wanted, planned, done and reported, against a model of the kernel.
 
+mod draining;
 mod expansion;
 mod pausing;
 mod planning;

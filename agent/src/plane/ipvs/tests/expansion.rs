@@ -164,17 +164,18 @@ pub(super) fn changes()
 proptest! {
     #[test]
     fn key_by_key_gives_the_same_as_all_at_once(changes in changes()) {
+        let now = std::time::Instant::now();
         let mut desired_by_key = Desired::default();
         let mut config = config([]);
         desired_by_key.set_director(&config.director);
         for (name, spec) in changes {
             let before = desired_by_key.services().clone();
-            let affected = desired_by_key.set(&key(name), spec.as_ref(), None, std::time::Instant::now());
+            let affected = desired_by_key.set(&key(name), spec.as_ref(), None, now);
             match spec {
                 Some(spec) => config.bindings.insert(key(name), spec),
                 None => config.bindings.remove(&key(name)),
             };
-            prop_assert_eq!(&desired_by_key, &desired(&config, &crate::reconcile::Lives::new()));
+            prop_assert_eq!(&desired_by_key, &desired(&config, &crate::reconcile::Lives::new(), now));
             // Whatever changed was said to be affected.
             for id in before.keys().chain(desired_by_key.services().keys()) {
                 let wanted = |all: &std::collections::BTreeMap<ServiceId, crate::plane::ipvs::Entry>| all.get(id).map(|entry| entry.wanted.clone());

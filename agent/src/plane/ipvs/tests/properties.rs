@@ -19,7 +19,8 @@ proptest! {
         old.bindings.extend(before.into_iter().filter_map(|(name, spec)| Some((key(name), spec?))));
         let mut new = config([]);
         new.bindings.extend(wanted.into_iter().filter_map(|(name, spec)| Some((key(name), spec?))));
-        let (old, new) = (desired(&old, &Lives::new()), desired(&new, &Lives::new()));
+        let now = std::time::Instant::now();
+        let (old, new) = (desired(&old, &Lives::new(), now), desired(&new, &Lives::new(), now));
         let mut io = Shared::default();
         for entry in old.services().values() {
             let destinations = entry.wanted.destinations.iter().map(|one| (one.id, *one)).collect();

@@ -11,37 +11,6 @@ use crate::{
 };
 
 #[test]
-fn a_removed_server_drains() {
-    let one = |more: serde_json::Value| {
-        let mut fields =
-            json!({"drainTimeout": "10s", "realServers": [server("srv1", "172.16.193.10", json!({}))]});
-        for (field, value) in more.as_object().unwrap() {
-            fields[field] = value.clone();
-        }
-        web(fields)
-    };
-    let mut bench = Bench::new();
-    bench.start(&[("web", web(json!({})))]);
-    bench.commands();
-    bench.put("web", Some(one(json!({}))));
-    assert_eq!(bench.commands(), ["change real server 172.16.193.40:80 of TCP 192.16.193.30:80"]);
-    // It is put back as it is, also when another change comes.
-    bench.put("web", Some(one(json!({"scheduler": {"name": "wlc"}}))));
-    assert_eq!(bench.commands().len(), 1, "the scheduler");
-    // The model has no connections: once one could have come to be, it goes.
-    bench.after(2_000);
-    assert_eq!(bench.commands(), ["remove real server 172.16.193.40:80 of TCP 192.16.193.30:80"]);
-    // What comes back meanwhile drains no longer; without a time nothing drains.
-    bench.put("web", Some(web(json!({}))));
-    bench.put("web", Some(one(json!({}))));
-    bench.put("web", Some(web(json!({}))));
-    bench.after(2_000);
-    bench.commands();
-    bench.put("web", Some(one(json!({"drainTimeout": "0s"}))));
-    assert_eq!(bench.commands(), ["remove real server 172.16.193.40:80 of TCP 192.16.193.30:80"]);
-}
-
-#[test]
 fn verdicts_come_with_the_binding_and_alone() {
     let judge = |up: [bool; 2]| {
         let reading = |up| Reading { health: if up { Health::Up } else { Health::Down }, weight: None };

@@ -10,12 +10,12 @@ use serde_json::json;
 use crate::{
     plane::{
         fixture::{all, config, key, one, server, web},
-        ipvs::{IpvsPlane, look::SAMPLES, model::Shared, named, worker::IpvsPlane as Worker},
+        ipvs::{Drained, IpvsPlane, look::SAMPLES, model::Shared, named, worker::IpvsPlane as Worker},
     },
     reconcile::{
         FailureReason,
         inbox::Merged,
-        ledger::{Identity, Ledger},
+        ledger::{Entry, Identity, Ledger},
         runner::{Context, Plane as _, Turn},
     },
 };
@@ -34,12 +34,25 @@ impl Bench {
         Self::with(tempfile::tempdir().unwrap(), Shared::default(), false)
     }
 
+    /// The next agent, with what this one has left in the kernel and in its directory.
+    pub(super) fn restart(self) -> Self {
+        Self::with(self.directory, self.model, false)
+    }
+
+    /// What a former agent would have left of what drains.
+    pub(super) fn drained(&self) -> Vec<String> {
+        let path = self.directory.path().join("drains");
+        let drained: Ledger<Drained> = Ledger::read(&path, &Identity::here().unwrap());
+        drained.entries().iter().map(Entry::line).collect()
+    }
+
     fn with(directory: tempfile::TempDir, model: Shared, adopt: bool) -> Self {
-        let ledger = Ledger::open(&directory.path().join("ledger"), &Identity::here().unwrap());
+        let (ledger, drained) = ledgers(&directory);
         let connected = model.clone();
         let connect: Connect = Box::new(move || Ok(connected.clone()));
         let pause = Box::new(model.clone());
-        Self { plane: IpvsPlane::new(connect, pause, ledger, adopt), model, now: Instant::now(), directory }
+        let plane = IpvsPlane::new(connect, pause, ledger, drained, adopt);
+        Self { plane, model, now: Instant::now(), directory }
     }
 
     /// One turn after so many milliseconds.
@@ -75,6 +88,11 @@ impl Bench {
     fn repaired(&mut self) -> u64 {
         self.plane.report().repaired.values().sum()
     }
+}
+
+fn ledgers(directory: &tempfile::TempDir) -> (Ledger<ServiceId>, Ledger<Drained>) {
+    let (at, here) = (|name| directory.path().join(name), Identity::here().unwrap());
+    (Ledger::open(&at("ledger"), &here), Ledger::open(&at("drains"), &here))
 }
 
 fn many(count: usize) -> Vec<(String, Arc<VirtualServiceBindingSpec>)> {
@@ -424,7 +442,7 @@ fn a_change_is_not_done_while_the_kernel_is_lost() {
 #[test]
 fn without_ipvs_it_says_what_is_missing_stays_up_and_works_once_it_is_there() {
     let directory = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(&directory.path().join("ledger"), &Identity::here().unwrap());
+    let (ledger, drained) = ledgers(&directory);
     let model = Shared::default();
     let (connected, mut attempts) = (model.clone(), 0);
     let connect = move || {
@@ -435,7 +453,7 @@ fn without_ipvs_it_says_what_is_missing_stays_up_and_works_once_it_is_there() {
             Ok(connected.clone())
         }
     };
-    let mut plane = IpvsPlane::new(connect, Box::new(model.clone()), ledger, false);
+    let mut plane = IpvsPlane::new(connect, Box::new(model.clone()), ledger, drained, false);
     plane.configure(&all(&config([("web", web(json!({})))])));
     let mut now = Instant::now();
     let mut waits = Vec::new();

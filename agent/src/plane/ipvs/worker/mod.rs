@@ -22,6 +22,8 @@ pub(crate) use telling::conflict;
 
 use super::{
     desired::Desired,
+    drain::Drains,
+    drained::{Clock, Drained},
     figures::{Figures, Sampled},
     look::{Look, TICK},
     observe::{Io, Scope, observe},
@@ -63,6 +65,9 @@ pub(crate) struct IpvsPlane<I, C> {
     configured: bool,
     desired: Desired,
     ledger: Ledger<ServiceId>,
+    /// What drains, for the agent that comes after this one.
+    drained: Ledger<Drained>,
+    clock: Clock,
     adopt: bool,
     full: bool,
     dirty: BTreeSet<ServiceId>,
@@ -84,15 +89,24 @@ pub(crate) struct IpvsPlane<I, C> {
 }
 
 impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
-    pub(crate) fn new(connect: C, pause: Box<dyn Pause>, ledger: Ledger<ServiceId>, adopt: bool) -> Self {
+    pub(crate) fn new(
+        connect: C,
+        pause: Box<dyn Pause>,
+        ledger: Ledger<ServiceId>,
+        drained: Ledger<Drained>,
+        adopt: bool,
+    ) -> Self {
+        let clock = Clock::now();
         Self {
             connect,
             io: None,
             pause,
             connection: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             configured: false,
-            desired: Desired::default(),
+            desired: Desired::after(Drains::restore(drained.entries(), &clock)),
             ledger,
+            drained,
+            clock,
             adopt,
             full: true,
             dirty: BTreeSet::new(),
@@ -151,6 +165,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             let failing: BTreeSet<_> = self.failing.keys().copied().collect();
             self.pass(Some(&failing), self.timeouts_failure.is_some(), Cause::Change, now)?;
             self.ledger.retry();
+            self.drained.retry();
             self.failures_changed = true;
         }
         if self.look.due(now) {
@@ -158,7 +173,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             self.look(context)?;
         }
         let well =
-            self.failing.is_empty() && self.timeouts_failure.is_none() && self.ledger.error().is_none();
+            self.failing.is_empty() && self.timeouts_failure.is_none() && self.ledger_error().is_none();
         if well {
             self.retry.reset();
         } else if self.retry.due(now) {
@@ -177,10 +192,24 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
                 ended.insert(id);
             }
         }
+        self.keep_drains();
         if !ended.is_empty() {
             self.pass(Some(&ended), false, Cause::Change, now)?;
         }
         Ok(())
+    }
+
+    /// Notes what drains, before the kernel has it so.
+    fn keep_drains(&mut self) {
+        let Some(draining) = self.desired.changed_drains(&self.clock) else { return };
+        let ended: Vec<_> = self.drained.entries().difference(&draining).cloned().collect();
+        self.drained.add(draining);
+        self.drained.remove(&ended);
+    }
+
+    /// Why what is ours, or drains, cannot be noted.
+    fn ledger_error(&self) -> Option<&str> {
+        self.ledger.error().or_else(|| self.drained.error())
     }
 
     /// Observes, plans and applies: all services, or some; the timeouts, too, if told so. Repeats at once for those that changed
@@ -313,6 +342,10 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
                 self.set(key, Some(&spec), Some(live));
             }
         }
+        if change.all {
+            self.desired.forget_drains();
+        }
+        self.keep_drains();
     }
 
     fn turn(&mut self, context: &Context<'_>) -> Turn {
@@ -359,7 +392,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
                 }
             }
         }
-        let ledger_failed = self.ledger.error().is_some();
+        let ledger_failed = self.ledger_error().is_some();
         if self.failures_changed || ledger_failed != self.ledger_failed {
             self.ledger_failed = ledger_failed;
             self.failures_changed = false;

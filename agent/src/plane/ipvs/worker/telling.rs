@@ -45,7 +45,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
         if let Some(message) = &self.timeouts_failure {
             failures.insert("timeouts".into(), director_failure("timeouts", FailureReason::Refused, message));
         }
-        if let Some(message) = self.ledger.error() {
+        if let Some(message) = self.ledger_error() {
             failures.insert("ledger".into(), director_failure("ledger", FailureReason::Ledger, message));
         }
         failures
