@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::before::Before;
-use super::spec::Subject;
+use super::spec::Key;
 
 /// Name of the file.
 pub(super) const FILE: &str = "checks.json";
@@ -26,8 +26,49 @@ const MAX_FILE: u64 = 256 * 1024 * 1024;
 pub(super) struct Kept {
     /// Which start of the machine it is of: its clock says nothing to another.
     boot: String,
-    verdicts: BTreeMap<String, Verdict>,
+    /// By subject and rhythm.
+    verdicts: BTreeMap<String, BTreeMap<String, Verdict>>,
     services: BTreeMap<String, KeptService>,
+}
+
+/// Which start of the machine this is; empty where that cannot be told.
+pub(super) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Of one virtual service.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct KeptService {
+    /// Whether its quorum was met.
+    pub(super) standing: Standing,
+    /// What its real servers were.
+    pub(super) servers: Before,
+}
+
+/// What tells a probe from others in another process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// What it asks, and whom.
+    subject: String,
+    /// In which rhythm: of one subject there is a verdict for each.
+    rhythm: String,
+}
+
+impl Identity {
+    /// Some microseconds of work.
+    pub(super) fn of(key: &Key) -> Self {
+        Self { subject: digest(&format!("{:?}", key.subject)), rhythm: digest(&format!("{:?}", key.timings)) }
+    }
+}
+
+fn digest(text: &str) -> String {
+    let digest = Sha256::digest(text);
+    digest[..16].iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Which start of the machine this is; empty where that cannot be told.
@@ -58,10 +99,14 @@ pub(super) fn identity(subject: &Subject) -> String {
 impl Kept {
     pub(super) fn new(
         boot: &str,
-        verdicts: impl Iterator<Item = (String, Verdict)>,
+        all: impl Iterator<Item = (Identity, Verdict)>,
         services: impl Iterator<Item = (String, KeptService)>,
     ) -> Self {
-        Self { boot: boot.to_owned(), verdicts: verdicts.collect(), services: services.collect() }
+        let mut verdicts: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        for (identity, verdict) in all {
+            verdicts.entry(identity.subject).or_default().insert(identity.rhythm, verdict);
+        }
+        Self { boot: boot.to_owned(), verdicts, services: services.collect() }
     }
 
     /// What was kept since this start of the machine; nothing if that cannot be read, and why.
@@ -96,8 +141,10 @@ impl Kept {
         fs::rename(new, path)
     }
 
-    pub(super) fn verdict(&self, identity: &str) -> Option<Verdict> {
-        self.verdicts.get(identity).cloned()
+    /// The verdict of a probe, or of one that asked the same in another rhythm.
+    pub(super) fn verdict(&self, identity: &Identity) -> Option<&Verdict> {
+        let rhythms = self.verdicts.get(&identity.subject)?;
+        rhythms.get(&identity.rhythm).or_else(|| rhythms.values().next())
     }
 
     /// Whether the quorum of a service was met; none where it is not known.
