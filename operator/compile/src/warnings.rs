@@ -94,7 +94,9 @@ fn refusing_scheduler(spec: &VirtualServiceSpec) -> Option<Warning> {
         Some((i, server)) if server.drain => format!("spec.realServers[{i}].drain"),
         Some((i, _)) => format!("spec.realServers[{i}].weight"),
         None if spec.on_failure == OnFailure::Quiesce => "spec.onFailure".into(),
-        None if spec.drain.is_some_and(|drain| !drain.timeout.as_std().is_zero()) => "spec.drain".into(),
+        None if spec.drain.as_ref().is_some_and(|drain| !drain.timeout.as_std().is_zero()) => {
+            "spec.drain".into()
+        }
         None => return None,
     };
     Some(Warning {
