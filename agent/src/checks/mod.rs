@@ -18,6 +18,7 @@ mod service;
 mod shortage;
 mod spec;
 mod state;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod unmade;
