@@ -2,7 +2,8 @@
 //!
 //! A [`Prober`] makes a [`Probe`] and a [`Target`] ready, once; [`Prepared::run`] then probes as often as wanted. A run never
 //! takes longer than it may, holds little memory whatever comes (the bounds are in [`answer`]), and closes its sockets when it
-//! is dropped. It needs a tokio runtime with I/O and time, takes no thread, and waits for no other probe.
+//! is dropped. It needs a tokio runtime with I/O and time, and neither takes a thread nor waits for another probe, but to match a
+//! large regular expression.
 //!
 //! ```
 //! use std::time::Duration;
@@ -38,9 +39,10 @@ pub use bascule_checks_core::Outcome;
 
 pub use answer::dns::{QueryName, RecordType};
 pub use error::{FetchError, Invalid, PrepareError};
-pub use http::Page;
+pub use http::{PATTERN_MAX, Page};
 pub use probe::{
     Digest, Dns, Http, Method, Pattern, Ping, Probe, Smtp, StatusCodes, Target, Tls, Transport, Udp, Verify,
     Version,
 };
 pub use prober::{Prepared, Prober, Settings};
+pub use tls::AUTHORITIES_MAX;

@@ -6,13 +6,14 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use bascule_checks_core::Verdict;
 use bascule_checks_core::pool::Standing;
-use bascule_checks_core::{Time, Verdict};
 use bascule_compile::BindingKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::spec::Subject;
+use super::before::Before;
+use super::spec::Key;
 
 /// Name of the file.
 pub(super) const FILE: &str = "checks.json";
@@ -23,13 +24,46 @@ const MAX_FILE: u64 = 256 * 1024 * 1024;
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Kept {
-    verdicts: BTreeMap<String, Verdict>,
-    standings: BTreeMap<String, Standing>,
+    /// Which start of the machine it is of: its clock says nothing to another.
+    boot: String,
+    /// By subject and rhythm.
+    verdicts: BTreeMap<String, BTreeMap<String, Verdict>>,
+    services: BTreeMap<String, KeptService>,
 }
 
-/// The same subject in another process.
-pub(super) fn identity(subject: &Subject) -> String {
-    let digest = Sha256::digest(format!("{subject:?}"));
+/// Which start of the machine this is; empty where that cannot be told.
+pub(super) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Of one virtual service.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct KeptService {
+    /// Whether its quorum was met.
+    pub(super) standing: Standing,
+    /// What its real servers were.
+    pub(super) servers: Before,
+}
+
+/// What tells a probe from others in another process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// What it asks, and whom.
+    subject: String,
+    /// In which rhythm: of one subject there is a verdict for each.
+    rhythm: String,
+}
+
+impl Identity {
+    /// Some microseconds of work.
+    pub(super) fn of(key: &Key) -> Self {
+        Self { subject: digest(&format!("{:?}", key.subject)), rhythm: digest(&format!("{:?}", key.timings)) }
+    }
+}
+
+fn digest(text: &str) -> String {
+    let digest = Sha256::digest(text);
     digest[..16].iter().fold(String::new(), |mut text, byte| {
         // Writing to a string does not fail.
         let _ = write!(text, "{byte:02x}");
@@ -39,31 +73,36 @@ pub(super) fn identity(subject: &Subject) -> String {
 
 impl Kept {
     pub(super) fn new(
-        verdicts: impl Iterator<Item = (String, Verdict)>,
-        standings: impl Iterator<Item = (String, Standing)>,
+        boot: &str,
+        all: impl Iterator<Item = (Identity, Verdict)>,
+        services: impl Iterator<Item = (String, KeptService)>,
     ) -> Self {
-        Self { verdicts: verdicts.collect(), standings: standings.collect() }
+        let mut verdicts: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        for (identity, verdict) in all {
+            verdicts.entry(identity.subject).or_default().insert(identity.rhythm, verdict);
+        }
+        Self { boot: boot.to_owned(), verdicts, services: services.collect() }
     }
 
-    /// What was kept; nothing if that cannot be read, and why. What claims to be later than now is of another start of the machine.
-    pub(super) fn read(run_dir: &Path, now: Time) -> (Self, Option<String>) {
+    /// What was kept since this start of the machine; nothing if that cannot be read, and why.
+    pub(super) fn read(run_dir: &Path, boot: &str) -> (Self, Option<String>) {
         let path = run_dir.join(FILE);
+        let nothing = || Self { boot: boot.to_owned(), ..Self::default() };
         let text = match fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_FILE => fs::read(&path),
-            Ok(_) => return (Self::default(), None),
+            Ok(_) => return (nothing(), None),
             Err(error) => Err(error),
         };
         let kept = match text {
             Ok(text) => serde_json::from_slice::<Self>(&text).map_err(io::Error::other),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return (Self::default(), None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return (nothing(), None),
             Err(error) => Err(error),
         };
         match kept {
-            Ok(mut kept) => {
-                kept.verdicts.retain(|_, verdict| verdict.since <= now);
-                (kept, None)
-            }
-            Err(error) => (Self::default(), Some(format!("{}: {error}; checks begin anew", path.display()))),
+            Ok(kept) if kept.boot == boot => (kept, None),
+            // The run directory is one that a reboot does not empty.
+            Ok(_) => (nothing(), None),
+            Err(error) => (nothing(), Some(format!("{}: {error}; checks begin anew", path.display()))),
         }
     }
 
@@ -77,15 +116,28 @@ impl Kept {
         fs::rename(new, path)
     }
 
-    pub(super) fn verdict(&self, identity: &str) -> Option<Verdict> {
-        self.verdicts.get(identity).cloned()
+    /// The verdict of a probe, or of one that asked the same in another rhythm.
+    pub(super) fn verdict(&self, identity: &Identity) -> Option<&Verdict> {
+        let rhythms = self.verdicts.get(&identity.subject)?;
+        rhythms.get(&identity.rhythm).or_else(|| rhythms.values().next())
     }
 
-    pub(super) fn standing(&self, key: &BindingKey) -> Standing {
-        self.standings.get(&key.to_string()).copied().unwrap_or_default()
+    /// Whether the quorum of a service was met; none where it is not known.
+    pub(super) fn standing(&self, key: &BindingKey) -> Option<Standing> {
+        self.services.get(&key.to_string()).map(|service| service.standing)
+    }
+
+    pub(super) fn before(&self, key: &BindingKey) -> Before {
+        self.services.get(&key.to_string()).map(|service| service.servers.clone()).unwrap_or_default()
+    }
+
+    /// Which start of the machine it is of.
+    pub(super) fn boot(&self) -> &str {
+        &self.boot
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        self.verdicts.clear();
+        self.services.clear();
     }
 }

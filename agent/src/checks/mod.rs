@@ -8,6 +8,7 @@
 //!
 //! Every director checks, active or not, so that a takeover meets fresh verdicts. They survive a restart of the agent, in /run.
 
+mod before;
 mod bounds;
 mod exec;
 mod file;
@@ -17,9 +18,11 @@ mod service;
 mod shortage;
 mod spec;
 mod state;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod told;
+mod unmade;
 mod view;
 
 use std::collections::BTreeMap;
@@ -51,12 +54,15 @@ pub use view::{CheckView, ServerView, ServiceView};
 
 /// Probes that are started in one go; then others have a turn.
 const BATCH: usize = 64;
-/// How much longer than its timeout a probe may take before it is given up from outside.
+/// How much longer than twice its timeout, which it may take where it waits for others, a probe may take before it is given up from
+/// outside.
 const GRACE: Duration = Duration::from_secs(1);
 /// How much longer a program may take: it is asked to end, killed, and waited for.
 const PROGRAM_GRACE: Duration = Duration::from_secs(10);
 /// Verdicts are written down at most so often.
 const KEEPING: Duration = Duration::from_secs(1);
+/// Checks that cannot be run are tried again so often: what this machine lacks may have come.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// How to check.
 #[derive(Clone, Debug)]
@@ -89,6 +95,8 @@ struct Shared {
     /// Who listens to changes.
     observer: OnceLock<Observer>,
     run_dir: PathBuf,
+    /// One writes at a time: the last one what is the case last.
+    writing: Mutex<()>,
 }
 
 /// The checks of a director. Dropping it gives up the probes that run.
@@ -118,8 +126,7 @@ pub fn kept(
     config: &Arc<NodeConfig>,
     checks: &BTreeMap<CheckKey, Arc<HealthCheckSpec>>,
 ) -> (Lives, Option<String>) {
-    let now = now();
-    let (kept, problem) = Kept::read(run_dir, now);
+    let (kept, problem) = Kept::read(run_dir, &keep::boot_id());
     // Files are watched or not as that agent was told: where they are not, nothing was kept of them.
     let mut state = State::new(prober(director), 0, true, kept);
     let mut update = ConfigUpdate {
@@ -129,7 +136,7 @@ pub fn kept(
         checks: checks.iter().map(|(key, spec)| (key.clone(), Some(Arc::clone(spec)))).collect(),
         live: Lives::new(),
     };
-    state.configure(now, &mut update);
+    state.configure(now(), &mut update);
     (update.live, problem)
 }
 
@@ -147,7 +154,7 @@ impl Checks {
     ) -> std::io::Result<Self> {
         let mut seed = DefaultHasher::new();
         options.director.hash(&mut seed);
-        let (kept, problem) = Kept::read(&options.run_dir, now());
+        let (kept, problem) = Kept::read(&options.run_dir, &keep::boot_id());
         if let Some(problem) = problem {
             tracing::warn!("{problem}");
         }
@@ -164,6 +171,7 @@ impl Checks {
             tell: Box::new(tell),
             observer: OnceLock::new(),
             run_dir: options.run_dir.clone(),
+            writing: Mutex::new(()),
         });
         if let Some(directory) = options.allow_file.clone() {
             let shared = Arc::downgrade(&shared);
@@ -261,8 +269,16 @@ impl Shared {
         }
     }
 
+    /// Tries the checks again that cannot be run.
+    fn retry(&self) {
+        let mut state = self.lock();
+        let effects = state.retry(now());
+        self.carry_out(&state, effects);
+    }
+
     /// Writes the verdicts down, if they changed.
     fn save(&self) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = {
             let mut state = self.lock();
             if !std::mem::take(&mut state.unsaved) {
@@ -279,10 +295,18 @@ impl Shared {
     }
 }
 
+/// Of times that were missed, none is made up for.
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval
+}
+
 /// Starts the probes that are due, for ever.
 async fn drive(shared: Arc<Shared>) {
     let mut probes = JoinSet::new();
-    let mut keeping = tokio::time::interval(KEEPING);
+    let mut keeping = interval(KEEPING);
+    let mut retrying = interval(AGAIN);
     loop {
         while probes.try_join_next().is_some() {}
         let (starts, next) = {
@@ -297,21 +321,33 @@ async fn drive(shared: Arc<Shared>) {
             *shared.sleeps_until.lock().unwrap_or_else(PoisonError::into_inner) = next;
             (starts, next)
         };
-        for (start, runnable) in starts {
-            probes.spawn(probe(Arc::clone(&shared), start, runnable));
+        let tasks: Vec<_> = starts
+            .into_iter()
+            .map(|(start, runnable)| {
+                let id = start.key;
+                (id, probes.spawn(probe(Arc::clone(&shared), start, runnable)))
+            })
+            .collect();
+        if !tasks.is_empty() {
+            shared.lock().carried_out_by(tasks.into_iter());
         }
         let left = next.map(|next| next.since(now()));
-        if left == Some(Duration::ZERO) {
-            tokio::task::yield_now().await;
-            continue;
-        }
+        // Also where something is due all the time, what else there is to do has its turn.
+        let rests = async {
+            match left {
+                Some(Duration::ZERO) => tokio::task::yield_now().await,
+                left => tokio::time::sleep(left.unwrap_or(Duration::MAX)).await,
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(left.unwrap_or(Duration::MAX)) => {}
-            () = shared.wake.notified() => {}
+            biased;
             _ = keeping.tick() => {
                 let shared = Arc::clone(&shared);
                 tokio::task::spawn_blocking(move || shared.save());
             }
+            _ = retrying.tick() => shared.retry(),
+            () = shared.wake.notified() => {}
+            () = rests => {}
         }
     }
 }
@@ -321,7 +357,7 @@ async fn probe(shared: Arc<Shared>, start: Start<ProbeId>, runnable: Runnable) {
     let timeout = start.timeout;
     let outcome = match runnable {
         Runnable::Net(prepared) => match shared.places.try_acquire() {
-            Ok(_place) => bounded(timeout + GRACE, Box::pin(prepared.run(timeout))).await,
+            Ok(_place) => bounded(timeout * 2 + GRACE, Box::pin(prepared.run(timeout))).await,
             // It does not wait: those that run may take long, and the next time comes.
             Err(_) => Outcome::undecided(format!("{} probes run already (LimitNOFILE)", shared.at_once)),
         },

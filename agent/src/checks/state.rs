@@ -4,16 +4,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bascule_checks::{Prepared, Prober};
-use bascule_checks_core::pool::{Judgement, Standing};
+use bascule_checks_core::pool::{Reading, Standing};
 use bascule_checks_core::{Health, Outcome, Scheduler, Time, Transition, Verdict};
 use bascule_compile::{BindingKey, CheckKey, only_here};
 use bascule_crds::{HealthCheckSpec, VirtualServiceBindingSpec, common::AddressPrefix};
+use tokio::task::AbortHandle;
 
-use super::keep::{Kept, identity};
+use super::before::Before;
+use super::keep::{Identity, Kept, KeptService};
 use super::service::{Member, Service, first_port, is_judged};
 use super::shortage::Shortages;
 use super::spec::{self, Key, Subject, What, Whom};
+use super::telling::{begin, note, say};
 use super::told;
+use super::unmade::Unmade;
 use crate::notify::Change;
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 
@@ -33,11 +37,23 @@ pub(super) enum Runnable {
 
 struct Probing {
     key: Arc<Key>,
+    identity: Identity,
     runnable: Runnable,
     /// The services that want to know.
     users: BTreeSet<BindingKey>,
     /// A HealthCheck that it is of, for the log.
     name: CheckKey,
+    /// What runs.
+    running: Option<AbortHandle>,
+}
+
+impl Drop for Probing {
+    /// What nobody wants to know any more is not found out: it would hold its connection, or its program, up to its timeout.
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.abort();
+        }
+    }
 }
 
 /// What a change of a verdict, or of the configuration, comes to.
@@ -45,7 +61,7 @@ struct Probing {
 pub(super) struct Effects {
     /// Other judgements on services.
     pub(super) live: Lives,
-    /// Services whose quorum was gained or lost.
+    /// Services whose quorum was gained or lost, or that begin with or without one.
     pub(super) quorums: Vec<(BindingKey, Standing)>,
     /// What a result has changed about real servers, for those who listen.
     pub(super) servers: Vec<Change>,
@@ -63,6 +79,8 @@ pub(super) struct State {
     next: ProbeId,
     checks: BTreeMap<CheckKey, Arc<HealthCheckSpec>>,
     pub(super) services: BTreeMap<BindingKey, Service>,
+    /// Services about which there is nothing to judge.
+    unchecked: BTreeMap<BindingKey, Arc<VirtualServiceBindingSpec>>,
     by_check: BTreeMap<CheckKey, BTreeSet<BindingKey>>,
     /// Networks of loopback and link-local addresses that may be probed all the same.
     allowed: Vec<AddressPrefix>,
@@ -70,6 +88,7 @@ pub(super) struct State {
     /// Something that is to be kept has changed.
     pub(super) unsaved: bool,
     shortages: Shortages,
+    unmade: Unmade,
 }
 
 impl State {
@@ -84,11 +103,13 @@ impl State {
             next: 0,
             checks: BTreeMap::new(),
             services: BTreeMap::new(),
+            unchecked: BTreeMap::new(),
             by_check: BTreeMap::new(),
             allowed: Vec::new(),
             kept,
             unsaved: false,
             shortages: Shortages::default(),
+            unmade: Unmade::default(),
         }
     }
 
@@ -112,30 +133,31 @@ impl State {
                 Some(spec) => self.checks.insert(key.clone(), Arc::clone(spec)),
                 None => self.checks.remove(key),
             };
+            self.unmade.forget(key);
             affected.extend(self.by_check.get(key).into_iter().flatten().cloned());
         }
         let bindings: Vec<_> = match &update.change {
             ConfigChange::All(config) => {
-                let gone: Vec<_> =
-                    self.services.keys().filter(|key| !config.bindings.contains_key(*key)).cloned().collect();
+                let known = self.services.keys().chain(self.unchecked.keys());
+                let gone: Vec<_> = known.filter(|key| !config.bindings.contains_key(*key)).cloned().collect();
                 let all = config.bindings.iter().map(|(key, spec)| (key.clone(), Some(Arc::clone(spec))));
                 all.chain(gone.into_iter().map(|key| (key, None))).collect()
             }
             ConfigChange::Some { bindings, .. } => bindings.clone(),
         };
         let mut effects = Effects::default();
+        // What is given up is let go at the end: another binding may be about to take it over, with what is known.
+        let mut given_up = Vec::new();
         for (key, spec) in &bindings {
             affected.remove(key);
-            self.put(now, key, spec.as_ref(), &mut effects);
+            self.put(now, key, spec.as_ref(), &mut effects, &mut given_up);
             // The planes learn it with the binding, also where it is as it was.
             if let Some(service) = self.services.get(key) {
                 effects.live.insert(key.clone(), Arc::clone(&service.judgement));
             }
         }
-        for key in affected {
-            let spec = self.services.get(&key).map(|service| Arc::clone(&service.spec));
-            self.put(now, &key, spec.as_ref(), &mut effects);
-        }
+        self.renew(now, affected, &mut effects, &mut given_up);
+        self.let_go(given_up);
         if all {
             // What nobody asked for now, nobody will.
             self.kept.clear();
@@ -144,19 +166,61 @@ impl State {
         effects
     }
 
-    /// Takes a binding, none when it is gone.
+    /// Tries again the checks that cannot be run: files, certificates and the like may have come since.
+    pub(super) fn retry(&mut self, now: Time) -> Effects {
+        let (mut effects, mut given_up) = (Effects::default(), Vec::new());
+        if !self.unmade.is_empty() {
+            let services = self.services.iter().filter(|(_, service)| !service.is_whole());
+            let services = services.map(|(key, _)| key.clone()).collect();
+            self.renew(now, services, &mut effects, &mut given_up);
+            self.let_go(given_up);
+        }
+        effects
+    }
+
+    /// Looks at services again whose bindings are as they were.
+    fn renew(
+        &mut self,
+        now: Time,
+        services: BTreeSet<BindingKey>,
+        effects: &mut Effects,
+        given_up: &mut Vec<(ProbeId, BindingKey)>,
+    ) {
+        for key in services {
+            let spec = self.services.get(&key).map(|service| Arc::clone(&service.spec));
+            self.put(now, &key, spec.as_ref(), effects, given_up);
+        }
+    }
+
+    fn let_go(&mut self, given_up: Vec<(ProbeId, BindingKey)>) {
+        for (id, user) in given_up {
+            self.release(id, &user);
+        }
+        for line in self.unmade.lines() {
+            tracing::warn!("{line}");
+        }
+    }
+
+    /// Takes a binding, none when it is gone. The probes that it does not use any more go to `given_up`.
     fn put(
         &mut self,
         now: Time,
         key: &BindingKey,
         spec: Option<&Arc<VirtualServiceBindingSpec>>,
         effects: &mut Effects,
+        given_up: &mut Vec<(ProbeId, BindingKey)>,
     ) {
+        let was = self.before(key);
+        let unchecked = spec.filter(|spec| !is_judged(spec));
         let spec = spec.filter(|spec| is_judged(spec));
-        let members = spec.map(|spec| self.members(now, key, spec));
+        let members = spec.map(|spec| self.members(now, key, spec, &was));
         let before = self.services.remove(key);
+        match unchecked {
+            Some(spec) => self.unchecked.insert(key.clone(), Arc::clone(spec)),
+            None => self.unchecked.remove(key),
+        };
         let standing = match &before {
-            Some(service) => service.judgement.standing,
+            Some(service) => Some(service.judgement.standing),
             None => self.kept.standing(key),
         };
         let after = members.as_deref().unwrap_or_default();
@@ -166,43 +230,68 @@ impl State {
             .flat_map(|service| service.members.iter().flatten())
             .filter_map(Member::probe)
             .collect();
-        for id in old.difference(&used) {
-            self.release(*id, key);
+        given_up.extend(old.difference(&used).map(|id| (*id, key.clone())));
+        self.rename(key, before.as_ref().map(|service| &*service.spec), spec.map(|spec| &**spec));
+        if let (Some(spec), Some(members)) = (spec, members) {
+            let mut service = Service::new(Arc::clone(spec), members);
+            let judgement = service.judge(standing.unwrap_or_default(), |id| self.scheduler.verdict(&id));
+            match standing {
+                Some(standing) => note(key, standing, &judgement, effects),
+                None => begin(key, &judgement, effects),
+            }
+            if before.is_some_and(|before| *before.judgement != judgement) {
+                effects.live.insert(key.clone(), Arc::new(judgement.clone()));
+            }
+            service.judgement = Arc::new(judgement);
+            self.services.insert(key.clone(), service);
+            self.unsaved = true;
         }
+    }
+
+    /// What is known of a binding's real servers: of those that it has now, or had in a former process.
+    fn before(&self, key: &BindingKey) -> Before {
+        match (self.services.get(key), self.unchecked.get(key)) {
+            (Some(service), _) => service.before(|id| self.scheduler.verdict(&id)),
+            (None, Some(spec)) => Before::unchecked(spec),
+            (None, None) => self.kept.before(key),
+        }
+    }
+
+    /// Which HealthChecks a binding names: to be looked at again when one of them changes.
+    fn rename(
+        &mut self,
+        key: &BindingKey,
+        before: Option<&VirtualServiceBindingSpec>,
+        after: Option<&VirtualServiceBindingSpec>,
+    ) {
         let named = |spec: &VirtualServiceBindingSpec| -> BTreeSet<CheckKey> {
             let names = spec.real_servers.iter().flat_map(|server| &server.health_checks);
             names.map(|name| CheckKey::new(&key.namespace, name)).collect()
         };
-        let old = before.as_ref().map(|service| named(&service.spec)).unwrap_or_default();
-        let new = spec.map(|spec| named(spec)).unwrap_or_default();
+        let old = before.map(named).unwrap_or_default();
+        let new = after.map(named).unwrap_or_default();
         for check in old.difference(&new) {
             if let Some(users) = self.by_check.get_mut(check) {
                 users.remove(key);
                 if users.is_empty() {
                     self.by_check.remove(check);
+                    self.unmade.forget(check);
                 }
             }
         }
         for check in new {
             self.by_check.entry(check).or_default().insert(key.clone());
         }
-        if let (Some(spec), Some(members)) = (spec, members) {
-            let mut service = Service::new(Arc::clone(spec), members);
-            service.judgement = Arc::new(service.judge(standing, |id| self.scheduler.verdict(&id)));
-            // A service that is new has neither gained nor lost anything.
-            if before.is_some() {
-                note(key, standing, &service.judgement, effects);
-                if before.is_none_or(|before| before.judgement != service.judgement) {
-                    effects.live.insert(key.clone(), Arc::clone(&service.judgement));
-                }
-            }
-            self.services.insert(key.clone(), service);
-            self.unsaved = true;
-        }
     }
 
-    /// The checks of each real server of a service.
-    fn members(&mut self, now: Time, key: &BindingKey, spec: &VirtualServiceBindingSpec) -> Vec<Vec<Member>> {
+    /// The checks of each real server of a service, which were what `before` tells.
+    fn members(
+        &mut self,
+        now: Time,
+        key: &BindingKey,
+        spec: &VirtualServiceBindingSpec,
+        before: &Before,
+    ) -> Vec<Vec<Member>> {
         let mut all = Vec::with_capacity(spec.real_servers.len());
         for server in &spec.real_servers {
             let port = first_port(spec, server);
@@ -215,8 +304,15 @@ impl State {
                     Some(check) => self.may_probe(check).and_then(|()| spec::key(check, &whom)),
                 };
                 let probe = probe.and_then(|probe| self.acquire(now, &check, probe, key));
-                members.push(Member { name: Arc::clone(&check.name), probe });
+                if let Err(reason) = &probe {
+                    self.unmade.note(&check, reason);
+                }
+                members.push(Member { name: Arc::clone(&check.name), probe, before: Reading::default() });
             }
+            before.carry_over(server, &mut members, |member| {
+                let verdict = member.probe().and_then(|id| self.scheduler.verdict(&id));
+                verdict.map_or(Health::Unknown, |verdict| verdict.health)
+            });
             all.push(members);
         }
         all
@@ -269,22 +365,24 @@ impl State {
                 self.scheduler.set_watched(now, id);
             }
         }
-        if let Some(verdict) = self.known(&key.subject) {
+        let identity = Identity::of(&key);
+        if let Some(verdict) = self.known(&key, &identity) {
             self.scheduler.restore(&id, verdict);
         }
         self.by_subject.entry(Arc::clone(&key.subject)).or_default().insert(id);
         self.by_key.insert(Arc::clone(&key), id);
         let users = BTreeSet::from([user.clone()]);
-        self.probes.insert(id, Probing { key, runnable, users, name: name.clone() });
+        self.probes.insert(id, Probing { key, identity, runnable, users, name: name.clone(), running: None });
         Ok(id)
     }
 
-    /// What is known of a subject already: by a probe with other timings, or by a former process.
-    fn known(&self, subject: &Arc<Subject>) -> Option<Verdict> {
-        let others = self.by_subject.get(subject).into_iter().flatten();
+    /// What is known of a subject already: by a probe in another rhythm, or by a former process.
+    fn known(&self, key: &Key, identity: &Identity) -> Option<Verdict> {
+        let others = self.by_subject.get(&key.subject).into_iter().flatten();
         let verdict =
             others.filter_map(|id| self.scheduler.verdict(id)).find(|one| one.health != Health::Unknown);
-        verdict.cloned().or_else(|| self.kept.verdict(&identity(subject)))
+        // What a former process knew in this very rhythm comes first.
+        self.kept.verdict(identity).or(verdict).cloned()
     }
 
     fn release(&mut self, id: ProbeId, user: &BindingKey) {
@@ -310,6 +408,16 @@ impl State {
         self.probes.get(&id).map(|probing| probing.runnable.clone())
     }
 
+    /// What carries out probes that were started. Of those that nobody wants to know any more it is ended.
+    pub(super) fn carried_out_by(&mut self, tasks: impl Iterator<Item = (ProbeId, AbortHandle)>) {
+        for (id, task) in tasks {
+            match self.probes.get_mut(&id) {
+                Some(probing) => probing.running = Some(task),
+                None => task.abort(),
+            }
+        }
+    }
+
     /// Whom a probe is about.
     #[cfg(test)]
     pub(super) fn target(&self, id: ProbeId) -> Option<&bascule_checks::Target> {
@@ -327,6 +435,9 @@ impl State {
 
     /// Takes a result.
     pub(super) fn finished(&mut self, now: Time, id: ProbeId, run: u64, outcome: &Outcome) -> Effects {
+        if let Some(probing) = self.probes.get_mut(&id) {
+            probing.running = None;
+        }
         if !outcome.is_decided()
             && let Some(probing) = self.probes.get(&id)
             && let Some(times) = self.shortages.note(now)
@@ -348,7 +459,7 @@ impl State {
         let mut effects = Effects::default();
         let (Some(transition), Some(probing)) = (transition, self.probes.get(&id)) else { return effects };
         self.unsaved = true;
-        say(probing, &transition);
+        say(&probing.name, &probing.key.subject.target, probing.users.len(), &transition);
         for key in &probing.users {
             let Some(service) = self.services.get_mut(key) else { continue };
             let before = service.judgement.standing;
@@ -367,40 +478,12 @@ impl State {
     pub(super) fn keep(&self) -> Kept {
         let verdicts = self.probes.iter().filter_map(|(id, probing)| {
             let verdict = self.scheduler.verdict(id).filter(|verdict| verdict.health != Health::Unknown)?;
-            Some((identity(&probing.key.subject), verdict.clone()))
+            Some((probing.identity.clone(), verdict.clone()))
         });
-        let standings =
-            self.services.iter().map(|(key, service)| (key.to_string(), service.judgement.standing));
-        Kept::new(verdicts, standings)
+        let services = self.services.iter().map(|(key, service)| {
+            let before = service.before(|id| self.scheduler.verdict(&id));
+            (key.to_string(), KeptService { standing: service.judgement.standing, servers: before })
+        });
+        Kept::new(self.kept.boot(), verdicts, services)
     }
-}
-
-/// A line for each transition, none for a probe.
-fn say(probing: &Probing, transition: &Transition) {
-    let Transition { from, to, weight, message } = transition;
-    let target = &probing.key.subject.target;
-    let (check, services) = (&probing.name, probing.users.len());
-    match to {
-        Health::Down => {
-            tracing::warn!(%check, address = %target.address, port = target.port, services, "down: {message}");
-        }
-        _ if from == to => {
-            let weight = weight.map_or_else(|| "as configured".to_owned(), |weight| weight.to_string());
-            tracing::info!(%check, address = %target.address, port = target.port, services, "weight {weight}: {message}");
-        }
-        _ => {
-            tracing::info!(%check, address = %target.address, port = target.port, services, "{to}: {message}")
-        }
-    }
-}
-
-fn note(key: &BindingKey, before: Standing, judgement: &Judgement, effects: &mut Effects) {
-    if before == judgement.standing {
-        return;
-    }
-    match judgement.standing {
-        Standing::Met => tracing::info!(service = %key, alive = judgement.alive, "quorum gained"),
-        Standing::Lost => tracing::warn!(service = %key, alive = judgement.alive, "quorum lost"),
-    }
-    effects.quorums.push((key.clone(), judgement.standing));
 }

@@ -1,5 +1,7 @@
 //! What is probed for whom, and what a change of the configuration leaves as it was.
 
+mod carried;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +28,11 @@ fn at(seconds: u64) -> Time {
 
 fn check(name: &str, spec: Value) -> (CheckKey, Option<Arc<HealthCheckSpec>>) {
     (CheckKey::new("tp", name), Some(Arc::new(serde_json::from_value(spec).unwrap())))
+}
+
+/// Nothing is known in this start of the machine.
+fn nothing() -> Kept {
+    Kept::read(std::path::Path::new("/nonexistent"), "this").0
 }
 
 fn state(kept: Kept) -> State {
@@ -86,7 +93,7 @@ fn every_second() -> Checks {
 
 #[test]
 fn one_probe_runs_however_many_services_ask() {
-    let mut state = state(Kept::default());
+    let mut state = state(nothing());
     let spec = checked(&["answers"], json!({}));
     let bindings: Vec<_> = ["a", "b", "c"].iter().map(|name| (*name, Arc::clone(&spec))).collect();
     let mut update = all(&bindings, every_second());
@@ -114,7 +121,7 @@ fn one_probe_runs_however_many_services_ask() {
 
 #[test]
 fn what_does_not_change_keeps_its_verdict() {
-    let mut state = state(Kept::default());
+    let mut state = state(nothing());
     state.configure(at(1), &mut all(&[("web", checked(&["answers"], json!({})))], every_second()));
     round(&mut state, at(2), &["172.16.193.10"]);
     assert_eq!(states(&state, "web"), ["Down", "Up"]);
@@ -134,13 +141,14 @@ fn what_does_not_change_keeps_its_verdict() {
     // Another question is another one.
     let other = vec![check("answers", json!({"interval": "9s", "http": {}}))];
     let effects = state.configure(at(5), &mut some(Vec::new(), other));
-    assert_eq!(effects.live[&key("web")].servers[0].ipv4, Held::Weight(1));
-    assert_eq!(states(&state, "web"), ["Starting", "Starting"]);
+    assert!(effects.live.is_empty(), "of which nothing is known yet");
+    let asked = view::services(&state)[&key("web")].servers[0].checks[0].clone();
+    assert_eq!((asked.passing, states(&state, "web")), (None, vec!["Down", "Up"]));
 }
 
 #[test]
 fn a_check_that_is_missing_or_cannot_be_run_says_nothing() {
-    let mut state = state(Kept::default());
+    let mut state = state(nothing());
     let checks = vec![check("in-service", json!({"file": {"name": "x"}}))];
     let spec = checked(&["gone", "in-service"], json!({}));
     let mut change = all(&[("web", spec)], checks);
@@ -162,7 +170,7 @@ fn a_check_that_is_missing_or_cannot_be_run_says_nothing() {
 
 #[test]
 fn quorum_and_sorry_server_and_who_is_told() {
-    let mut state = state(Kept::default());
+    let mut state = state(nothing());
     let sorry = json!([server("sorry-ipv4", "172.16.193.99", json!({}))]);
     let spec = checked(&["answers"], json!({"quorum": {"weight": 2}, "sorryServers": sorry}));
     let mut change = all(&[("web", spec)], every_second());
@@ -182,8 +190,39 @@ fn quorum_and_sorry_server_and_who_is_told() {
 }
 
 #[test]
+fn a_service_begins_with_or_without_its_quorum() {
+    let sorry = json!([server("sorry-ipv4", "172.16.193.99", json!({}))]);
+    let quorum = |weight: u32| json!({"weight": weight, "below": "Withdraw"});
+    let begins = |kept: Kept, fields: Value| {
+        let mut state = state(kept);
+        let effects =
+            state.configure(at(1), &mut all(&[("web", checked(&["answers"], fields))], every_second()));
+        (effects.quorums.into_iter().map(|(_, standing)| standing).collect::<Vec<_>>(), state)
+    };
+    for (fields, told) in [
+        (json!({}), vec![Standing::Met]),
+        (json!({"initialState": "Down", "sorryServers": sorry}), vec![Standing::Lost]),
+        (json!({"initialState": "Down", "quorum": quorum(1)}), vec![Standing::Lost]),
+        (json!({"initialState": "Down"}), vec![]),
+    ] {
+        assert_eq!(begins(nothing(), fields.clone()).0, told, "{fields}");
+    }
+    // Told once in a start of the machine, and again when it is not so any more.
+    let directory = tempfile::tempdir().unwrap();
+    begins(nothing(), json!({})).1.keep().write(directory.path()).unwrap();
+    for (boot, quorum, told) in [
+        ("this", quorum(1), vec![]),
+        ("this", quorum(3), vec![Standing::Lost]),
+        ("other", quorum(1), vec![Standing::Met]),
+    ] {
+        let kept = Kept::read(directory.path(), boot).0;
+        assert_eq!(begins(kept, json!({"quorum": quorum.clone()})).0, told, "{boot} {quorum}");
+    }
+}
+
+#[test]
 fn a_probe_that_could_not_be_carried_out_changes_nothing() {
-    let mut state = state(Kept::default());
+    let mut state = state(nothing());
     state.configure(at(1), &mut all(&[("web", checked(&["answers"], json!({})))], every_second()));
     round(&mut state, at(2), &["172.16.193.10"]);
     for second in 3..10 {
@@ -239,7 +278,7 @@ fn whoever_listens_to_a_group_hears_what_changes_about_its_services() {
 
 #[test]
 fn a_loopback_target_of_a_check_is_probed_only_where_that_is_allowed() {
-    let mut state = state(Kept::default());
+    let mut state = state(nothing());
     let proxy = || vec![check("answers", json!({"interval": "1s", "tcp": {}, "address": "127.0.0.1"}))];
     state.configure(at(1), &mut all(&[("web", checked(&["answers"], json!({})))], proxy()));
     assert_eq!(state.scheduler.poll(at(3), usize::MAX).len(), 0);
@@ -254,7 +293,7 @@ fn a_loopback_target_of_a_check_is_probed_only_where_that_is_allowed() {
 #[test]
 fn verdicts_survive_in_a_file() {
     let directory = tempfile::tempdir().unwrap();
-    let mut first = state(Kept::default());
+    let mut first = state(nothing());
     let sorry = json!([server("sorry-ipv4", "172.16.193.99", json!({}))]);
     let spec =
         checked(&["answers"], json!({"quorum": {"weight": 2, "hysteresis": 1}, "sorryServers": sorry}));
@@ -262,20 +301,45 @@ fn verdicts_survive_in_a_file() {
     round(&mut first, at(2), &["172.16.193.10"]);
     first.keep().write(directory.path()).unwrap();
 
-    let mut second = state(Kept::read(directory.path(), at(60)).0);
+    let mut second = state(Kept::read(directory.path(), "this").0);
     let mut change = all(&[("web", Arc::clone(&spec))], every_second());
     let effects = second.configure(at(60), &mut change);
     assert_eq!(change.live[&key("web")], first.services[&key("web")].judgement);
     assert!(effects.quorums.is_empty(), "nothing happened");
     assert_eq!(states(&second, "web"), ["Down", "Up"]);
-    // Of another start of the machine, whose clock had not come so far.
-    let mut third = state(Kept::read(directory.path(), at(1)).0);
+    // Of another start of the machine.
+    let mut third = state(Kept::read(directory.path(), "other").0);
     third.configure(at(1), &mut all(&[("web", spec)], every_second()));
     assert_eq!(states(&third, "web"), ["Starting", "Starting"]);
     // And nonsense is nothing.
     std::fs::write(directory.path().join(super::keep::FILE), "{").unwrap();
-    let mut fourth = state(Kept::read(directory.path(), at(60)).0);
+    let mut fourth = state(Kept::read(directory.path(), "this").0);
     assert_eq!(fourth.configure(at(60), &mut all(&[], Vec::new())).live.len(), 0);
+}
+
+#[test]
+fn each_rhythm_of_a_subject_keeps_a_verdict_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let slow = json!({"interval": "60s", "fall": 3, "tcp": {}});
+    let checks = || vec![every_second().remove(0), check("slowly", slow.clone())];
+    let services = [("a", checked(&["answers"], json!({}))), ("b", checked(&["slowly"], json!({})))];
+    let mut first = state(nothing());
+    first.configure(at(1), &mut all(&services, checks()));
+    // All have spoken; then one dies, which one failure says to the one and not to the other.
+    round(&mut first, at(62), &[]);
+    round(&mut first, at(180), &["172.16.193.10"]);
+    let told = |state: &State| (states(state, "a"), states(state, "b"));
+    let before = (vec!["Down", "Up"], vec!["Up", "Up"]);
+    assert_eq!(told(&first), before);
+    first.keep().write(directory.path()).unwrap();
+    let mut second = state(Kept::read(directory.path(), "this").0);
+    second.configure(at(200), &mut all(&services, checks()));
+    assert_eq!(told(&second), before);
+    // A rhythm that is new begins with what another one found.
+    let mut third = state(Kept::read(directory.path(), "this").0);
+    let slower = json!({"interval": "90s", "fall": 3, "tcp": {}});
+    third.configure(at(200), &mut all(&services[1..], vec![check("slowly", slower)]));
+    assert!(["Down", "Up"].contains(&states(&third, "b")[0]), "it is not unknown");
 }
 
 #[test]
@@ -295,7 +359,7 @@ fn what_was_kept_is_told_without_an_agent() {
     };
     assert_eq!(held(), (vec![Held::Weight(1), Held::Weight(1)], None), "no agent was here");
 
-    let mut state = state(Kept::default());
+    let mut state = state(Kept::read(directory.path(), &super::keep::boot_id()).0);
     state.configure(at(1), &mut all(&[("web", Arc::clone(&spec))], every_second()));
     round(&mut state, at(2), &["172.16.193.10"]);
     state.keep().write(directory.path()).unwrap();
@@ -388,6 +452,41 @@ fn no_more_probes_run_than_there_are_descriptors_for() {
     }
     let states = checks.services()[&key("web")].servers.iter().map(|one| one.state).collect::<Vec<_>>();
     assert_eq!(states, ["Starting"; 20]);
+}
+
+/// What a probe holds is let go with it, not at its timeout.
+#[test]
+fn a_probe_that_nobody_wants_any_more_is_given_up() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    let options = super::Options {
+        director: "dir1".into(),
+        run_dir: run_dir.path().to_owned(),
+        allow_file: None,
+        descriptors: 1_024,
+    };
+    let runner = crate::exec::Runner::new(&crate::exec::Options::default()).unwrap();
+    let checks = super::Checks::spawn(&options, &runner, |_| {}).unwrap();
+    // It accepts, and says nothing.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let hang = |path: &str| {
+        let spec = json!({"interval": "10m", "timeout": "10m", "initialDelay": "0s", "port": port, "http": {"path": path}});
+        vec![check("hang", spec)]
+    };
+    let servers = json!([server("srv1", "127.0.0.1", json!({"healthChecks": ["hang"]}))]);
+    let web = web(json!({"realServers": servers}));
+    checks.configure(all(&[("web", web)], hang("/0")), |_| {});
+    for edit in 1..=3 {
+        let (mut connection, _) = listener.accept().unwrap();
+        checks.configure(some(Vec::new(), hang(&format!("/{edit}"))), |_| {});
+        // To its end, which the timeout would bring ten minutes later.
+        connection.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let ended = std::io::copy(&mut connection, &mut std::io::sink());
+        let timed_out = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+        assert!(!ended.as_ref().is_err_and(timed_out), "{ended:?}");
+    }
 }
 
 impl State {
