@@ -17,6 +17,7 @@ mod spec;
 mod state;
 #[cfg(test)]
 mod tests;
+mod track;
 mod view;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -40,6 +41,7 @@ use self::state::{Effects, ProbeId, Runnable, State};
 use crate::exec::Runner;
 use crate::reconcile::{ConfigUpdate, Lives};
 
+pub use track::Tracked;
 pub use view::{CheckView, ServerView, ServiceView};
 
 /// Probes that are started in one go; then others have a turn.
@@ -71,6 +73,8 @@ struct Shared {
     programs: Programs,
     hooks: Hooks,
     tell: Box<dyn Fn(Lives) + Send + Sync>,
+    /// Told of what groups track: that it fails, or not any more.
+    tell_groups: Box<dyn Fn(&Tracked, bool) + Send + Sync>,
     run_dir: PathBuf,
 }
 
@@ -94,11 +98,13 @@ pub(crate) fn now() -> Time {
 
 impl Checks {
     /// Starts without any check, with the verdicts that a former process left. `tell` is told what verdicts come to, of the
-    /// services concerned. Needs a tokio runtime.
+    /// services concerned; `tell_groups`, of what groups track, that it fails now or not any more: what nobody was told of does not
+    /// fail. Needs a tokio runtime.
     pub fn spawn(
         options: &Options,
         runner: &Runner,
         tell: impl Fn(Lives) + Send + Sync + 'static,
+        tell_groups: impl Fn(&Tracked, bool) + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
         let mut seed = DefaultHasher::new();
         options.director.hash(&mut seed);
@@ -112,6 +118,7 @@ impl Checks {
             programs: Programs::new(runner)?,
             hooks: Hooks::spawn(runner)?,
             tell: Box::new(tell),
+            tell_groups: Box::new(tell_groups),
             run_dir: options.run_dir.clone(),
         });
         if let Some(directory) = options.allow_file.clone() {
@@ -130,6 +137,7 @@ impl Checks {
         let mut state = self.shared.lock();
         let effects = state.configure(now(), &mut update);
         self.shared.hooks.tell(&state, &effects.quorums);
+        self.shared.tell_groups(&effects);
         send(&update);
         drop(state);
         self.shared.wake.notify_one();
@@ -185,8 +193,22 @@ impl Shared {
     /// Under the state's lock, so that what is told is told in its order.
     fn carry_out(&self, state: &State, effects: Effects) {
         self.hooks.tell(state, &effects.quorums);
+        self.tell_groups(&effects);
         if !effects.live.is_empty() {
             (self.tell)(effects.live);
+        }
+    }
+
+    /// Under the state's lock, too.
+    fn tell_groups(&self, effects: &Effects) {
+        for (tracked, failing) in &effects.tracked {
+            let Tracked { group, name } = tracked;
+            if *failing {
+                tracing::warn!(group, "{name} fails");
+            } else {
+                tracing::info!(group, "{name} does not fail any more");
+            }
+            (self.tell_groups)(tracked, *failing);
         }
     }
 

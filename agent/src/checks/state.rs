@@ -12,6 +12,7 @@ use bascule_crds::{HealthCheckSpec, VirtualServiceBindingSpec, common::AddressPr
 use super::keep::{Kept, identity};
 use super::service::{Member, Service, first_port, is_judged};
 use super::spec::{self, Key, Subject, What, Whom};
+use super::track::{Tracked, Tracking};
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 
 /// A probe of a director, by a number of its own.
@@ -28,11 +29,20 @@ pub(super) enum Runnable {
     Watched,
 }
 
+/// Who wants to know what a probe finds out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum User {
+    /// A virtual service, of one of its real servers.
+    Service(BindingKey),
+    /// Groups that track this check.
+    Groups(CheckKey),
+}
+
 struct Probing {
     key: Arc<Key>,
     runnable: Runnable,
-    /// The services that want to know.
-    users: BTreeSet<BindingKey>,
+    /// Who wants to know.
+    users: BTreeSet<User>,
     /// A HealthCheck that it is of, for the log.
     name: CheckKey,
 }
@@ -44,6 +54,8 @@ pub(super) struct Effects {
     pub(super) live: Lives,
     /// Services whose quorum was gained or lost.
     pub(super) quorums: Vec<(BindingKey, Standing)>,
+    /// What groups track and that fails now (true), or not any more.
+    pub(super) tracked: Vec<(Tracked, bool)>,
 }
 
 /// All of it.
@@ -61,6 +73,7 @@ pub(super) struct State {
     by_check: BTreeMap<CheckKey, BTreeSet<BindingKey>>,
     /// Networks of loopback and link-local addresses that may be probed all the same.
     allowed: Vec<AddressPrefix>,
+    pub(super) tracking: Tracking,
     kept: Kept,
     /// Something that is to be kept has changed.
     pub(super) unsaved: bool,
@@ -80,6 +93,7 @@ impl State {
             services: BTreeMap::new(),
             by_check: BTreeMap::new(),
             allowed: Vec::new(),
+            tracking: Tracking::default(),
             kept,
             unsaved: false,
         }
@@ -89,11 +103,12 @@ impl State {
     /// verdicts.
     pub(super) fn configure(&mut self, now: Time, update: &mut ConfigUpdate) -> Effects {
         let mut affected = BTreeSet::new();
-        if let Some(director) = update.change.director()
-            && director.allowed_targets != self.allowed
-        {
-            self.allowed.clone_from(&director.allowed_targets);
-            affected.extend(self.services.keys().cloned());
+        if let Some(director) = update.change.director() {
+            self.track(director);
+            if director.allowed_targets != self.allowed {
+                self.allowed.clone_from(&director.allowed_targets);
+                affected.extend(self.services.keys().cloned());
+            }
         }
         let all = matches!(update.change, ConfigChange::All(_));
         if all {
@@ -129,6 +144,10 @@ impl State {
             let spec = self.services.get(&key).map(|service| Arc::clone(&service.spec));
             self.put(now, &key, spec.as_ref(), &mut effects);
         }
+        if update.change.director().is_some() || !update.checks.is_empty() {
+            self.probe_tracked(now);
+        }
+        self.judge_tracked(&mut effects);
         if all {
             // What nobody asked for now, nobody will.
             self.kept.clear();
@@ -159,8 +178,9 @@ impl State {
             .flat_map(|service| service.members.iter().flatten())
             .filter_map(Member::probe)
             .collect();
+        let user = User::Service(key.clone());
         for id in old.difference(&used) {
-            self.release(*id, key);
+            self.release(*id, &user);
         }
         let named = |spec: &VirtualServiceBindingSpec| -> BTreeSet<CheckKey> {
             let names = spec.real_servers.iter().flat_map(|server| &server.health_checks);
@@ -197,6 +217,7 @@ impl State {
     /// The checks of each real server of a service.
     fn members(&mut self, now: Time, key: &BindingKey, spec: &VirtualServiceBindingSpec) -> Vec<Vec<Member>> {
         let mut all = Vec::with_capacity(spec.real_servers.len());
+        let user = User::Service(key.clone());
         for server in &spec.real_servers {
             let port = first_port(spec, server);
             let whom = Whom { address: server.address, port, check_host: spec.check_host.as_deref() };
@@ -207,7 +228,7 @@ impl State {
                     None => Err("there is no such HealthCheck".to_owned()),
                     Some(check) => self.may_probe(check).and_then(|()| spec::key(check, &whom)),
                 };
-                let probe = probe.and_then(|probe| self.acquire(now, &check, probe, key));
+                let probe = probe.and_then(|probe| self.acquire(now, &check, probe, &user));
                 members.push(Member { name: Arc::clone(&check.name), probe });
             }
             all.push(members);
@@ -217,7 +238,7 @@ impl State {
 
     /// An address of a check's own that means this very machine, or any on a link, is probed only where that is allowed. (Real
     /// servers have been judged before.)
-    fn may_probe(&self, check: &HealthCheckSpec) -> Result<(), String> {
+    pub(super) fn may_probe(&self, check: &HealthCheckSpec) -> Result<(), String> {
         let Some(address) = check.address else { return Ok(()) };
         match only_here(address) {
             Some(what) if !self.allowed.iter().any(|network| network.contains(address)) => {
@@ -228,12 +249,12 @@ impl State {
     }
 
     /// The probe of a key, made if there is none yet.
-    fn acquire(
+    pub(super) fn acquire(
         &mut self,
         now: Time,
         name: &CheckKey,
         key: Key,
-        user: &BindingKey,
+        user: &User,
     ) -> Result<ProbeId, String> {
         if let Some(id) = self.by_key.get(&key) {
             if let Some(probing) = self.probes.get_mut(id) {
@@ -280,7 +301,7 @@ impl State {
         verdict.cloned().or_else(|| self.kept.verdict(&identity(subject)))
     }
 
-    fn release(&mut self, id: ProbeId, user: &BindingKey) {
+    pub(super) fn release(&mut self, id: ProbeId, user: &User) {
         let Some(probing) = self.probes.get_mut(&id) else { return };
         probing.users.remove(user);
         if !probing.users.is_empty() {
@@ -296,6 +317,11 @@ impl State {
                 }
             }
         }
+    }
+
+    /// A HealthCheck.
+    pub(super) fn check(&self, key: &CheckKey) -> Option<Arc<HealthCheckSpec>> {
+        self.checks.get(key).cloned()
     }
 
     /// How to run a probe.
@@ -335,7 +361,8 @@ impl State {
         let (Some(transition), Some(probing)) = (transition, self.probes.get(&id)) else { return effects };
         self.unsaved = true;
         say(probing, &transition);
-        for key in &probing.users {
+        for user in &probing.users {
+            let User::Service(key) = user else { continue };
             let Some(service) = self.services.get_mut(key) else { continue };
             let before = service.judgement.standing;
             let judgement = service.judge(before, |id| self.scheduler.verdict(&id));
@@ -345,6 +372,7 @@ impl State {
                 effects.live.insert(key.clone(), Arc::clone(&service.judgement));
             }
         }
+        self.judge_tracked(&mut effects);
         effects
     }
 
@@ -364,7 +392,8 @@ impl State {
 fn say(probing: &Probing, transition: &Transition) {
     let Transition { from, to, weight, message } = transition;
     let target = &probing.key.subject.target;
-    let (check, services) = (&probing.name, probing.users.len());
+    let services = probing.users.iter().filter(|user| matches!(user, User::Service(_))).count();
+    let check = &probing.name;
     match to {
         Health::Down => {
             tracing::warn!(%check, address = %target.address, port = target.port, services, "down: {message}");

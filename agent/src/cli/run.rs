@@ -291,7 +291,14 @@ async fn work(
         allow_file: args.allow_file.clone(),
     };
     let verdicts = reconcile.updates();
-    let checks = Checks::spawn(&checking, runner, move |live| verdicts.live(live)).map(Arc::new);
+    let tracking = Arc::clone(groups);
+    let checks = Checks::spawn(
+        &checking,
+        runner,
+        move |live| verdicts.live(live),
+        move |tracked, failing| tracking.tracked(&tracked.group, &tracked.name, failing),
+    )
+    .map(Arc::new);
     let checks = checks.map_err(|error| format!("checks cannot be started: {error}"))?;
     let (updates, told, checked) = (reconcile.updates(), Arc::clone(groups), Arc::clone(&checks));
     let manifests = Manifests::spawn(options, move |update| {

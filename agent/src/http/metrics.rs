@@ -483,6 +483,7 @@ mod tests {
             priority: 200,
             hold: false,
             refused: None,
+            failing: vec!["virtual service tp/web".into()],
             lacking: Vec::new(),
             instances: vec![instance],
         };

@@ -54,6 +54,9 @@ fn one(text: &mut String, group: &GroupStatus, painter: &Painter) -> std::fmt::R
         let line = format!("as configured now it cannot be carried out: {refused}");
         writeln!(text, "  {}", painter.paint(RED, &line))?;
     }
+    for failing in &group.failing {
+        writeln!(text, "  {}", painter.paint(YELLOW, &format!("{failing} fails")))?;
+    }
     for lacking in &group.lacking {
         writeln!(text, "  {}", painter.paint(RED, &format!("it lacks {lacking}")))?;
     }

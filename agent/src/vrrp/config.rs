@@ -26,6 +26,8 @@ pub(crate) struct GroupPlan {
     pub(crate) routers: BTreeMap<RouterId, RouterPlan>,
     /// Interfaces that are tracked besides those of the routers.
     pub(crate) interfaces: Vec<Arc<str>>,
+    /// Names of what is tracked outside of VRRP: health checks and virtual services.
+    pub(crate) outside: Vec<Arc<str>>,
     /// The group as it was configured, for those who carry out services and notifications.
     pub(crate) spec: DirectorVrrpGroup,
 }
@@ -135,7 +137,8 @@ impl GroupPlan {
         config.validate()?;
         let tracked = spec.track.iter().flat_map(|track| &track.interfaces);
         let interfaces = tracked.map(|tracked| tracked.name.as_str().into()).collect();
-        Ok(GroupPlan { config, routers, interfaces, spec: spec.clone() })
+        let outside = outside(spec).map(|tracker| tracker.name).collect();
+        Ok(GroupPlan { config, routers, interfaces, outside, spec: spec.clone() })
     }
 
     /// Whether both have an address, or a virtual router, on one interface.
@@ -159,11 +162,35 @@ pub(crate) fn interface_tracker(interface: &str) -> String {
     format!("interface {interface}")
 }
 
+/// Name under which a HealthCheck is tracked.
+pub fn check_tracker(namespace: &str, name: &str) -> String {
+    format!("health check {namespace}/{name}")
+}
+
+/// Name under which a virtual service is tracked.
+pub fn service_tracker(namespace: &str, name: &str) -> String {
+    format!("virtual service {namespace}/{name}")
+}
+
+/// What is tracked outside of VRRP.
+fn outside(spec: &DirectorVrrpGroup) -> impl Iterator<Item = Tracker> {
+    let tracker = |name: fn(&str, &str) -> String| {
+        move |one: &crds::TrackedObject| Tracker {
+            name: name(&one.namespace, &one.name).into(),
+            weight: one.weight,
+        }
+    };
+    let checks = spec.track.iter().flat_map(|track| &track.health_checks).map(tracker(check_tracker));
+    let services = spec.track.iter().flat_map(|track| &track.virtual_services).map(tracker(service_tracker));
+    checks.chain(services)
+}
+
 fn trackers(spec: &DirectorVrrpGroup) -> Vec<Tracker> {
     let interfaces = spec.track.iter().flat_map(|track| &track.interfaces);
     let mut trackers: Vec<Tracker> = interfaces
         .map(|tracked| Tracker { name: interface_tracker(&tracked.name).into(), weight: tracked.weight })
         .collect();
+    trackers.extend(outside(spec));
     if !spec.services.is_empty() {
         trackers.push(Tracker { name: SERVICES.into(), weight: None });
     }

@@ -90,6 +90,8 @@ pub(crate) struct Driver {
     pub(super) waiting: Vec<GroupPlan>,
     /// All groups have been told to end.
     pub(super) stopping: bool,
+    /// What groups track outside of VRRP and that fails, by the group's name; also of groups that are yet to come.
+    pub(super) failing: BTreeSet<(Arc<str>, Arc<str>)>,
     pub(super) arm: Option<Arm>,
 }
 
@@ -123,6 +125,7 @@ impl Driver {
             stale: false,
             waiting: Vec::new(),
             stopping: false,
+            failing: BTreeSet::new(),
             arm,
         })
     }
@@ -434,18 +437,23 @@ impl Driver {
                     links.push((id, link));
                 }
             }
-            for interface in &member.plan.interfaces {
-                let failing = !self.network.works(interface);
-                if member.tracked.insert(interface.clone(), failing) != Some(failing) {
-                    tracked.push((interface.clone(), failing));
+            let interfaces = member.plan.interfaces.iter();
+            let interfaces = interfaces.map(|one| (interface_tracker(one).into(), !self.network.works(one)));
+            let outside = member.plan.outside.iter();
+            let outside =
+                outside.map(|one| (one.clone(), self.failing.contains(&(name.clone(), one.clone()))));
+            let now: Vec<(Arc<str>, bool)> = interfaces.chain(outside).collect();
+            for (tracker, failing) in now {
+                if member.tracked.insert(tracker.clone(), failing) != Some(failing) {
+                    tracked.push((tracker, failing));
                 }
             }
         }
         for (router, link) in links {
             self.handle(name, Input::Link { router, link });
         }
-        for (interface, failing) in tracked {
-            self.handle(name, Input::Tracked { name: &interface_tracker(&interface), failing });
+        for (tracker, failing) in tracked {
+            self.handle(name, Input::Tracked { name: &tracker, failing });
         }
     }
 }

@@ -43,4 +43,4 @@ pub use inherit::give;
 pub use status::{ForeignStatus, GroupStatus, InstanceStatus, VrrpStatus};
 pub use voice::{Observer, Transition};
 
-pub use config::SERVICES;
+pub use config::{SERVICES, check_tracker, service_tracker};

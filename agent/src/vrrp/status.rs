@@ -46,6 +46,9 @@ pub struct GroupStatus {
     /// Why what is configured now cannot be carried out, if so: it goes on as before, or does not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// What it tracks and that fails: by that it is in Fault, or its priority is another one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<String>,
     /// What it should have on this machine while it is active and has not, such as a route, and why; at most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacking: Vec<String>,
@@ -132,6 +135,7 @@ impl Driver {
                 priority: status.priority,
                 hold: status.hold,
                 refused: None,
+                failing: status.failing,
                 lacking: self.lacking(name),
                 instances: status.routers.into_iter().map(|router| instance(router, member, now)).collect(),
             }
@@ -153,6 +157,7 @@ impl Driver {
             priority: plan.config.priority,
             hold: false,
             refused: None,
+            failing: Vec::new(),
             lacking: Vec::new(),
             instances: Vec::new(),
         });

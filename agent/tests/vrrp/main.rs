@@ -9,4 +9,5 @@ mod net;
 mod pair;
 mod peers;
 mod routing;
+mod track;
 mod upgrades;

@@ -1,7 +1,7 @@
 //! Fields whose behaviour does not exist yet. They are refused by name: a field that is silently ignored is worse than one that
 //! is missing. The specs are taken apart completely, so that a new field cannot be forgotten here.
 
-use bascule_crds::vrrp_group::{Authentication, Hmac, HmacKey, Instance, Track};
+use bascule_crds::vrrp_group::{Authentication, Hmac, HmacKey, Instance};
 use bascule_crds::{DirectorSpec, VirtualServiceSpec, VrrpGroupSpec};
 
 use crate::compiler::Trust;
@@ -65,7 +65,6 @@ pub(crate) fn director(spec: &DirectorSpec, problems: &mut Problems) {
 pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Problems) {
     let VrrpGroupSpec {
         instances,
-        track,
         authentication,
         peers,
         // What the configuration of a director carries, or what is asked while compiling.
@@ -77,20 +76,13 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
         startup_grace: _,
         preempt: _,
         preferred: _,
+        track: _,
         gratuitous_arp: _,
         on_agent_loss: _,
         services: _,
         notify: _,
         allow: _,
     } = spec;
-    let mut refuse = |used: bool, field: &str, what: &str| {
-        if used {
-            problems.unsupported(format!("spec.{field}"), what);
-        }
-    };
-    let Track { virtual_services, health_checks, interfaces: _ } = &track.clone().unwrap_or_default();
-    refuse(!virtual_services.is_empty(), "track.virtualServices", "tracking virtual services is");
-    refuse(!health_checks.is_empty(), "track.healthChecks", "tracking health checks is");
     for (i, instance) in instances.iter().enumerate() {
         let Instance {
             virtual_router_id,

@@ -22,6 +22,8 @@ pub struct Status {
     pub priority: u8,
     /// Whether a commanded switch-over holds against preemption.
     pub hold: bool,
+    /// What it tracks and that fails.
+    pub failing: Vec<String>,
     /// Its virtual routers.
     pub routers: Vec<RouterStatus>,
 }
@@ -78,6 +80,12 @@ impl Group {
             reason: self.reason.clone(),
             priority: self.priority(),
             hold: self.hold,
+            failing: self
+                .failing
+                .iter()
+                .filter(|(_, failing)| **failing)
+                .map(|(name, _)| name.to_string())
+                .collect(),
             routers: self.slots.iter().map(RouterStatus::of).collect(),
         }
     }
