@@ -17,6 +17,9 @@ use super::mac::VirtualLink;
 /// Name under which the machine's services are tracked.
 pub const SERVICES: &str = "services";
 
+/// Announcements of virtual MAC addresses that say nothing else.
+const REFRESH: Duration = Duration::from_secs(60);
+
 /// A group as this director carries it out.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct GroupPlan {
@@ -120,7 +123,7 @@ impl GroupPlan {
                 count: spec.gratuitous_arp.count,
                 interval: spec.gratuitous_arp.interval.as_std(),
                 repeat_after: spec.gratuitous_arp.repeat_after.as_std(),
-                refresh: spec.gratuitous_arp.refresh.map(|refresh| refresh.as_std()),
+                refresh: refresh(spec),
             },
             authentication: match &spec.authentication {
                 None => Authentication::None,
@@ -154,6 +157,16 @@ impl GroupPlan {
     /// All its addresses, with their interfaces.
     pub(crate) fn places(&self) -> impl Iterator<Item = (&str, &Placement)> {
         self.routers.values().flat_map(|router| router.places.iter().map(|place| (&**router.home(), place)))
+    }
+}
+
+/// How often addresses are announced anew. Switches forget where a MAC address is when it is silent, 5 minutes by default (IEEE 802.1Q
+/// section 8.8.3), and send what is for it everywhere; to peers by unicast nothing comes from a virtual MAC address by itself.
+fn refresh(spec: &DirectorVrrpGroup) -> Option<Duration> {
+    let silent = |one: &Instance| one.virtual_mac && spec.unicast_peers.contains_key(&one.name);
+    match spec.gratuitous_arp.refresh {
+        Some(refresh) => Some(refresh.as_std()),
+        None => spec.instances.iter().any(silent).then_some(REFRESH),
     }
 }
 
@@ -280,4 +293,32 @@ fn authenticate(
 
 fn version(spec: &DirectorVrrpGroup) -> Version {
     if spec.version == 2 { Version::V2 } else { Version::V3 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_virtual_mac_address_that_nothing_is_sent_from_is_announced_anew() {
+        let refresh = |mac: bool, unicast: bool, told: Option<&str>| {
+            let mut spec = serde_json::json!({
+                "name": "front", "priority": 100, "version": 3, "advertisementInterval": "1s", "downIntervals": 3,
+                "preempt": {}, "onAgentLoss": "Keep",
+                "instances": [{"name": "a", "interface": "eth0", "virtualRouterId": 1, "addresses": ["192.0.2.1/32"],
+                    "virtualMac": mac}],
+            });
+            if unicast {
+                spec["unicastPeers"] = serde_json::json!({"a": ["192.0.2.9"]});
+            }
+            if let Some(told) = told {
+                spec["gratuitousArp"] = serde_json::json!({"refresh": told});
+            }
+            let spec = serde_json::from_value(spec).unwrap();
+            GroupPlan::new(&spec, |_| Err(String::new())).unwrap().config.announce.refresh
+        };
+        assert_eq!(refresh(true, true, None), Some(REFRESH));
+        assert_eq!(refresh(true, true, Some("5s")), Some(Duration::from_secs(5)));
+        assert_eq!((refresh(true, false, None), refresh(false, true, None)), (None, None));
+    }
 }

@@ -348,8 +348,9 @@ impl Driver {
         let Some(plan) = member.plan.routers.get(router) else { return };
         let Some(index) = self.network.index(&plan.interface) else { return };
         let place = Place { index, family: router.family };
-        // The virtual MAC address is of who has the addresses: from anybody else it would lead switches astray.
-        let own_link = plan.own_link.as_ref().filter(|_| member.holds.contains_key(router));
+        // The virtual MAC address is of who has the addresses: from anybody else it would lead switches astray. To a peer's address
+        // the kernel finds the way, through the interface below.
+        let own_link = plan.own_link.as_ref().filter(|_| plan.multicast && member.holds.contains_key(router));
         let result = match own_link {
             Some(link) => self.virtual_links.frames.advertise(index, link.mac, source, destination, bytes),
             None => self.wires.send(&place, source, destination, bytes),

@@ -110,6 +110,83 @@ fn clients_know_one_address_and_it_moves() {
     eventually("the next one answers", || pings(&client, ADDRESS).then_some(()));
 }
 
+/// The port at which the outside switch has learned a MAC address.
+fn port_of(net: &Net, mac: &str) -> Option<String> {
+    let shown =
+        Command::new("bridge").args(["-n", net.switch(), "fdb", "show", "br", "br0"]).output().unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let line = shown.lines().find(|line| line.starts_with(mac))?;
+    line.split_whitespace().nth(2).map(ToOwned::to_owned)
+}
+
+#[test]
+fn unicast_goes_from_the_interface_below_and_clients_know_one_address() {
+    if !can_run() {
+        return;
+    }
+    let net = Net::new();
+    let (dir1, dir2, client) = (machine(&net, 1), machine(&net, 2), machine(&net, 9));
+    let more = |own: u8, peer: u8| {
+        serde_json::json!({
+            "instances": [
+                {"name": "four", "interface": "eth0", "virtualRouterId": 30, "virtualMac": true,
+                 "addresses": ["192.16.193.30/24"]},
+                {"name": "six", "interface": "eth0", "virtualRouterId": 30, "virtualMac": true,
+                 "addresses": ["fe80::30/64", "2001:db8::30/64"]},
+            ],
+            "ownAddresses": {"four": format!("192.16.193.{own}"), "six": format!("2001:db8::{own}")},
+            "unicastPeers": {"four": [format!("192.16.193.{peer}")], "six": [format!("2001:db8::{peer}")]},
+            "minTtl": 255,
+            "gratuitousArp": {"repeatAfter": "0s", "refresh": "1s"},
+        })
+        .to_string()
+    };
+    let (one, two) = (dir1.start(), dir2.start());
+    one.handle.configure(&[group(200, &more(1, 2))]);
+    one.wait_for("front", "Active");
+    two.handle.configure(&[group(100, &more(2, 1))]);
+    two.wait_for("front", "Backup");
+    expect(&dir1, &dir2);
+    let macs = [(ADDRESS, "00:00:5e:00:01:1e"), (ADDRESS6, "00:00:5e:00:02:1e")];
+    let answers = |port: &str| {
+        for (address, mac) in macs {
+            eventually(&format!("{address} answers"), || pings(&client, address).then_some(()));
+            let shown = client.ip(&format!("neighbour show to {address}"));
+            assert!(shown.contains(mac), "{shown}");
+            // From here on it shall not ask again.
+            client.ip(&format!("neighbour replace {address} lladdr {mac} nud permanent dev eth0"));
+            eventually(&format!("the switch knows that {mac} is at {port}"), || {
+                (port_of(&net, mac).as_deref() == Some(port)).then_some(())
+            });
+        }
+    };
+    answers("p1-0");
+    // The peers know each other by their own MAC addresses, and hear each other.
+    for peer in ["192.16.193.2", "2001:db8::2"] {
+        let shown = dir1.ip(&format!("neighbour show to {peer} dev eth0"));
+        assert!(shown.contains("02:00:00:00:00:02"), "{shown}");
+    }
+    eventually("advertisements are heard", || {
+        two.status().groups[0].instances.iter().all(|one| one.accepted > 3).then_some(())
+    });
+    assert!(two.status().groups[0].instances.iter().all(|one| one.rejected.is_empty()));
+
+    block(one.handle.switchover("front")).unwrap();
+    two.wait_for("front", "Active");
+    expect(&dir2, &dir1);
+    answers("p2-0");
+    // What a switch has forgotten it learns again although nobody asks.
+    for (_, mac) in macs {
+        let arguments = ["-n", net.switch(), "fdb", "del", mac, "dev", "p2-0", "master"];
+        assert!(Command::new("bridge").args(arguments).status().unwrap().success());
+        eventually("it is announced again", || port_of(&net, mac));
+    }
+    // Killed: the other one takes over, and the client goes on with the same MAC address.
+    drop(two);
+    one.wait_for("front", "Active");
+    answers("p1-0");
+}
+
 #[test]
 fn what_somebody_does_to_the_interfaces_is_put_right_and_a_crash_leaves_none() {
     if !can_run() {

@@ -66,7 +66,6 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
     let VrrpGroupSpec {
         instances,
         authentication,
-        peers,
         // What the configuration of a director carries, or what is asked while compiling.
         members: _,
         version: _,
@@ -76,6 +75,7 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
         startup_grace: _,
         preempt: _,
         preferred: _,
+        peers: _,
         track: _,
         gratuitous_arp: _,
         on_agent_loss: _,
@@ -86,7 +86,7 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
     for (i, instance) in instances.iter().enumerate() {
         let Instance {
             virtual_router_id,
-            virtual_mac,
+            virtual_mac: _,
             name: _,
             interface: _,
             addresses: _,
@@ -105,13 +105,6 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
                 "allocating an id is not supported by this version; give one that is unique on its network",
             );
         }
-        let mut refuse = |used: bool, field: &str, what: &str| {
-            if used {
-                problems.unsupported(format!("spec.{}", at(field)), what);
-            }
-        };
-        let unicast = *virtual_mac && peers.as_ref().is_some_and(|peers| peers.unicast.is_some());
-        refuse(unicast, "virtualMac", "a virtual MAC address with unicast peers is");
     }
     if let Some(Authentication { hmac, simple }) = authentication {
         let mut secret = |used: bool, field: String| {
