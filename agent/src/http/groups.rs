@@ -71,6 +71,16 @@ pub(super) fn encode(status: &VrrpStatus, to: &mut DescriptorEncoder<'_>) -> fmt
             count(&mut metric, &[group, name, family, ("reason", reason.as_str())], *times)?;
         }
     }
+    let help = "1 while the configuration of a peer differs in this, as its advertisements tell";
+    let mut metric = to.encode_descriptor("vrrp_peer_differs", help, None, MetricType::Gauge)?;
+    for (group, router) in each_router(status) {
+        for difference in &router.differences {
+            let [group, name, family] = labels(group, router);
+            metric
+                .encode_family(&[group, name, family, ("what", difference.what.as_str())])?
+                .encode_gauge(&1_u64)?;
+        }
+    }
     let help = "Advertisements for virtual routers that are nobody's here";
     to.encode_descriptor("vrrp_foreign_advertisements", help, None, MetricType::Counter)?
         .encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(

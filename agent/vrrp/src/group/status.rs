@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{Group, GroupState, Link, RouterId};
+use super::{Difference, Group, GroupState, Link, RouterId};
 use crate::router::{Peer, State, StateName};
 use crate::time::BootTime;
 
@@ -47,6 +47,8 @@ pub struct RouterStatus {
     pub active: Option<IpAddr>,
     /// When a peer was last heard.
     pub heard_at: Option<BootTime>,
+    /// In what the configuration of a peer differs, as far as it was heard; see [`super::FORGOTTEN`].
+    pub differences: Vec<Difference>,
     /// What it counted since it was made.
     pub counters: Counters,
 }
@@ -110,6 +112,7 @@ impl RouterStatus {
                 _ => peer.map(|peer| peer.source),
             },
             heard_at,
+            differences: slot.differences.all(),
             counters: slot.counters.clone(),
         }
     }
