@@ -2,6 +2,7 @@
 
 use std::{process::Command, thread, time::Duration};
 
+use crate::agent::Agent;
 use crate::net::{Machine, Net, block, can_run, eventually, group, in_namespace};
 
 const ADDRESS: &str = "192.16.193.30";
@@ -234,6 +235,16 @@ fn what_somebody_does_to_the_interfaces_is_put_right_and_a_crash_leaves_none() {
 
     drop(one);
     assert_eq!(links(&dir1).len(), 3, "a crash leaves them");
+    // Who comes back too late is a backup: its interfaces are wanted, and off.
+    two.wait_for("front", "Active");
+    eventually("the addresses went by themselves, the interfaces stay up", || {
+        (!dir1.has(ADDRESS) && !dir1.has(ADDRESS6) && is_up(&dir1, LINK) && is_up(&dir1, LINK6)).then_some(())
+    });
+    one = dir1.start();
+    one.handle.configure(&[group(50, MORE)]);
+    one.wait_for("front", "Backup");
+    eventually("they are off", || (!is_up(&dir1, LINK) && !is_up(&dir1, LINK6)).then_some(()));
+    drop(one);
     one = dir1.start();
     one.handle.configure(&[]);
     eventually("swept", || (links(&dir1) == ["mine"]).then_some(()));
@@ -280,4 +291,46 @@ fn an_agent_that_comes_back_at_once_goes_on_with_its_interfaces() {
     one.expect_history(&["Initialize -> Active"]);
     assert!(is_up(&dir1, LINK) && is_up(&dir1, LINK6) && dir1.has(ADDRESS6) && dir1.has(ADDRESS));
     assert_eq!((index(LINK), index(LINK6)), before, "the same ones");
+}
+
+const MANIFEST: &str = "
+apiVersion: bascule.dev/v1alpha1
+kind: VrrpGroup
+metadata: {name: front}
+spec:
+  members: [{director: dir1, priority: 200}, {director: dir2, priority: 100}]
+  advertisementInterval: 100ms
+  instances:
+    - {name: outside, interface: eth0, virtualRouterId: 30, virtualMac: true, addresses: [192.16.193.30/24]}
+";
+
+#[test]
+fn what_a_killed_agent_leaves_the_next_one_removes_when_it_is_not_wanted() {
+    if !can_run() {
+        return;
+    }
+    let net = Net::new();
+    let dir1 = machine(&net, 1);
+    let directory = tempfile::tempdir().unwrap();
+    let manifest = directory.path().join("m/front.yaml");
+    std::fs::create_dir(directory.path().join("m")).unwrap();
+    std::fs::create_dir(directory.path().join("f")).unwrap();
+    let on_it = || links(&dir1) == [LINK] && is_up(&dir1, LINK) && dir1.has(ADDRESS);
+    // Without virtualMac; with another id; without the group.
+    let plain = MANIFEST.replace("virtualMac: true, ", "");
+    let other = MANIFEST.replace("virtualRouterId: 30", "virtualRouterId: 31");
+    for (next, left) in [(Some(plain), vec![]), (Some(other), vec!["bsc.31.eth0"]), (None, vec![])] {
+        std::fs::write(&manifest, MANIFEST).unwrap();
+        let agent = Agent::start(&dir1, directory.path());
+        eventually("active", || on_it().then_some(()));
+        drop(agent);
+        assert_eq!(links(&dir1), [LINK], "killed, it leaves it");
+        match &next {
+            Some(next) => std::fs::write(&manifest, next).unwrap(),
+            None => std::fs::remove_file(&manifest).unwrap(),
+        }
+        let agent = Agent::start(&dir1, directory.path());
+        eventually("swept", || (links(&dir1) == left).then_some(()));
+        drop(agent);
+    }
 }

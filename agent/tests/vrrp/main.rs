@@ -2,6 +2,7 @@
 //! rights the tests say "not run here" and pass, or fail when BASCULE_KERNEL_TESTS=require.
 
 mod accept;
+mod agent;
 mod groups;
 mod interop;
 mod mac;

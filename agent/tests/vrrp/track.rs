@@ -1,13 +1,9 @@
 //! What groups track: health checks and virtual services.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
-use crate::net::{Machine, Net, can_run, eventually, group};
+use crate::agent::Agent;
+use crate::net::{Net, can_run, eventually, group};
 use crate::pair::{OUTSIDE, Pair};
 
 const CHECK: &str = "health check tp/upstream";
@@ -62,30 +58,6 @@ fn who_begins_with_a_failing_check_never_has_the_addresses() {
     one.expect_history(&["Initialize -> Fault"]);
     one.handle.tracked("front", CHECK, false);
     one.wait_for("front", "Active");
-}
-
-/// The agent as a program, ended with the test.
-struct Agent(Child);
-
-impl Agent {
-    fn start(machine: &Machine, directory: &Path) -> Self {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &machine.namespace, env!("CARGO_BIN_EXE_bascule-agent")]);
-        command.args(["--director", "dir1", "--manifests", "m", "--allow-file", "f", "--listen", "none"]);
-        command.args(["--run-dir", "run", "--state-dir", "state"]);
-        for name in ["BASCULE_MANIFESTS", "BASCULE_DIRECTOR", "BASCULE_LISTEN", "NOTIFY_SOCKET"] {
-            command.env_remove(name);
-        }
-        let child = command.current_dir(directory).stdin(Stdio::null()).spawn().unwrap();
-        Self(child)
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Files stand for whatever is checked: there is one probe that is watched and needs no patience.

@@ -81,9 +81,9 @@ fn each_difference_is_named_until_the_peer_says_otherwise() {
         let [(kind, peer, text)] = &found[..] else { panic!("{what}: {found:?}") };
         assert_eq!((*kind, peer.as_str()), (what, PEER));
         assert!(text.contains(says), "{text}");
-        let warned = actions.iter().any(|action| {
-            matches!(action, bascule_vrrp::Action::Warning(warning) if warning.text.contains(PEER))
-        });
+        let warned = actions.iter().any(
+            |action| matches!(action, bascule_vrrp::Action::Warning(warning) if warning.text.contains(PEER)),
+        );
         assert!(warned, "{what}: {actions:?}");
     }
 }
