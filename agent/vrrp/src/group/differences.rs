@@ -12,6 +12,9 @@ use crate::time::BootTime;
 /// After so long without it a difference is not worth telling: the peer may be no more.
 pub const FORGOTTEN: Duration = Duration::from_secs(3600);
 
+/// A difference of one kind is looked at no sooner than this after the one before.
+const APART: Duration = Duration::from_secs(1);
+
 /// Something in which a peer's configuration is not ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
@@ -30,9 +33,17 @@ pub struct Difference {
 pub(super) struct Differences(BTreeMap<&'static str, Difference>);
 
 impl Differences {
-    /// A difference was heard.
-    pub(super) fn note(&mut self, now: BootTime, what: &'static str, peer: IpAddr, text: String) {
-        self.0.insert(what, Difference { what, peer, text, heard_at: now });
+    /// A difference was heard. Of a flood one in a second is put into words.
+    pub(super) fn note(
+        &mut self,
+        now: BootTime,
+        what: &'static str,
+        peer: IpAddr,
+        text: impl FnOnce() -> String,
+    ) {
+        if self.0.get(what).is_none_or(|known| now.since(known.heard_at) >= APART) {
+            self.0.insert(what, Difference { what, peer, text: text(), heard_at: now });
+        }
     }
 
     /// A valid advertisement of the peer differs in nothing but `still`.

@@ -97,7 +97,7 @@ impl Group {
                 let name = rejection.name();
                 *slot.counters.rejected.entry(name).or_default() += 1;
                 if let Some(what) = differences::of_rejection(&rejection) {
-                    slot.differences.note(now.boot, what, datagram.source, rejection.to_string());
+                    slot.differences.note(now.boot, what, datagram.source, || rejection.to_string());
                 }
                 let text = || format!("an advertisement from {} was dropped: {rejection}", datagram.source);
                 self.warn(now, Some(at), name, text);
@@ -152,7 +152,7 @@ impl Group {
             if !said {
                 self.warn(now, Some(at), what, || format!("an advertisement from {}: {text}", heard.source));
             }
-            self.slots[at].differences.note(now.boot, what, heard.source, text);
+            self.slots[at].differences.note(now.boot, what, heard.source, || text);
         }
     }
 
