@@ -180,6 +180,13 @@ impl Groups {
         self.notifier.change(change);
     }
 
+    /// Something that a group tracks outside of VRRP fails, or not any more.
+    pub fn tracked(&self, group: &str, name: &str, failing: bool) {
+        if let Some(vrrp) = self.vrrp.get() {
+            vrrp.tracked(group, name, failing);
+        }
+    }
+
     /// Tries again what was refused, such as for a key file that was not there.
     pub fn retry(&self) {
         if let Some(vrrp) = self.vrrp.get() {

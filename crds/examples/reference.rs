@@ -18,9 +18,6 @@ const UNSUPPORTED: [&str; 11] = [
     "Director spec.maintenance.enabled",
     "Director spec.failureDomain",
     "Director spec.serviceAccount",
-    "VrrpGroup spec.track.virtualServices",
-    "VrrpGroup spec.track.healthChecks",
-    "VrrpGroup spec.instances[].virtualMac",
     "VrrpGroup spec.authentication.hmac.keys[].secretRef",
     "VrrpGroup spec.authentication.simple.secretRef",
 ];

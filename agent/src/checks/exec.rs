@@ -84,14 +84,13 @@ fn call(runner: &Runner, key: &Key, timeout: Duration, cancel: &Cancel) -> Outco
         return Outcome::failed("internal error: not a program");
     };
     let target = &key.subject.target;
-    let call = Call {
-        args: args.clone(),
-        environment: vec![
-            ("BASCULE_ADDRESS", target.address.to_string()),
-            ("BASCULE_PORT", target.port.to_string()),
-        ],
-        ..Call::of(program, timeout)
+    // What a group tracks need not be about anybody.
+    let environment = if target.address.is_unspecified() {
+        Vec::new()
+    } else {
+        vec![("BASCULE_ADDRESS", target.address.to_string()), ("BASCULE_PORT", target.port.to_string())]
     };
+    let call = Call { args: args.clone(), environment, ..Call::of(program, timeout) };
     match runner.run(&call, Some(cancel)) {
         Ok(outcome) => verdict(program, *dynamic, outcome.exit, &outcome.summary(QUOTED)),
         Err(error) => unfinished(&error),

@@ -22,6 +22,7 @@ mod telling;
 #[cfg(test)]
 mod tests;
 mod told;
+mod track;
 mod unmade;
 mod view;
 
@@ -50,6 +51,7 @@ use crate::exec::Runner;
 use crate::notify::Change;
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 
+pub use track::Tracked;
 pub use view::{CheckView, ServerView, ServiceView};
 
 /// Probes that are started in one go; then others have a turn.
@@ -77,6 +79,9 @@ pub struct Options {
     pub descriptors: u64,
 }
 
+/// Hears of what groups track: that it fails (true), or not any more.
+type TellGroups = Box<dyn Fn(&Tracked, bool) + Send + Sync>;
+
 /// Is told of changes and must not wait.
 type Observer = Box<dyn Fn(&Change) + Send + Sync>;
 
@@ -94,6 +99,8 @@ struct Shared {
     tell: Box<dyn Fn(Lives) + Send + Sync>,
     /// Who listens to changes.
     observer: OnceLock<Observer>,
+    /// Told of what groups track: that it fails, or not any more.
+    tell_groups: TellGroups,
     run_dir: PathBuf,
     /// One writes at a time: the last one what is the case last.
     writing: Mutex<()>,
@@ -146,11 +153,13 @@ fn prober(director: &str) -> Prober {
 
 impl Checks {
     /// Starts without any check, with the verdicts that a former process left. `tell` is told what verdicts come to, of the
-    /// services concerned. Needs a tokio runtime.
+    /// services concerned; `tell_groups`, of what groups track, that it fails now or not any more: what nobody was told of does not
+    /// fail. Needs a tokio runtime.
     pub fn spawn(
         options: &Options,
         runner: &Runner,
         tell: impl Fn(Lives) + Send + Sync + 'static,
+        tell_groups: impl Fn(&Tracked, bool) + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
         let mut seed = DefaultHasher::new();
         options.director.hash(&mut seed);
@@ -170,6 +179,7 @@ impl Checks {
             hooks: Hooks::spawn(runner)?,
             tell: Box::new(tell),
             observer: OnceLock::new(),
+            tell_groups: Box::new(tell_groups),
             run_dir: options.run_dir.clone(),
             writing: Mutex::new(()),
         });
@@ -267,6 +277,7 @@ impl Shared {
             effects.servers.iter().for_each(observer);
             told::quorums(&state.services, &effects.quorums).for_each(|change| observer(&change));
         }
+        self.tell_groups(effects);
     }
 
     /// Tries the checks again that cannot be run.
@@ -274,6 +285,19 @@ impl Shared {
         let mut state = self.lock();
         let effects = state.retry(now());
         self.carry_out(&state, effects);
+    }
+
+    /// Under the state's lock, too.
+    fn tell_groups(&self, effects: &Effects) {
+        for (tracked, failing) in &effects.tracked {
+            let Tracked { group, name } = tracked;
+            if *failing {
+                tracing::warn!(group, "{name} fails");
+            } else {
+                tracing::info!(group, "{name} does not fail any more");
+            }
+            (self.tell_groups)(tracked, *failing);
+        }
     }
 
     /// Writes the verdicts down, if they changed.

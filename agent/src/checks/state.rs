@@ -17,6 +17,7 @@ use super::shortage::Shortages;
 use super::spec::{self, Key, Subject, What, Whom};
 use super::telling::{begin, note, say};
 use super::told;
+use super::track::{Tracked, Tracking};
 use super::unmade::Unmade;
 use crate::notify::Change;
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
@@ -35,12 +36,21 @@ pub(super) enum Runnable {
     Watched,
 }
 
+/// Who wants to know what a probe finds out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum User {
+    /// A virtual service, of one of its real servers.
+    Service(BindingKey),
+    /// Groups that track this check.
+    Groups(CheckKey),
+}
+
 struct Probing {
     key: Arc<Key>,
     identity: Identity,
     runnable: Runnable,
-    /// The services that want to know.
-    users: BTreeSet<BindingKey>,
+    /// Who wants to know.
+    users: BTreeSet<User>,
     /// A HealthCheck that it is of, for the log.
     name: CheckKey,
     /// What runs.
@@ -65,6 +75,8 @@ pub(super) struct Effects {
     pub(super) quorums: Vec<(BindingKey, Standing)>,
     /// What a result has changed about real servers, for those who listen.
     pub(super) servers: Vec<Change>,
+    /// What groups track and that fails now (true), or not any more.
+    pub(super) tracked: Vec<(Tracked, bool)>,
 }
 
 /// All of it.
@@ -84,6 +96,7 @@ pub(super) struct State {
     by_check: BTreeMap<CheckKey, BTreeSet<BindingKey>>,
     /// Networks of loopback and link-local addresses that may be probed all the same.
     allowed: Vec<AddressPrefix>,
+    pub(super) tracking: Tracking,
     kept: Kept,
     /// Something that is to be kept has changed.
     pub(super) unsaved: bool,
@@ -106,6 +119,7 @@ impl State {
             unchecked: BTreeMap::new(),
             by_check: BTreeMap::new(),
             allowed: Vec::new(),
+            tracking: Tracking::default(),
             kept,
             unsaved: false,
             shortages: Shortages::default(),
@@ -117,11 +131,12 @@ impl State {
     /// verdicts.
     pub(super) fn configure(&mut self, now: Time, update: &mut ConfigUpdate) -> Effects {
         let mut affected = BTreeSet::new();
-        if let Some(director) = update.change.director()
-            && director.allowed_targets != self.allowed
-        {
-            self.allowed.clone_from(&director.allowed_targets);
-            affected.extend(self.services.keys().cloned());
+        if let Some(director) = update.change.director() {
+            self.track(director);
+            if director.allowed_targets != self.allowed {
+                self.allowed.clone_from(&director.allowed_targets);
+                affected.extend(self.services.keys().cloned());
+            }
         }
         let all = matches!(update.change, ConfigChange::All(_));
         if all {
@@ -157,7 +172,11 @@ impl State {
             }
         }
         self.renew(now, affected, &mut effects, &mut given_up);
+        if update.change.director().is_some() || !update.checks.is_empty() {
+            self.probe_tracked(now);
+        }
         self.let_go(given_up);
+        self.judge_tracked(&mut effects);
         if all {
             // What nobody asked for now, nobody will.
             self.kept.clear();
@@ -184,7 +203,7 @@ impl State {
         now: Time,
         services: BTreeSet<BindingKey>,
         effects: &mut Effects,
-        given_up: &mut Vec<(ProbeId, BindingKey)>,
+        given_up: &mut Vec<(ProbeId, User)>,
     ) {
         for key in services {
             let spec = self.services.get(&key).map(|service| Arc::clone(&service.spec));
@@ -192,7 +211,7 @@ impl State {
         }
     }
 
-    fn let_go(&mut self, given_up: Vec<(ProbeId, BindingKey)>) {
+    fn let_go(&mut self, given_up: Vec<(ProbeId, User)>) {
         for (id, user) in given_up {
             self.release(id, &user);
         }
@@ -208,7 +227,7 @@ impl State {
         key: &BindingKey,
         spec: Option<&Arc<VirtualServiceBindingSpec>>,
         effects: &mut Effects,
-        given_up: &mut Vec<(ProbeId, BindingKey)>,
+        given_up: &mut Vec<(ProbeId, User)>,
     ) {
         let was = self.before(key);
         let unchecked = spec.filter(|spec| !is_judged(spec));
@@ -230,7 +249,7 @@ impl State {
             .flat_map(|service| service.members.iter().flatten())
             .filter_map(Member::probe)
             .collect();
-        given_up.extend(old.difference(&used).map(|id| (*id, key.clone())));
+        given_up.extend(old.difference(&used).map(|id| (*id, User::Service(key.clone()))));
         self.rename(key, before.as_ref().map(|service| &*service.spec), spec.map(|spec| &**spec));
         if let (Some(spec), Some(members)) = (spec, members) {
             let mut service = Service::new(Arc::clone(spec), members);
@@ -293,6 +312,7 @@ impl State {
         before: &Before,
     ) -> Vec<Vec<Member>> {
         let mut all = Vec::with_capacity(spec.real_servers.len());
+        let user = User::Service(key.clone());
         for server in &spec.real_servers {
             let port = first_port(spec, server);
             let whom = Whom { address: server.address, port, check_host: spec.check_host.as_deref() };
@@ -303,7 +323,7 @@ impl State {
                     None => Err("there is no such HealthCheck".to_owned()),
                     Some(check) => self.may_probe(check).and_then(|()| spec::key(check, &whom)),
                 };
-                let probe = probe.and_then(|probe| self.acquire(now, &check, probe, key));
+                let probe = probe.and_then(|probe| self.acquire(now, &check, probe, &user));
                 if let Err(reason) = &probe {
                     self.unmade.note(&check, reason);
                 }
@@ -320,7 +340,7 @@ impl State {
 
     /// An address of a check's own that means this very machine, or any on a link, is probed only where that is allowed. (Real
     /// servers have been judged before.)
-    fn may_probe(&self, check: &HealthCheckSpec) -> Result<(), String> {
+    pub(super) fn may_probe(&self, check: &HealthCheckSpec) -> Result<(), String> {
         let Some(address) = check.address else { return Ok(()) };
         match only_here(address) {
             Some(what) if !self.allowed.iter().any(|network| network.contains(address)) => {
@@ -331,12 +351,12 @@ impl State {
     }
 
     /// The probe of a key, made if there is none yet.
-    fn acquire(
+    pub(super) fn acquire(
         &mut self,
         now: Time,
         name: &CheckKey,
         key: Key,
-        user: &BindingKey,
+        user: &User,
     ) -> Result<ProbeId, String> {
         if let Some(id) = self.by_key.get(&key) {
             if let Some(probing) = self.probes.get_mut(id) {
@@ -385,7 +405,7 @@ impl State {
         self.kept.verdict(identity).or(verdict).cloned()
     }
 
-    fn release(&mut self, id: ProbeId, user: &BindingKey) {
+    pub(super) fn release(&mut self, id: ProbeId, user: &User) {
         let Some(probing) = self.probes.get_mut(&id) else { return };
         probing.users.remove(user);
         if !probing.users.is_empty() {
@@ -401,6 +421,11 @@ impl State {
                 }
             }
         }
+    }
+
+    /// A HealthCheck.
+    pub(super) fn check(&self, key: &CheckKey) -> Option<Arc<HealthCheckSpec>> {
+        self.checks.get(key).cloned()
     }
 
     /// How to run a probe.
@@ -459,8 +484,10 @@ impl State {
         let mut effects = Effects::default();
         let (Some(transition), Some(probing)) = (transition, self.probes.get(&id)) else { return effects };
         self.unsaved = true;
-        say(&probing.name, &probing.key.subject.target, probing.users.len(), &transition);
-        for key in &probing.users {
+        let services = probing.users.iter().filter(|user| matches!(user, User::Service(_))).count();
+        say(&probing.name, &probing.key.subject.target, services, &transition);
+        for user in &probing.users {
+            let User::Service(key) = user else { continue };
             let Some(service) = self.services.get_mut(key) else { continue };
             let before = service.judgement.standing;
             let judgement = service.judge(before, |id| self.scheduler.verdict(&id));
@@ -471,6 +498,7 @@ impl State {
                 effects.live.insert(key.clone(), Arc::clone(&service.judgement));
             }
         }
+        self.judge_tracked(&mut effects);
         effects
     }
 

@@ -240,7 +240,7 @@ fn a_probe_that_could_not_be_carried_out_changes_nothing() {
 
 #[test]
 fn whoever_listens_to_a_group_hears_what_changes_about_its_services() {
-    let mut state = state(Kept::default());
+    let mut state = state(nothing());
     let of_a_group = checked(&["answers"], json!({"vrrpGroup": "front", "quorum": {"weight": 2}}));
     let of_a_director = checked(&["answers"], json!({}));
     state.configure(at(1), &mut all(&[("web", of_a_group), ("plain", of_a_director)], every_second()));
@@ -371,6 +371,86 @@ fn what_was_kept_is_told_without_an_agent() {
     assert!(problem.unwrap().contains("checks.json"));
 }
 
+/// A director whose groups track these; of each, checks and services.
+fn tracking(groups: &[(&str, &[&str], &[&str])]) -> DirectorConfigSpec {
+    let named = |names: &[&str]| -> Vec<Value> {
+        names.iter().map(|name| json!({"namespace": "tp", "name": name})).collect()
+    };
+    let groups: Vec<_> = groups
+        .iter()
+        .map(|(name, checks, services)| {
+            json!({"name": name, "priority": 100, "version": 3, "advertisementInterval": "1s", "downIntervals": 3,
+                "preempt": {}, "onAgentLoss": "Keep",
+                "instances": [{"name": "a", "interface": "eth0", "virtualRouterId": 1, "addresses": ["192.0.2.1/32"]}],
+                "track": {"healthChecks": named(checks), "virtualServices": named(services)}})
+        })
+        .collect();
+    serde_json::from_value(json!({"director": "dir1", "vrrp": groups})).unwrap()
+}
+
+fn told(effects: &[Effects]) -> Vec<(&str, &str, bool)> {
+    let all = effects.iter().flat_map(|effects| &effects.tracked);
+    all.map(|(one, failing)| (one.group.as_str(), one.name.as_str(), *failing)).collect()
+}
+
+#[test]
+fn groups_hear_of_the_checks_and_quorums_that_they_track() {
+    const CHECK: &str = "health check tp/upstream";
+    let mut state = state(nothing());
+    let upstream =
+        || check("upstream", json!({"interval": "1s", "fall": 1, "ping": {}, "address": "10.0.0.1"}));
+    let mut checks = every_second();
+    checks.push(upstream());
+    let spec = checked(&["answers", "upstream"], json!({"quorum": {"weight": 2}}));
+    let bindings = BTreeMap::from([(key("web"), spec)]);
+    let director =
+        tracking(&[("front", &["upstream", "gone"], &["web", "gone"]), ("back", &["upstream"], &[])]);
+    let config = NodeConfig { director, bindings };
+    let all = || ConfigChange::All(Arc::new(config.clone()));
+    let effects = state.configure(at(1), &mut update(all(), checks.clone()));
+    assert_eq!(told(&[effects]), [], "what has not spoken does not fail");
+    assert_eq!(
+        state.scheduler.len(),
+        3,
+        "the probe that a service has for each of its real servers is shared"
+    );
+
+    let effects = round(&mut state, at(3), &["10.0.0.1"]);
+    assert_eq!(
+        told(&effects),
+        [("back", CHECK, true), ("front", CHECK, true), ("front", "virtual service tp/web", true)]
+    );
+    // A process that comes after this one knows it before its groups begin.
+    let directory = tempfile::tempdir().unwrap();
+    state.keep().write(directory.path()).unwrap();
+    let mut next = super::tests::state(Kept::read(directory.path(), "this").0);
+    let effects = next.configure(at(60), &mut update(all(), checks));
+    assert_eq!(told(&[effects]).len(), 3);
+
+    // It comes back; and a check that is removed does not fail either.
+    let effects = round(&mut state, at(9), &[]);
+    assert_eq!(told(&effects).iter().filter(|one| !one.2).count(), 3);
+    round(&mut state, at(20), &["10.0.0.1"]);
+    let gone = vec![(CheckKey::new("tp", "upstream"), None)];
+    let effects = state.configure(at(20), &mut some(Vec::new(), gone));
+    assert!(told(&[effects]).contains(&("back", CHECK, false)));
+
+    // Who does not track it any more is told that it does not fail; the last user takes the probe with it.
+    let effects = state.configure(at(21), &mut some(vec![("web", None)], vec![upstream()]));
+    assert_eq!(told(&[effects]), []);
+    assert_eq!(state.scheduler.len(), 1);
+    assert_eq!(told(&round(&mut state, at(40), &["10.0.0.1"])).len(), 2);
+    let change = ConfigChange::Some {
+        director: Some(tracking(&[("front", &["upstream"], &[])])),
+        bindings: Vec::new(),
+    };
+    let effects = state.configure(at(41), &mut update(change, Vec::new()));
+    assert_eq!(told(&[effects]), [("back", CHECK, false)]);
+    let change = ConfigChange::Some { director: Some(tracking(&[])), bindings: Vec::new() };
+    let effects = state.configure(at(42), &mut update(change, Vec::new()));
+    assert_eq!((told(&[effects]), state.scheduler.len()), (vec![("front", CHECK, false)], 0));
+}
+
 /// With the real thread, in a directory where nothing else is written; its name is nothing that a manifest could have.
 #[test]
 fn a_file_is_watched() {
@@ -384,7 +464,7 @@ fn a_file_is_watched() {
         descriptors: 1_024,
     };
     let runner = crate::exec::Runner::new(&crate::exec::Options::default()).unwrap();
-    let checks = super::Checks::spawn(&options, &runner, |_| {}).unwrap();
+    let checks = super::Checks::spawn(&options, &runner, |_| {}, |_, _| {}).unwrap();
     let spec = checked(&["in-service"], json!({}));
     let file = vec![check("in-service", json!({"file": {"name": "in-service"}}))];
     checks.configure(all(&[("web", spec)], file), |_| {});
@@ -422,7 +502,7 @@ fn no_more_probes_run_than_there_are_descriptors_for() {
         descriptors: 0,
     };
     let runner = crate::exec::Runner::new(&crate::exec::Options::default()).unwrap();
-    let checks = super::Checks::spawn(&options, &runner, |_| {}).unwrap();
+    let checks = super::Checks::spawn(&options, &runner, |_| {}, |_, _| {}).unwrap();
     assert_eq!(checks.at_once(), 16);
     // It accepts, and says nothing.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -467,7 +547,7 @@ fn a_probe_that_nobody_wants_any_more_is_given_up() {
         descriptors: 1_024,
     };
     let runner = crate::exec::Runner::new(&crate::exec::Options::default()).unwrap();
-    let checks = super::Checks::spawn(&options, &runner, |_| {}).unwrap();
+    let checks = super::Checks::spawn(&options, &runner, |_| {}, |_, _| {}).unwrap();
     // It accepts, and says nothing.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

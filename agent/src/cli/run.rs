@@ -294,7 +294,14 @@ async fn work(
         descriptors: limits::descriptors(),
     };
     let verdicts = reconcile.updates();
-    let checks = Checks::spawn(&checking, runner, move |live| verdicts.live(live)).map(Arc::new);
+    let tracking = Arc::clone(groups);
+    let checks = Checks::spawn(
+        &checking,
+        runner,
+        move |live| verdicts.live(live),
+        move |tracked, failing| tracking.tracked(&tracked.group, &tracked.name, failing),
+    )
+    .map(Arc::new);
     let checks = checks.map_err(|error| format!("checks cannot be started: {error}"))?;
     let listening = Arc::clone(groups);
     checks.observe(move |change| listening.changed(change));

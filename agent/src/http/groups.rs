@@ -27,7 +27,7 @@ pub(super) fn encode(status: &VrrpStatus, to: &mut DescriptorEncoder<'_>) -> fmt
             metric.encode_family(&labels)?.encode_gauge(&u64::from(group.state == state))?;
         }
     }
-    let groups: [(&str, &str, OfGroup); 4] = [
+    let groups: [(&str, &str, OfGroup); 5] = [
         ("vrrp_priority", "The priority that a group advertises", |one| one.priority.into()),
         ("vrrp_state_seconds", "For how long a group has been in its state", |one| one.seconds_in_state),
         ("vrrp_hold", "1 while a commanded switch-over holds against preemption, else 0", |one| {
@@ -35,6 +35,9 @@ pub(super) fn encode(status: &VrrpStatus, to: &mut DescriptorEncoder<'_>) -> fmt
         }),
         ("vrrp_refused", "1 while what is configured cannot be carried out, else 0", |one| {
             f64::from(u8::from(one.refused.is_some()))
+        }),
+        ("vrrp_tracked_failing", "Things that a group tracks and that fail", |one| {
+            f64::from(u32::try_from(one.failing.len()).unwrap_or(u32::MAX))
         }),
     ];
     for (name, help, figure) in groups {
@@ -66,6 +69,16 @@ pub(super) fn encode(status: &VrrpStatus, to: &mut DescriptorEncoder<'_>) -> fmt
         for (reason, times) in &router.rejected {
             let [group, name, family] = labels(group, router);
             count(&mut metric, &[group, name, family, ("reason", reason.as_str())], *times)?;
+        }
+    }
+    let help = "1 while the configuration of a peer differs in this, as its advertisements tell";
+    let mut metric = to.encode_descriptor("vrrp_peer_differs", help, None, MetricType::Gauge)?;
+    for (group, router) in each_router(status) {
+        for difference in &router.differences {
+            let [group, name, family] = labels(group, router);
+            metric
+                .encode_family(&[group, name, family, ("what", difference.what.as_str())])?
+                .encode_gauge(&1_u64)?;
         }
     }
     let help = "Advertisements for virtual routers that are nobody's here";

@@ -471,6 +471,12 @@ mod tests {
             accepted_priority_zero: 2,
             rejected: [("ttl".into(), 1)].into(),
             became_active: 3,
+            differences: vec![crate::vrrp::DifferenceStatus {
+                what: "interval".into(),
+                peer: "192.16.193.2".into(),
+                message: "its interval is 1s, ours 100ms".into(),
+                heard_seconds_ago: 1.0,
+            }],
             own_interface: None,
             services_only: false,
         };
@@ -483,6 +489,7 @@ mod tests {
             priority: 200,
             hold: false,
             refused: None,
+            failing: vec!["virtual service tp/web".into()],
             lacking: Vec::new(),
             instances: vec![instance],
         };

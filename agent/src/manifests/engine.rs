@@ -9,7 +9,7 @@ use bascule_compile::{
     BindingKey, Change as Compile, CheckKey, Compiled, Compiler, ConditionType, Delta, NodeConfig, Reason,
     Trust, is_refused_whole,
 };
-use bascule_crds::{HealthCheckSpec, Kind, Object, ObjectRef};
+use bascule_crds::{DirectorConfigSpec, HealthCheckSpec, Kind, Object, ObjectRef};
 
 use super::catalog::{Catalog, Change, Put};
 use super::disk::FileName;
@@ -66,6 +66,14 @@ pub(super) fn directors_of(object: &Object) -> Vec<&str> {
         Object::Director(director) => director.metadata.name.iter().map(String::as_str).collect(),
         Object::HealthCheck(_) | Object::NatRule(_) | Object::EndpointSlice(_) => Vec::new(),
     }
+}
+
+/// Whether a group of the director tracks the check.
+fn tracks(director: &DirectorConfigSpec, check: &CheckKey) -> bool {
+    let tracked = director.vrrp.iter().filter_map(|group| group.track.as_ref());
+    tracked
+        .flat_map(|track| &track.health_checks)
+        .any(|one| *one.namespace == *check.namespace && *one.name == *check.name)
 }
 
 /// What one step changed.
@@ -283,6 +291,7 @@ impl Engine {
                 let config = self.compiled().nodes.get(&self.director);
                 config.is_some_and(|node| {
                     self.compiler.checked_by(&check).any(|service| node.bindings.contains_key(service))
+                        || tracks(&node.director, &check)
                 })
             }),
             _ => self.binding_key(reference).is_some(),
@@ -347,15 +356,8 @@ impl Engine {
         // Another machine's director need not be known here, and that nothing is done for it is no mistake.
         let problems: Vec<_> =
             problems.filter(|problem| problem.reason != Reason::DirectorNotFound).collect();
-        // What is wrong with a check keeps nothing else of its service from being in force.
-        let of_a_check = |problem: &bascule_compile::Problem| {
-            matches!(problem.reason, Reason::HealthCheckNotFound | Reason::HealthCheckNotUsable)
-        };
-        let effect = if effect == Effect::Ignored && problems.iter().all(|one| of_a_check(one)) {
-            Effect::OthersInForce
-        } else {
-            effect
-        };
+        let in_force = problems.iter().all(|problem| problem.reason.leaves_in_force());
+        let effect = if effect == Effect::Ignored && in_force { Effect::OthersInForce } else { effect };
         problems
             .into_iter()
             .map(|problem| Problem {

@@ -165,6 +165,8 @@ fn accept(objects: &mut Vec<ObjectView>, engine: &Engine, problems: &[Problem]) 
         "AddressNotInGroup",
         "HealthCheckNotFound",
         "HealthCheckNotUsable",
+        "VirtualServiceNotFound",
+        "VirtualServiceNotUsable",
     ];
     for problem in problems.iter().filter(|problem| !elsewhere.contains(&problem.reason.as_str())) {
         if let Some(object) = &problem.object {

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 use bascule_compile::BindingKey;
 use tokio::sync::watch;
 
-use super::health;
 use super::{
     ConnectionSyncStatus, FailureStatus, HttpStatus, LagStatus, LastGoodStatus, ManifestsStatus,
     ObjectStatus, PlaneStatus, RealServerStatus, ReconcileStatus, ServiceStatus, Status, SyncPeerStatus,
 };
+use super::{groups, health};
 use crate::checks::{self, Checks, ServiceView};
 use crate::groups::Groups;
 use crate::manifests::{Condition, Manifests, ObjectView, Summary, View};
@@ -59,6 +59,14 @@ impl Gatherer {
         status.version = env!("CARGO_PKG_VERSION").into();
         status.pid = std::process::id();
         status.vrrp = vrrp.ok_or("the thread that speaks VRRP does not answer: try again")?;
+        for group in &status.vrrp.groups {
+            let name = format!("VrrpGroup {}", group.group);
+            if let Some(condition) = groups::condition(group)
+                && let Some(object) = status.objects.iter_mut().find(|object| object.object == name)
+            {
+                object.conditions.push(condition);
+            }
+        }
         status.services = self.groups.services();
         status.uptime_seconds = self.started.elapsed().as_secs_f64();
         let ready = readiness(&self.manifests.summary(), &report);

@@ -6,7 +6,11 @@ use bascule_vrrp::GroupState;
 
 use super::Status;
 use super::text::{BOLD, GREEN, Painter, RED, YELLOW, duration};
+use crate::manifests::Condition;
 use crate::vrrp::{GroupStatus, InstanceStatus};
+
+/// Differences named in a condition.
+const NAMED: usize = 8;
 
 /// Groups, their virtual routers and services, and who else speaks on their networks.
 pub(super) fn write(text: &mut String, status: &Status, painter: &Painter) -> std::fmt::Result {
@@ -54,6 +58,9 @@ fn one(text: &mut String, group: &GroupStatus, painter: &Painter) -> std::fmt::R
         let line = format!("as configured now it cannot be carried out: {refused}");
         writeln!(text, "  {}", painter.paint(RED, &line))?;
     }
+    for failing in &group.failing {
+        writeln!(text, "  {}", painter.paint(YELLOW, &format!("{failing} fails")))?;
+    }
     for lacking in &group.lacking {
         writeln!(text, "  {}", painter.paint(RED, &format!("it lacks {lacking}")))?;
     }
@@ -69,8 +76,29 @@ fn one(text: &mut String, group: &GroupStatus, painter: &Painter) -> std::fmt::R
     }
     for instance in &group.instances {
         writeln!(text, "  {}", router(instance, painter))?;
+        for one in &instance.differences {
+            let ago = duration(one.heard_seconds_ago);
+            let line = format!("{} is configured otherwise: {} (heard {ago} ago)", one.peer, one.message);
+            writeln!(text, "    {}", painter.paint(YELLOW, &line))?;
+        }
     }
     Ok(())
+}
+
+/// Whether the members of a group are configured alike, as far as they hear of each other; none where they are.
+pub(super) fn condition(group: &GroupStatus) -> Option<Condition> {
+    let differences: Vec<_> = group
+        .instances
+        .iter()
+        .flat_map(|instance| instance.differences.iter().map(move |one| (instance, one)))
+        .map(|(instance, one)| format!("{}: {}: {}", instance.name, one.peer, one.message))
+        .collect();
+    (!differences.is_empty()).then(|| Condition {
+        type_: "Degraded".into(),
+        status: "True".into(),
+        reason: "PeersDiffer".into(),
+        message: differences.into_iter().take(NAMED).collect::<Vec<_>>().join("; "),
+    })
 }
 
 fn router(router: &InstanceStatus, painter: &Painter) -> String {

@@ -147,9 +147,17 @@ impl Driver {
     /// Something that a group tracks outside of this thread failed or recovered.
     pub(super) fn tracked(&mut self, group: &str, name: &str, failing: bool) {
         let group: Arc<str> = group.into();
-        if let Some(member) = self.members.get_mut(&group)
-            && name == SERVICES
-        {
+        if name != SERVICES {
+            let key = (group.clone(), name.into());
+            if failing {
+                self.failing.insert(key)
+            } else {
+                self.failing.remove(&key)
+            };
+            self.tell_links_of(&group);
+            return;
+        }
+        if let Some(member) = self.members.get_mut(&group) {
             member.inherited_fault = None;
         }
         self.handle(&group, Input::Tracked { name, failing });

@@ -17,6 +17,9 @@ use super::mac::VirtualLink;
 /// Name under which the machine's services are tracked.
 pub const SERVICES: &str = "services";
 
+/// Announcements of virtual MAC addresses that say nothing else.
+const REFRESH: Duration = Duration::from_secs(60);
+
 /// A group as this director carries it out.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct GroupPlan {
@@ -26,6 +29,8 @@ pub(crate) struct GroupPlan {
     pub(crate) routers: BTreeMap<RouterId, RouterPlan>,
     /// Interfaces that are tracked besides those of the routers.
     pub(crate) interfaces: Vec<Arc<str>>,
+    /// Names of what is tracked outside of VRRP: health checks and virtual services.
+    pub(crate) outside: Vec<Arc<str>>,
     /// The group as it was configured, for those who carry out services and notifications.
     pub(crate) spec: DirectorVrrpGroup,
 }
@@ -118,7 +123,7 @@ impl GroupPlan {
                 count: spec.gratuitous_arp.count,
                 interval: spec.gratuitous_arp.interval.as_std(),
                 repeat_after: spec.gratuitous_arp.repeat_after.as_std(),
-                refresh: spec.gratuitous_arp.refresh.map(|refresh| refresh.as_std()),
+                refresh: refresh(spec),
             },
             authentication: match &spec.authentication {
                 None => Authentication::None,
@@ -135,7 +140,8 @@ impl GroupPlan {
         config.validate()?;
         let tracked = spec.track.iter().flat_map(|track| &track.interfaces);
         let interfaces = tracked.map(|tracked| tracked.name.as_str().into()).collect();
-        Ok(GroupPlan { config, routers, interfaces, spec: spec.clone() })
+        let outside = outside(spec).map(|tracker| tracker.name).collect();
+        Ok(GroupPlan { config, routers, interfaces, outside, spec: spec.clone() })
     }
 
     /// Whether both have an address, or a virtual router, on one interface.
@@ -154,9 +160,42 @@ impl GroupPlan {
     }
 }
 
+/// How often addresses are announced anew. Switches forget where a MAC address is when it is silent, 5 minutes by default (IEEE 802.1Q
+/// section 8.8.3), and send what is for it everywhere; to peers by unicast nothing comes from a virtual MAC address by itself.
+fn refresh(spec: &DirectorVrrpGroup) -> Option<Duration> {
+    let silent = |one: &Instance| one.virtual_mac && spec.unicast_peers.contains_key(&one.name);
+    match spec.gratuitous_arp.refresh {
+        Some(refresh) => Some(refresh.as_std()),
+        None => spec.instances.iter().any(silent).then_some(REFRESH),
+    }
+}
+
 /// Name under which an interface is tracked; it stands in the reason of a fault.
 pub(crate) fn interface_tracker(interface: &str) -> String {
     format!("interface {interface}")
+}
+
+/// Name under which a HealthCheck is tracked.
+pub fn check_tracker(namespace: &str, name: &str) -> String {
+    format!("health check {namespace}/{name}")
+}
+
+/// Name under which a virtual service is tracked.
+pub fn service_tracker(namespace: &str, name: &str) -> String {
+    format!("virtual service {namespace}/{name}")
+}
+
+/// What is tracked outside of VRRP.
+fn outside(spec: &DirectorVrrpGroup) -> impl Iterator<Item = Tracker> {
+    let tracker = |name: fn(&str, &str) -> String| {
+        move |one: &crds::TrackedObject| Tracker {
+            name: name(&one.namespace, &one.name).into(),
+            weight: one.weight,
+        }
+    };
+    let checks = spec.track.iter().flat_map(|track| &track.health_checks).map(tracker(check_tracker));
+    let services = spec.track.iter().flat_map(|track| &track.virtual_services).map(tracker(service_tracker));
+    checks.chain(services)
 }
 
 fn trackers(spec: &DirectorVrrpGroup) -> Vec<Tracker> {
@@ -164,6 +203,7 @@ fn trackers(spec: &DirectorVrrpGroup) -> Vec<Tracker> {
     let mut trackers: Vec<Tracker> = interfaces
         .map(|tracked| Tracker { name: interface_tracker(&tracked.name).into(), weight: tracked.weight })
         .collect();
+    trackers.extend(outside(spec));
     if !spec.services.is_empty() {
         trackers.push(Tracker { name: SERVICES.into(), weight: None });
     }
@@ -253,4 +293,32 @@ fn authenticate(
 
 fn version(spec: &DirectorVrrpGroup) -> Version {
     if spec.version == 2 { Version::V2 } else { Version::V3 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_virtual_mac_address_that_nothing_is_sent_from_is_announced_anew() {
+        let refresh = |mac: bool, unicast: bool, told: Option<&str>| {
+            let mut spec = serde_json::json!({
+                "name": "front", "priority": 100, "version": 3, "advertisementInterval": "1s", "downIntervals": 3,
+                "preempt": {}, "onAgentLoss": "Keep",
+                "instances": [{"name": "a", "interface": "eth0", "virtualRouterId": 1, "addresses": ["192.0.2.1/32"],
+                    "virtualMac": mac}],
+            });
+            if unicast {
+                spec["unicastPeers"] = serde_json::json!({"a": ["192.0.2.9"]});
+            }
+            if let Some(told) = told {
+                spec["gratuitousArp"] = serde_json::json!({"refresh": told});
+            }
+            let spec = serde_json::from_value(spec).unwrap();
+            GroupPlan::new(&spec, |_| Err(String::new())).unwrap().config.announce.refresh
+        };
+        assert_eq!(refresh(true, true, None), Some(REFRESH));
+        assert_eq!(refresh(true, true, Some("5s")), Some(Duration::from_secs(5)));
+        assert_eq!((refresh(true, false, None), refresh(false, true, None)), (None, None));
+    }
 }

@@ -90,6 +90,8 @@ pub(crate) struct Driver {
     pub(super) waiting: Vec<GroupPlan>,
     /// All groups have been told to end.
     pub(super) stopping: bool,
+    /// What groups track outside of VRRP and that fails, by the group's name; also of groups that are yet to come.
+    pub(super) failing: BTreeSet<(Arc<str>, Arc<str>)>,
     pub(super) arm: Option<Arm>,
 }
 
@@ -123,6 +125,7 @@ impl Driver {
             stale: false,
             waiting: Vec::new(),
             stopping: false,
+            failing: BTreeSet::new(),
             arm,
         })
     }
@@ -342,8 +345,9 @@ impl Driver {
         let Some(plan) = member.plan.routers.get(router) else { return };
         let Some(index) = self.network.index(&plan.interface) else { return };
         let place = Place { index, family: router.family };
-        // The virtual MAC address is of who has the addresses: from anybody else it would lead switches astray.
-        let own_link = plan.own_link.as_ref().filter(|_| member.holds.contains_key(router));
+        // The virtual MAC address is of who has the addresses: from anybody else it would lead switches astray. To a peer's address
+        // the kernel finds the way, through the interface below.
+        let own_link = plan.own_link.as_ref().filter(|_| plan.multicast && member.holds.contains_key(router));
         let result = match own_link {
             Some(link) => self.virtual_links.frames.advertise(index, link.mac, source, destination, bytes),
             None => self.wires.send(&place, source, destination, bytes),
@@ -431,18 +435,23 @@ impl Driver {
                     links.push((id, link));
                 }
             }
-            for interface in &member.plan.interfaces {
-                let failing = !self.network.works(interface);
-                if member.tracked.insert(interface.clone(), failing) != Some(failing) {
-                    tracked.push((interface.clone(), failing));
+            let interfaces = member.plan.interfaces.iter();
+            let interfaces = interfaces.map(|one| (interface_tracker(one).into(), !self.network.works(one)));
+            let outside = member.plan.outside.iter();
+            let outside =
+                outside.map(|one| (one.clone(), self.failing.contains(&(name.clone(), one.clone()))));
+            let now: Vec<(Arc<str>, bool)> = interfaces.chain(outside).collect();
+            for (tracker, failing) in now {
+                if member.tracked.insert(tracker.clone(), failing) != Some(failing) {
+                    tracked.push((tracker, failing));
                 }
             }
         }
         for (router, link) in links {
             self.handle(name, Input::Link { router, link });
         }
-        for (interface, failing) in tracked {
-            self.handle(name, Input::Tracked { name: &interface_tracker(&interface), failing });
+        for (tracker, failing) in tracked {
+            self.handle(name, Input::Tracked { name: &tracker, failing });
         }
     }
 }

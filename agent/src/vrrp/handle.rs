@@ -235,6 +235,7 @@ fn not_running(name: &str, why: &str) -> GroupStatus {
         priority: 0,
         hold: false,
         refused: Some(why.to_owned()),
+        failing: Vec::new(),
         lacking: Vec::new(),
         instances: Vec::new(),
     }

@@ -40,7 +40,7 @@ pub(crate) struct Member {
     pub(crate) came: bool,
     /// The links as the group was told.
     pub(crate) links: BTreeMap<RouterId, Link>,
-    /// Tracked interfaces as the group was told: whether they fail.
+    /// What is tracked, but for services of the machine, as the group was told: whether it fails.
     pub(crate) tracked: BTreeMap<Arc<str>, bool>,
     pub(crate) switchover: Option<Waiting>,
     pub(crate) leaving: Leaving,

@@ -40,7 +40,7 @@ mod wire;
 pub use driver::Arm;
 pub use handle::{Handle, Options, SpawnError};
 pub use inherit::give;
-pub use status::{ForeignStatus, GroupStatus, InstanceStatus, VrrpStatus};
+pub use status::{DifferenceStatus, ForeignStatus, GroupStatus, InstanceStatus, VrrpStatus};
 pub use voice::{Observer, Transition};
 
-pub use config::SERVICES;
+pub use config::{SERVICES, check_tracker, service_tracker};

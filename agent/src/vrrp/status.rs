@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bascule_vrrp::group::RouterStatus;
+use bascule_vrrp::group::{Difference, FORGOTTEN, RouterStatus};
 use bascule_vrrp::{BootTime, GroupState, Link};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,9 @@ pub struct GroupStatus {
     /// Why what is configured now cannot be carried out, if so: it goes on as before, or does not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// What it tracks and that fails: by that it is in Fault, or its priority is another one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<String>,
     /// What it should have on this machine while it is active and has not, such as a route, and why; at most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacking: Vec<String>,
@@ -89,6 +92,9 @@ pub struct InstanceStatus {
     pub accepted_priority_zero: u64,
     /// What was dropped, by reason.
     pub rejected: BTreeMap<String, u64>,
+    /// In what the configuration of a peer differs, as far as its advertisements told within the last hour.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<DifferenceStatus>,
     /// How often it became Active.
     pub became_active: u64,
     /// With a virtual MAC address: the interface that has it and the addresses.
@@ -97,6 +103,20 @@ pub struct InstanceStatus {
     /// Whether packets to the addresses that are for no virtual service are dropped (`accept: false`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub services_only: bool,
+}
+
+/// Something in which the configuration of a peer is not ours.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DifferenceStatus {
+    /// What: addresses, authentication, interval, members, priority or version.
+    pub what: String,
+    /// The peer.
+    pub peer: String,
+    /// In words.
+    pub message: String,
+    /// When it was heard last.
+    pub heard_seconds_ago: f64,
 }
 
 /// A virtual router that is nobody's here.
@@ -132,6 +152,7 @@ impl Driver {
                 priority: status.priority,
                 hold: status.hold,
                 refused: None,
+                failing: status.failing,
                 lacking: self.lacking(name),
                 instances: status.routers.into_iter().map(|router| instance(router, member, now)).collect(),
             }
@@ -153,6 +174,7 @@ impl Driver {
             priority: plan.config.priority,
             hold: false,
             refused: None,
+            failing: Vec::new(),
             lacking: Vec::new(),
             instances: Vec::new(),
         });
@@ -167,6 +189,7 @@ impl Driver {
 
 fn instance(router: RouterStatus, member: &Member, now: BootTime) -> InstanceStatus {
     let counters = router.counters;
+    let differences = router.differences.iter().filter(|one| now.since(one.heard_at) < FORGOTTEN);
     let own_link = member.plan.routers.get(&router.id).and_then(|plan| plan.own_link.as_ref());
     let configured = member.plan.spec.instances.iter().find(|one| *one.name == *router.id.instance);
     InstanceStatus {
@@ -193,7 +216,17 @@ fn instance(router: RouterStatus, member: &Member, now: BootTime) -> InstanceSta
         accepted_priority_zero: counters.accepted_priority_zero,
         rejected: counters.rejected.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         became_active: counters.became_active,
+        differences: differences.map(|one| difference(one, now)).collect(),
         own_interface: own_link.map(|link| link.name.to_string()),
         services_only: configured.is_some_and(|one| !one.accept),
+    }
+}
+
+fn difference(one: &Difference, now: BootTime) -> DifferenceStatus {
+    DifferenceStatus {
+        what: one.what.to_owned(),
+        peer: one.peer.to_string(),
+        message: one.text.clone(),
+        heard_seconds_ago: now.since(one.heard_at).as_secs_f64(),
     }
 }

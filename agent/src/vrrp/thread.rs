@@ -90,6 +90,11 @@ impl Inbox {
         let mut commands = self.commands();
         if matches!(command, Command::Configure(..)) {
             commands.retain(|other| !matches!(other, Command::Configure(..)));
+        } else if let Command::Tracked(group, name, _) = &command {
+            // The newest word on a thing counts, and none may be lost: there are as many as groups track things.
+            let about =
+                |other: &Command| matches!(other, Command::Tracked(g, n, _) if g == group && n == name);
+            commands.retain(|other| !about(other));
         } else if commands.len() >= QUEUE && !matches!(command, Command::Stop(_) | Command::Leave) {
             return false;
         }

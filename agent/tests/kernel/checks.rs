@@ -54,7 +54,7 @@ impl Director {
         let runner = Runner::new(&exec::Options::default()).unwrap();
         let checks = {
             let _inside = runtime.enter();
-            Checks::spawn(&options, &runner, move |live| updates.live(live)).unwrap()
+            Checks::spawn(&options, &runner, move |live| updates.live(live), |_, _| {}).unwrap()
         };
         let mut director =
             Self { checks: Some(checks), handle: Some(handle), serial: 0, runtime, directory, files };

@@ -235,6 +235,17 @@ fn an_unknown_connection_is_not_reset_while_armed() {
         if !reset {
             let (reset, again) = client.on(move || (is_reset(&mut young), young));
             assert!(!reset, "remembered: {}", run("nft", "list table inet bascule-guard"));
+            // Nor when somebody broke the table, and it was made anew.
+            run("nft", "flush chain inet bascule-guard input");
+            wait_until("the table is back", || {
+                run("nft", "list chain inet bascule-guard input").contains("jump")
+                    && agent.plan() == Ok(Vec::new())
+            });
+            let (reset, again) = client.on(move || {
+                let mut again = again;
+                (is_reset(&mut again), again)
+            });
+            assert!(!reset, "kept: {}", run("nft", "list table inet bascule-guard"));
             young = again;
         }
         // Arming again renews the time; the agent's table stays as it is.

@@ -331,3 +331,40 @@ fn both_families_unicast_and_a_key() {
     });
     assert_eq!((one.state("front"), two.state("front")), ("Active".into(), "Backup".into()));
 }
+
+#[test]
+fn members_that_are_configured_otherwise_are_named() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::alike("");
+    let other = r#"{"advertisementInterval": "200ms", "instances": [
+        {"name": "outside", "interface": "eth0", "virtualRouterId": 30, "addresses": ["192.16.193.30/32"]},
+        {"name": "inside", "interface": "eth1", "virtualRouterId": 31, "addresses": ["172.16.193.253/16", "172.16.193.77/16"]}]}"#;
+    let named = || -> Vec<(String, String, String)> {
+        let instances = pair.two.status().groups.remove(0).instances;
+        let of = |one: bascule_agent::vrrp::InstanceStatus| {
+            one.differences.into_iter().map(move |it| (one.name.clone(), it.what, it.peer))
+        };
+        instances.into_iter().flat_map(of).collect()
+    };
+    assert_eq!(named(), []);
+    pair.one.handle.configure(&[group(200, other)]);
+    let row = |name: &str, what: &str, peer: &str| (name.to_owned(), what.to_owned(), peer.to_owned());
+    let expected = [
+        row("outside", "interval", "192.16.193.1"),
+        row("inside", "addresses", "172.16.193.1"),
+        row("inside", "interval", "172.16.193.1"),
+    ];
+    eventually("the differences are named", || {
+        let mut found = named();
+        found.sort();
+        let mut expected = expected.to_vec();
+        expected.sort();
+        (found == expected).then_some(())
+    });
+    // Nobody took over for that.
+    assert_eq!((pair.one.state("front"), pair.two.state("front")), ("Active".into(), "Backup".into()));
+    pair.two.handle.configure(&[group(100, other)]);
+    eventually("alike again", || named().is_empty().then_some(()));
+}

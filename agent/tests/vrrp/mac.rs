@@ -2,6 +2,7 @@
 
 use std::{process::Command, thread, time::Duration};
 
+use crate::agent::Agent;
 use crate::net::{Machine, Net, block, can_run, eventually, group, in_namespace};
 
 const ADDRESS: &str = "192.16.193.30";
@@ -110,6 +111,83 @@ fn clients_know_one_address_and_it_moves() {
     eventually("the next one answers", || pings(&client, ADDRESS).then_some(()));
 }
 
+/// The port at which the outside switch has learned a MAC address.
+fn port_of(net: &Net, mac: &str) -> Option<String> {
+    let shown =
+        Command::new("bridge").args(["-n", net.switch(), "fdb", "show", "br", "br0"]).output().unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let line = shown.lines().find(|line| line.starts_with(mac))?;
+    line.split_whitespace().nth(2).map(ToOwned::to_owned)
+}
+
+#[test]
+fn unicast_goes_from_the_interface_below_and_clients_know_one_address() {
+    if !can_run() {
+        return;
+    }
+    let net = Net::new();
+    let (dir1, dir2, client) = (machine(&net, 1), machine(&net, 2), machine(&net, 9));
+    let more = |own: u8, peer: u8| {
+        serde_json::json!({
+            "instances": [
+                {"name": "four", "interface": "eth0", "virtualRouterId": 30, "virtualMac": true,
+                 "addresses": ["192.16.193.30/24"]},
+                {"name": "six", "interface": "eth0", "virtualRouterId": 30, "virtualMac": true,
+                 "addresses": ["fe80::30/64", "2001:db8::30/64"]},
+            ],
+            "ownAddresses": {"four": format!("192.16.193.{own}"), "six": format!("2001:db8::{own}")},
+            "unicastPeers": {"four": [format!("192.16.193.{peer}")], "six": [format!("2001:db8::{peer}")]},
+            "minTtl": 255,
+            "gratuitousArp": {"repeatAfter": "0s", "refresh": "1s"},
+        })
+        .to_string()
+    };
+    let (one, two) = (dir1.start(), dir2.start());
+    one.handle.configure(&[group(200, &more(1, 2))]);
+    one.wait_for("front", "Active");
+    two.handle.configure(&[group(100, &more(2, 1))]);
+    two.wait_for("front", "Backup");
+    expect(&dir1, &dir2);
+    let macs = [(ADDRESS, "00:00:5e:00:01:1e"), (ADDRESS6, "00:00:5e:00:02:1e")];
+    let answers = |port: &str| {
+        for (address, mac) in macs {
+            eventually(&format!("{address} answers"), || pings(&client, address).then_some(()));
+            let shown = client.ip(&format!("neighbour show to {address}"));
+            assert!(shown.contains(mac), "{shown}");
+            // From here on it shall not ask again.
+            client.ip(&format!("neighbour replace {address} lladdr {mac} nud permanent dev eth0"));
+            eventually(&format!("the switch knows that {mac} is at {port}"), || {
+                (port_of(&net, mac).as_deref() == Some(port)).then_some(())
+            });
+        }
+    };
+    answers("p1-0");
+    // The peers know each other by their own MAC addresses, and hear each other.
+    for peer in ["192.16.193.2", "2001:db8::2"] {
+        let shown = dir1.ip(&format!("neighbour show to {peer} dev eth0"));
+        assert!(shown.contains("02:00:00:00:00:02"), "{shown}");
+    }
+    eventually("advertisements are heard", || {
+        two.status().groups[0].instances.iter().all(|one| one.accepted > 3).then_some(())
+    });
+    assert!(two.status().groups[0].instances.iter().all(|one| one.rejected.is_empty()));
+
+    block(one.handle.switchover("front")).unwrap();
+    two.wait_for("front", "Active");
+    expect(&dir2, &dir1);
+    answers("p2-0");
+    // What a switch has forgotten it learns again although nobody asks.
+    for (_, mac) in macs {
+        let arguments = ["-n", net.switch(), "fdb", "del", mac, "dev", "p2-0", "master"];
+        assert!(Command::new("bridge").args(arguments).status().unwrap().success());
+        eventually("it is announced again", || port_of(&net, mac));
+    }
+    // Killed: the other one takes over, and the client goes on with the same MAC address.
+    drop(two);
+    one.wait_for("front", "Active");
+    answers("p1-0");
+}
+
 #[test]
 fn what_somebody_does_to_the_interfaces_is_put_right_and_a_crash_leaves_none() {
     if !can_run() {
@@ -157,6 +235,16 @@ fn what_somebody_does_to_the_interfaces_is_put_right_and_a_crash_leaves_none() {
 
     drop(one);
     assert_eq!(links(&dir1).len(), 3, "a crash leaves them");
+    // Who comes back too late is a backup: its interfaces are wanted, and off.
+    two.wait_for("front", "Active");
+    eventually("the addresses went by themselves, the interfaces stay up", || {
+        (!dir1.has(ADDRESS) && !dir1.has(ADDRESS6) && is_up(&dir1, LINK) && is_up(&dir1, LINK6)).then_some(())
+    });
+    one = dir1.start();
+    one.handle.configure(&[group(50, MORE)]);
+    one.wait_for("front", "Backup");
+    eventually("they are off", || (!is_up(&dir1, LINK) && !is_up(&dir1, LINK6)).then_some(()));
+    drop(one);
     one = dir1.start();
     one.handle.configure(&[]);
     eventually("swept", || (links(&dir1) == ["mine"]).then_some(()));
@@ -203,4 +291,46 @@ fn an_agent_that_comes_back_at_once_goes_on_with_its_interfaces() {
     one.expect_history(&["Initialize -> Active"]);
     assert!(is_up(&dir1, LINK) && is_up(&dir1, LINK6) && dir1.has(ADDRESS6) && dir1.has(ADDRESS));
     assert_eq!((index(LINK), index(LINK6)), before, "the same ones");
+}
+
+const MANIFEST: &str = "
+apiVersion: bascule.dev/v1alpha1
+kind: VrrpGroup
+metadata: {name: front}
+spec:
+  members: [{director: dir1, priority: 200}, {director: dir2, priority: 100}]
+  advertisementInterval: 100ms
+  instances:
+    - {name: outside, interface: eth0, virtualRouterId: 30, virtualMac: true, addresses: [192.16.193.30/24]}
+";
+
+#[test]
+fn what_a_killed_agent_leaves_the_next_one_removes_when_it_is_not_wanted() {
+    if !can_run() {
+        return;
+    }
+    let net = Net::new();
+    let dir1 = machine(&net, 1);
+    let directory = tempfile::tempdir().unwrap();
+    let manifest = directory.path().join("m/front.yaml");
+    std::fs::create_dir(directory.path().join("m")).unwrap();
+    std::fs::create_dir(directory.path().join("f")).unwrap();
+    let on_it = || links(&dir1) == [LINK] && is_up(&dir1, LINK) && dir1.has(ADDRESS);
+    // Without virtualMac; with another id; without the group.
+    let plain = MANIFEST.replace("virtualMac: true, ", "");
+    let other = MANIFEST.replace("virtualRouterId: 30", "virtualRouterId: 31");
+    for (next, left) in [(Some(plain), vec![]), (Some(other), vec!["bsc.31.eth0"]), (None, vec![])] {
+        std::fs::write(&manifest, MANIFEST).unwrap();
+        let agent = Agent::start(&dir1, directory.path());
+        eventually("active", || on_it().then_some(()));
+        drop(agent);
+        assert_eq!(links(&dir1), [LINK], "killed, it leaves it");
+        match &next {
+            Some(next) => std::fs::write(&manifest, next).unwrap(),
+            None => std::fs::remove_file(&manifest).unwrap(),
+        }
+        let agent = Agent::start(&dir1, directory.path());
+        eventually("swept", || (links(&dir1) == left).then_some(()));
+        drop(agent);
+    }
 }

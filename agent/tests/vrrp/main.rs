@@ -2,6 +2,7 @@
 //! rights the tests say "not run here" and pass, or fail when BASCULE_KERNEL_TESTS=require.
 
 mod accept;
+mod agent;
 mod groups;
 mod interop;
 mod mac;
@@ -9,4 +10,5 @@ mod net;
 mod pair;
 mod peers;
 mod routing;
+mod track;
 mod upgrades;

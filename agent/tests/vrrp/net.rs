@@ -72,6 +72,11 @@ impl Net {
         Self { switch }
     }
 
+    /// The namespace of the switches br0 (outside) and br1 (inside).
+    pub(crate) fn switch(&self) -> &str {
+        &self.switch
+    }
+
     /// A machine with an address on each network.
     pub(crate) fn machine(&self, host: u8) -> Machine {
         let namespace = format!("bma{}", number());

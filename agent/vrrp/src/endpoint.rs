@@ -192,6 +192,8 @@ pub struct Heard {
     pub interval: Interval,
     /// If its addresses are not ours.
     pub differ: Option<AddressesDiffer>,
+    /// It is signed, and we have no key.
+    pub signed_in_vain: bool,
 }
 
 /// What an endpoint must know of its virtual router.
@@ -289,6 +291,8 @@ impl Endpoint {
                 priority: advertisement.priority,
                 interval: advertisement.interval,
                 differ: differ.filter(|_| check != AddressCheck::Ignore),
+                signed_in_vain: decoded.trailer.is_some()
+                    && !matches!(self.authentication, Authentication::Hmac(_)),
             }),
         }
     }

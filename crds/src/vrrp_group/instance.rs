@@ -46,7 +46,7 @@ pub struct Instance {
     #[schemars(length(min = 1, max = 13), regex(pattern = "^[!-%'-.0-9;=?-~]+$"))]
     pub label: Option<String>,
     /// Whether the addresses answer with the virtual router's MAC address, 00-00-5E-00-01-ID (IPv6: 02), on an interface of their own
-    /// (keepalived: use_vmac). Not with unicast peers or a label. Default: false.
+    /// (keepalived: use_vmac). Not with a label. Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub virtual_mac: bool,
     /// Whether the active director takes packets to the addresses itself, such as a ping. False: they are for its virtual services

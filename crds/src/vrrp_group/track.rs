@@ -14,11 +14,13 @@ pub struct Track {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub interfaces: Vec<TrackedInterface>,
-    /// VirtualServices, at most 32: failing means that the quorum is not met on that member.
+    /// VirtualServices, at most 32: failing means that the quorum is not met on that member; without quorum, that no real server is
+    /// alive.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["namespace", "name"]))]
     pub virtual_services: Vec<TrackedObject>,
-    /// HealthChecks with an `address` of their own, at most 32 (keepalived: track_script).
+    /// HealthChecks, at most 32: failing means that one is down on that member (keepalived: track_script, track_file). All but exec
+    /// and file need an `address` of their own, and a `port` where they probe one. What has not spoken yet does not fail.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["namespace", "name"]))]
     pub health_checks: Vec<TrackedObject>,

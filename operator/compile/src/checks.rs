@@ -24,6 +24,8 @@ pub const MAX_AUTHORITIES: usize = 256;
 pub(crate) struct Traits {
     /// It needs the port of what it probes, and says none itself.
     pub(crate) needs_port: bool,
+    /// What it probes must have an address.
+    pub(crate) needs_address: bool,
     /// It probes this address instead of the real server's.
     pub(crate) address: Option<IpAddr>,
     /// Family of the address that it probes from.
@@ -39,6 +41,7 @@ impl Traits {
         let portless = spec.ping.is_some() || spec.exec.is_some() || spec.file.is_some();
         Traits {
             needs_port: !portless && spec.port.is_none(),
+            needs_address: spec.exec.is_none() && spec.file.is_none(),
             address: spec.address,
             source: spec.source_address.map(Family::of),
             exec: spec.exec.is_some(),

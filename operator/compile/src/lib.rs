@@ -16,6 +16,7 @@ mod judge;
 mod problem;
 mod service;
 mod snapshot;
+mod tracked;
 mod types;
 mod unsupported;
 mod warnings;

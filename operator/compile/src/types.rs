@@ -188,8 +188,26 @@ pub enum Reason {
     AddressNotInGroup,
     /// No such HealthCheck.
     HealthCheckNotFound,
-    /// The HealthCheck is there, and cannot be run for a real server that it should check.
+    /// The HealthCheck is there, and cannot be run for a real server that it should check, or for a group that tracks it.
     HealthCheckNotUsable,
+    /// No such VirtualService, which a group tracks.
+    VirtualServiceNotFound,
+    /// The VirtualService is there, and not on every member of the group that tracks it.
+    VirtualServiceNotUsable,
+}
+
+impl Reason {
+    /// Whether it keeps nothing of the object from being in force: a check says nothing of a real server, or what a group tracks does
+    /// not count as failing.
+    pub fn leaves_in_force(self) -> bool {
+        matches!(
+            self,
+            Reason::HealthCheckNotFound
+                | Reason::HealthCheckNotUsable
+                | Reason::VirtualServiceNotFound
+                | Reason::VirtualServiceNotUsable
+        )
+    }
 }
 
 /// One thing that is wrong with an object.

@@ -1,7 +1,7 @@
 //! Fields whose behaviour does not exist yet. They are refused by name: a field that is silently ignored is worse than one that
 //! is missing. The specs are taken apart completely, so that a new field cannot be forgotten here.
 
-use bascule_crds::vrrp_group::{Authentication, Hmac, HmacKey, Instance, Track};
+use bascule_crds::vrrp_group::{Authentication, Hmac, HmacKey, Instance};
 use bascule_crds::{DirectorSpec, VirtualServiceSpec, VrrpGroupSpec};
 
 use crate::compiler::Trust;
@@ -65,9 +65,7 @@ pub(crate) fn director(spec: &DirectorSpec, problems: &mut Problems) {
 pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Problems) {
     let VrrpGroupSpec {
         instances,
-        track,
         authentication,
-        peers,
         // What the configuration of a director carries, or what is asked while compiling.
         members: _,
         version: _,
@@ -77,24 +75,18 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
         startup_grace: _,
         preempt: _,
         preferred: _,
+        peers: _,
+        track: _,
         gratuitous_arp: _,
         on_agent_loss: _,
         services: _,
         notify: _,
         allow: _,
     } = spec;
-    let mut refuse = |used: bool, field: &str, what: &str| {
-        if used {
-            problems.unsupported(format!("spec.{field}"), what);
-        }
-    };
-    let Track { virtual_services, health_checks, interfaces: _ } = &track.clone().unwrap_or_default();
-    refuse(!virtual_services.is_empty(), "track.virtualServices", "tracking virtual services is");
-    refuse(!health_checks.is_empty(), "track.healthChecks", "tracking health checks is");
     for (i, instance) in instances.iter().enumerate() {
         let Instance {
             virtual_router_id,
-            virtual_mac,
+            virtual_mac: _,
             name: _,
             interface: _,
             addresses: _,
@@ -113,13 +105,6 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
                 "allocating an id is not supported by this version; give one that is unique on its network",
             );
         }
-        let mut refuse = |used: bool, field: &str, what: &str| {
-            if used {
-                problems.unsupported(format!("spec.{}", at(field)), what);
-            }
-        };
-        let unicast = *virtual_mac && peers.as_ref().is_some_and(|peers| peers.unicast.is_some());
-        refuse(unicast, "virtualMac", "a virtual MAC address with unicast peers is");
     }
     if let Some(Authentication { hmac, simple }) = authentication {
         let mut secret = |used: bool, field: String| {

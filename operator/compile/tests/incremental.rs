@@ -150,7 +150,10 @@ fn group() -> impl Strategy<Value = Object> {
         1 => Just(json!({"allow": [{"namespaces": ["a"], "kinds": ["VirtualService"]}]})),
         1 => Just(json!({"allow": [{"namespaces": ["a"], "kinds": ["HealthCheck"], "exec": true}]})),
         2 => Just(json!({"services": (0..6).map(|n| json!({"systemd": format!("s{n}")})).collect::<Vec<_>>()})),
-        1 => Just(json!({"track": {"healthChecks": [{"namespace": "a", "name": "up"}]}})),
+        2 => Just(json!({"track": {
+            "healthChecks": [{"namespace": "a", "name": "up"}, {"namespace": "b", "name": "up", "weight": -20}],
+            "virtualServices": [{"namespace": "a", "name": "vs1"}],
+        }})),
     ];
     (0..4u8, 0..4u32, members, instance.clone(), proptest::option::weighted(0.3, instance), extra).prop_map(
         |(n, created, members, first, second, extra)| {
@@ -243,7 +246,7 @@ fn moved_by_groups(before: &Compiled, after: &Compiled, key: &str) -> bool {
 
 /// Whether this is no reason to lose what it had.
 fn matters_not(reason: Reason) -> bool {
-    matches!(reason, Reason::Conflicted | Reason::HealthCheckNotFound | Reason::HealthCheckNotUsable)
+    reason == Reason::Conflicted || reason.leaves_in_force()
 }
 
 /// Those that had a binding or were in force, are still there with nothing wrong in themselves, and are not. A group takes its

@@ -114,24 +114,6 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         documented(&format!("Director {field}"));
     }
     let secret = json!({"name": "a", "key": "b"});
-    let tracked = json!([{"namespace": "tp", "name": "a"}]);
-    for (field, patch) in [
-        ("spec.track.virtualServices", json!({"track": {"virtualServices": tracked}})),
-        ("spec.track.healthChecks", json!({"track": {"healthChecks": tracked}})),
-        (
-            "spec.instances[0].virtualMac",
-            patched(
-                instances(json!({"virtualMac": true})),
-                &json!({"peers": {"unicast": {}}, "members": [
-                    {"director": "dir1", "addresses": {"a": "192.0.2.7"}},
-                    {"director": "dir2", "addresses": {"a": "192.0.2.8"}},
-                ]}),
-            ),
-        ),
-    ] {
-        refused(group(&patch), Unsupported, field, "not supported by this version");
-        documented(&format!("VrrpGroup {}", field.replace("[0]", "[]")));
-    }
     for (field, authentication) in [
         (
             "spec.authentication.hmac.keys[0].secretRef",

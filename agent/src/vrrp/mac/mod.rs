@@ -11,7 +11,9 @@
 //!
 //! Advertisements are sent through the interface below, as frames with the virtual MAC address ([`frame`]): that switches learn
 //! from them where the address is does not hang on the state of anything else. What a router says that does not have the addresses
-//! (before it takes them, after it gave them up) goes with the MAC address of the interface below, for the same reason.
+//! (before it takes them, after it gave them up) goes with the MAC address of the interface below, for the same reason. So does
+//! what goes to peers by unicast (keepalived: vmac_xmit_base): it is the kernel's to find their MAC addresses and a way, and only
+//! one switch port would learn from it. Announcements at an interval take its place.
 //!
 //! It is known by its form, which is complete when it is there at all: a macvlan of link group [`GROUP`] with such an address.
 

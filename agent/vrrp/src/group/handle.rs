@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use super::differences;
 use super::{Action, Group, GroupConfig, GroupState, Input, Link, RouterId, Slot, Switchover, shorten};
+use crate::endpoint::Heard;
 use crate::packet::{Datagram, PRIORITY_RELEASE};
 use crate::router::{self, Afterwards, Reason, StateName};
 use crate::time::{BootTime, Now};
@@ -94,17 +96,16 @@ impl Group {
             Err(rejection) => {
                 let name = rejection.name();
                 *slot.counters.rejected.entry(name).or_default() += 1;
+                if let Some(what) = differences::of_rejection(&rejection) {
+                    slot.differences.note(now.boot, what, datagram.source, || rejection.to_string());
+                }
                 let text = || format!("an advertisement from {} was dropped: {rejection}", datagram.source);
                 self.warn(now, Some(at), name, text);
                 return;
             }
         };
         slot.counters.accepted += 1;
-        if let Some(differ) = heard.differ {
-            self.warn(now, Some(at), "addresses", || {
-                format!("an advertisement from {}: {differ}", heard.source)
-            });
-        }
+        self.compare(now, at, &heard);
         if heard.priority == PRIORITY_RELEASE {
             self.slots[at].counters.accepted_priority_zero += 1;
         } else {
@@ -123,6 +124,52 @@ impl Group {
         };
         for other in (0..self.slots.len()).filter(|other| *other != at) {
             self.drive(now, other, others);
+        }
+    }
+
+    /// Notes and says in what the configuration of the sender differs.
+    fn compare(&mut self, now: Now, at: usize, heard: &Heard) {
+        let mut found: Vec<(&'static str, String)> = Vec::new();
+        if let Some(differ) = heard.differ {
+            found.push(("addresses", differ.to_string()));
+        }
+        if heard.signed_in_vain {
+            found.push(("authentication", "it signs what it says, and no key is configured here".to_owned()));
+        }
+        // A backup goes by what it hears (RFC 9568 section 6.4.2), but would itself speak in another rhythm.
+        if heard.interval != self.interval {
+            let (theirs, ours) = (heard.interval.duration(), self.interval.duration());
+            found.push(("interval", format!("its interval is {theirs:?}, ours {ours:?}")));
+        }
+        if let Some(text) = self.rank_differs(heard.priority) {
+            found.push(("priority", text));
+        }
+        let still: Vec<_> = found.iter().map(|(what, _)| *what).collect();
+        self.slots[at].differences.agreed(heard.source, &still);
+        for (what, text) in found {
+            // That the virtual router has said already.
+            let said = what == "priority" && heard.priority == self.priority();
+            if !said {
+                self.warn(now, Some(at), what, || format!("an advertisement from {}: {text}", heard.source));
+            }
+            self.slots[at].differences.note(now.boot, what, heard.source, || text);
+        }
+    }
+
+    /// What a priority that was heard says against the priorities of our configuration. With weights priorities go up and down, and
+    /// say nothing.
+    fn rank_differs(&self, heard: u8) -> Option<String> {
+        let weighs = self.config.trackers.iter().any(|tracker| tracker.weight.is_some());
+        if weighs || heard == PRIORITY_RELEASE {
+            return None;
+        }
+        let own = self.priority();
+        match heard {
+            _ if heard == own => Some(format!("its priority is {heard}, as ours: each member has its own")),
+            _ if self.config.highest && heard > own => Some(format!(
+                "its priority is {heard}, and as configured here no member has more than our {own}"
+            )),
+            _ => None,
         }
     }
 
@@ -231,6 +278,7 @@ impl Group {
             self.shut_down(now, GroupState::Initialize, "the version of the protocol changed".to_owned());
         }
         (self.config, self.interval) = (config, interval);
+        self.slots.iter_mut().for_each(|slot| slot.differences.clear());
         self.failing.retain(|name, _| self.config.trackers.iter().any(|tracker| tracker.name == *name));
         let mut old = std::mem::take(&mut self.slots);
         let mut fresh = Vec::new();

@@ -7,6 +7,7 @@
 //! * Priority 0 heard on one network shortens the wait on all to Skew_Time: a lost link costs no detection time.
 
 mod config;
+mod differences;
 mod handle;
 mod notices;
 mod settle;
@@ -24,6 +25,7 @@ pub use config::{
     AgentLoss, ConfigError, ConfigWarning, GroupConfig, InstanceConfig, MAX_PRIORITY, MAX_ROUTERS,
     MAX_TRACKERS, PREFERRED, Preempt, RouterId, Tracker, advertised,
 };
+pub use differences::{Difference, FORGOTTEN};
 pub use snapshot::{RestoreError, Restored, Snapshot};
 pub use status::{Counters, RouterStatus, Status};
 
@@ -34,6 +36,7 @@ use crate::resume::Record;
 use crate::router::{Reason, State, StateName, VirtualRouter};
 use crate::time::{BootTime, Now, earliest};
 use crate::timers::Interval;
+use differences::Differences;
 use notices::Limiter;
 
 /// State of a group: that of all its virtual routers, and Fault, for which the RFC has no name.
@@ -229,6 +232,7 @@ struct Slot {
     sequence: Sequence,
     senders: Senders,
     counters: Counters,
+    differences: Differences,
     /// Whether this silence was warned of.
     warned: bool,
     /// Whether it was said that only this network is silent.
@@ -380,6 +384,7 @@ impl Group {
                 sequence: Sequence::default(),
                 senders: Senders::default(),
                 counters: Counters::default(),
+                differences: Differences::default(),
                 warned: false,
                 one_sided: false,
             })

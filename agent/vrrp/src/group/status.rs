@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{Group, GroupState, Link, RouterId};
+use super::{Difference, Group, GroupState, Link, RouterId};
 use crate::router::{Peer, State, StateName};
 use crate::time::BootTime;
 
@@ -22,6 +22,8 @@ pub struct Status {
     pub priority: u8,
     /// Whether a commanded switch-over holds against preemption.
     pub hold: bool,
+    /// What it tracks and that fails.
+    pub failing: Vec<String>,
     /// Its virtual routers.
     pub routers: Vec<RouterStatus>,
 }
@@ -45,6 +47,8 @@ pub struct RouterStatus {
     pub active: Option<IpAddr>,
     /// When a peer was last heard.
     pub heard_at: Option<BootTime>,
+    /// In what the configuration of a peer differs, as far as it was heard; see [`super::FORGOTTEN`].
+    pub differences: Vec<Difference>,
     /// What it counted since it was made.
     pub counters: Counters,
 }
@@ -78,6 +82,12 @@ impl Group {
             reason: self.reason.clone(),
             priority: self.priority(),
             hold: self.hold,
+            failing: self
+                .failing
+                .iter()
+                .filter(|(_, failing)| **failing)
+                .map(|(name, _)| name.to_string())
+                .collect(),
             routers: self.slots.iter().map(RouterStatus::of).collect(),
         }
     }
@@ -102,6 +112,7 @@ impl RouterStatus {
                 _ => peer.map(|peer| peer.source),
             },
             heard_at,
+            differences: slot.differences.all(),
             counters: slot.counters.clone(),
         }
     }

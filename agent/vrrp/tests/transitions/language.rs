@@ -146,6 +146,7 @@ impl Row {
             "GroupReleased" => Input::GroupReleased { by: "10.0.0.3".parse().unwrap() },
             "GroupHeard" => Input::GroupHeard,
             "Advert" => Input::Advertisement(Heard {
+                signed_in_vain: false,
                 source: words.address("from").unwrap_or("10.0.0.3".parse().unwrap()),
                 priority: words.value("p").unwrap().parse().unwrap(),
                 interval: interval(version, words.millis("i")),

@@ -5,18 +5,17 @@
 
 mod conflict;
 mod directors;
+mod groups;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bascule_crds::common::AddressOrRange;
 use bascule_crds::director::Director;
 use bascule_crds::{HealthCheckSpec, Kind, Object, ObjectRef};
 
-use crate::claims::{Claim, What};
 use crate::contest::{Contest, Form, Precedence};
-use crate::groups::{self, Aliases, Groups, Held, Machines, Stir};
+use crate::groups::{Aliases, Groups, Machines, Wish as GroupWish};
 use crate::judge::{self, Placed};
 use crate::types::{BindingKey, CheckKey, Compiled, Condition, ConditionType, Delta, NodeConfig};
 use crate::{bind, checked, checks};
@@ -89,6 +88,8 @@ struct Todo {
     beside: BTreeSet<String>,
     /// VirtualServices that have or want what is reserved now, or is not any more.
     reached: BTreeSet<BindingKey>,
+    /// Groups of which something else may be to be said.
+    groups: BTreeSet<Arc<str>>,
     /// Directors that are no more; their nodes go last.
     gone: Vec<String>,
 }
@@ -183,7 +184,7 @@ impl Compiler {
             };
         }
         let mut services: BTreeMap<BindingKey, Option<services::Wish>> = BTreeMap::new();
-        let mut changed_groups: BTreeMap<Arc<str>, Option<groups::Wish>> = BTreeMap::new();
+        let mut changed_groups: BTreeMap<Arc<str>, Option<GroupWish>> = BTreeMap::new();
         let mut todo = Todo::default();
         for name in std::mem::take(&mut self.pending) {
             todo.touched.insert(Named::Director(name.clone()));
@@ -198,7 +199,7 @@ impl Compiler {
                     services.insert(key_of(&reference), None);
                 }
                 (_, Some(Object::VrrpGroup(object))) => {
-                    changed_groups.insert(reference.name.into(), Some(groups::Wish::of(*object)));
+                    changed_groups.insert(reference.name.into(), Some(GroupWish::of(*object)));
                 }
                 (Kind::VrrpGroup, _) => {
                     changed_groups.insert(reference.name.into(), None);
@@ -216,10 +217,11 @@ impl Compiler {
                 (_, object) => self.change_unsupported(reference, object.as_ref(), &mut delta),
             }
         }
-        self.change_groups(changed_groups, &mut todo, &mut delta);
+        self.change_groups(changed_groups, &mut todo);
         self.change_nodes(&mut todo, &mut delta);
         self.judge_directors(&todo, &mut delta);
-        self.change_services(services, &todo, &mut delta);
+        self.change_services(services, &mut todo, &mut delta);
+        self.judge_groups(&todo, &mut delta);
         self.remembered.clear();
         for name in todo.gone {
             self.compiled.nodes.remove(&name);
@@ -261,30 +263,6 @@ impl Compiler {
         let problems = object.and_then(|object| judge::unsupported_kind(self.trust, object));
         let conditions = problems.map(|problems| vec![Condition::judge(ConditionType::Accepted, problems)]);
         self.set_conditions(reference, conditions, delta);
-    }
-
-    fn change_groups(
-        &mut self,
-        changed: BTreeMap<Arc<str>, Option<groups::Wish>>,
-        todo: &mut Todo,
-        delta: &mut Delta,
-    ) {
-        let declared = Declared { names: &self.declared, directors: &self.directors };
-        let Stir { groups, users, directors, released, taken } =
-            self.groups.change(changed, &todo.directors, &declared);
-        for name in groups {
-            let conditions = self.groups.conditions(&name);
-            let reference = ObjectRef { kind: Kind::VrrpGroup, namespace: None, name: name.to_string() };
-            self.set_conditions(reference, conditions, delta);
-        }
-        todo.touched.extend(users.into_iter().map(|name| Named::VrrpGroup(name.to_string())));
-        todo.directors.extend(directors.into_iter().map(|name| name.to_string()));
-        for (held, reserved) in
-            released.into_iter().map(|held| (held, false)).chain(taken.into_iter().map(|held| (held, true)))
-        {
-            let (claim, owner) = reservation(held);
-            todo.reached.extend(self.contest.reserve(&claim, &owner, reserved));
-        }
     }
 
     fn exists(&self, director: &str) -> bool {
@@ -338,15 +316,6 @@ impl Compiler {
     pub fn evaluated(&self) -> u64 {
         self.evaluated
     }
-}
-
-/// What a group's address keeps others from: having it on an interface, where the group adds and removes it. For the contest
-/// the group is a key without namespace, which no VirtualService has.
-fn reservation(held: Held) -> (Claim, BindingKey) {
-    let Held { director, address, group } = held;
-    let claim =
-        Claim { director, what: What::Interface, addresses: AddressOrRange::single(address), tag: None };
-    (claim, BindingKey::new("", &group))
 }
 
 fn key_of(reference: &ObjectRef) -> BindingKey {

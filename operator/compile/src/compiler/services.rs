@@ -13,6 +13,7 @@ use crate::bind;
 use crate::contest::{self, Form};
 use crate::judge::{self, Placed};
 use crate::problem::Problems;
+use crate::tracked::Tracks;
 use crate::types::{BindingKey, CheckKey, Condition, ConditionType, Delta, Problem, Warning};
 use crate::{checked, warnings};
 
@@ -49,7 +50,7 @@ impl Compiler {
     pub(super) fn change_services(
         &mut self,
         mut changed: BTreeMap<BindingKey, Option<Wish>>,
-        todo: &Todo,
+        todo: &mut Todo,
         delta: &mut Delta,
     ) {
         let users = todo.touched.iter().filter_map(|named| self.users.get(named)).flatten();
@@ -87,8 +88,13 @@ impl Compiler {
             wants.insert(key.clone(), claims.map(|claims| contest::Wish { claims, created, keeps }));
             self.services.insert(key, known);
         }
+        let mut stirred: BTreeSet<BindingKey> = wants.keys().cloned().collect();
         for key in self.contest.settle(wants) {
             self.refresh(&key, delta);
+            stirred.insert(key);
+        }
+        for key in stirred {
+            todo.groups.extend(self.groups.tracking(&Tracks::Service(key)).cloned());
         }
     }
 

@@ -20,6 +20,7 @@ use bascule_crds::vrrp_group::{Instance, VrrpGroup};
 use crate::compiler::Trust;
 use crate::contest::{Form, Precedence};
 use crate::problem::Problems;
+use crate::tracked::{self, Tracks};
 use crate::types::{Condition, ConditionType, Problem, Reason};
 use crate::warnings;
 pub(crate) use form::{Aliases, priority, resolved};
@@ -81,6 +82,17 @@ impl Group {
     /// Who may use it beyond its own addresses.
     pub(crate) fn allow(&self) -> &[Allow] {
         &self.wish.spec.allow
+    }
+
+    /// What it is.
+    pub(crate) fn spec(&self) -> &VrrpGroupSpec {
+        &self.wish.spec
+    }
+
+    /// Everything that it tracks besides interfaces: as it wants, and as is in force, which is the same on all members.
+    fn tracks(&self) -> BTreeSet<Tracks> {
+        let in_force = self.outcome.has.values().next().and_then(|form| form.track.as_ref());
+        tracked::names(self.wish.spec.track.as_ref()).chain(tracked::names(in_force)).collect()
     }
 
     /// All directors that it concerns: as a member, or because what is in force has it as one.
@@ -154,13 +166,21 @@ pub(crate) struct Groups {
     known: BTreeMap<Arc<str>, Group>,
     /// By director, the groups that concern it.
     on: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// The groups that track it.
+    tracking: BTreeMap<Tracks, BTreeSet<Arc<str>>>,
     /// What was in force before the first change.
     remembered: BTreeMap<Arc<str>, Forms>,
 }
 
 impl Groups {
     pub(crate) fn new(trust: Trust) -> Groups {
-        Groups { trust, known: BTreeMap::new(), on: BTreeMap::new(), remembered: BTreeMap::new() }
+        Groups {
+            trust,
+            known: BTreeMap::new(),
+            on: BTreeMap::new(),
+            tracking: BTreeMap::new(),
+            remembered: BTreeMap::new(),
+        }
     }
 
     /// Tells, before the first change, what has been in force on a director until now.
@@ -190,6 +210,11 @@ impl Groups {
     pub(crate) fn forms(&self, director: &str) -> Vec<DirectorVrrpGroup> {
         let forms = self.on(director).filter_map(|name| self.known.get(name)?.outcome.has.get(director));
         forms.map(|form| form.as_ref().clone()).collect()
+    }
+
+    /// The groups that track it.
+    pub(crate) fn tracking(&self, tracks: &Tracks) -> impl Iterator<Item = &Arc<str>> {
+        self.tracking.get(tracks).into_iter().flatten()
     }
 
     /// The other directors of the groups in force on this one, each with the first such group.
@@ -342,6 +367,9 @@ impl Groups {
         for director in group.directors() {
             self.on.entry(director).or_default().insert(Arc::clone(name));
         }
+        for tracks in group.tracks() {
+            self.tracking.entry(tracks).or_default().insert(Arc::clone(name));
+        }
     }
 
     fn unlist(&mut self, name: &Arc<str>, group: &Group) {
@@ -353,10 +381,18 @@ impl Groups {
                 }
             }
         }
+        for tracks in group.tracks() {
+            if let Some(groups) = self.tracking.get_mut(&tracks) {
+                groups.remove(name);
+                if groups.is_empty() {
+                    self.tracking.remove(&tracks);
+                }
+            }
+        }
     }
 
-    /// What is to be said of the group; none when there is none.
-    pub(crate) fn conditions(&self, name: &str) -> Option<Vec<Condition>> {
+    /// What is to be said of the group; none when there is none. `tracked` is what is wrong with the things that it tracks.
+    pub(crate) fn conditions(&self, name: &str, tracked: Vec<Problem>) -> Option<Vec<Condition>> {
         let group = self.known.get(name)?;
         let spec = &*group.wish.spec;
         let mut refused = group.refused.clone();
@@ -367,7 +403,8 @@ impl Groups {
         if group.outcome.form == Form::LastGood {
             accepted.add_last_good();
         }
-        Some(vec![accepted, Condition::judge(ConditionType::ResolvedRefs, group.unresolved.clone())])
+        let unresolved = group.unresolved.iter().cloned().chain(tracked).collect();
+        Some(vec![accepted, Condition::judge(ConditionType::ResolvedRefs, unresolved)])
     }
 
     /// Whether the group's last good form is in force instead of what it wants now.

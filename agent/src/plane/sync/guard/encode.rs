@@ -56,36 +56,30 @@ const ELEMENT_EXPIRATION: u16 = 5;
 /// nft's numbers of the types of addresses and ports.
 fn type_number(set: Set) -> u32 {
     let address = if set.version() == Version::V4 { 7 } else { 8 };
-    if matches!(set, Set::Ports(_)) { address << 6 | 13 } else { address }
-}
-
-fn declaration(set: Set, id: u32) -> Writer {
-    let flags = if matches!(set, Set::Armed(_)) { SET_TIMEOUT } else { 0 };
-    about(TABLE)
-        .string(2, set.name())
-        .network(3, flags)
-        .network(4, type_number(set))
-        .network(5, length(set.key_length()))
-        .network(10, id)
-}
-
-/// The set of the connections that were silenced, which rules fill and the kernel empties.
-fn connections(version: Version) -> &'static str {
-    match version {
-        Version::V4 => "silenced4",
-        Version::V6 => "silenced6",
+    let end = address << 6 | 13;
+    match set {
+        Set::Whole(_) | Set::Armed(_) => address,
+        Set::Ports(_) => end,
+        Set::Silenced(_) => end << 12 | end,
     }
 }
 
-fn declare_connections(version: Version, id: u32) -> Writer {
-    let end = if version == Version::V4 { 7 << 6 | 13 } else { 8 << 6 | 13 };
-    about(TABLE)
-        .string(2, connections(version))
-        .network(3, SET_TIMEOUT | SET_EVAL)
-        .network(4, end << 12 | end)
-        .network(5, length(2 * (version.length() + 4)))
-        .nest(9, |description| description.network(1, CONNECTIONS))
-        .network(10, id)
+fn declaration(set: Set, id: u32) -> Writer {
+    let flags = match set {
+        Set::Ports(_) | Set::Whole(_) => 0,
+        Set::Armed(_) => SET_TIMEOUT,
+        Set::Silenced(_) => SET_TIMEOUT | SET_EVAL,
+    };
+    let declared = about(TABLE)
+        .string(2, set.name())
+        .network(3, flags)
+        .network(4, type_number(set))
+        .network(5, length(set.key_length()));
+    let declared = match set {
+        Set::Silenced(_) => declared.nest(9, |description| description.network(1, CONNECTIONS)),
+        _ => declared,
+    };
+    declared.network(10, id)
 }
 
 fn declare_recent(id: u32) -> Writer {
@@ -123,9 +117,6 @@ pub(super) fn create_table() -> Vec<Unsent> {
     let mut messages: Vec<(u16, u16, Writer)> = vec![(NEW_TABLE, CREATE, about(TABLE))];
     for (id, set) in (1..).zip(Set::ALL) {
         messages.push((NEW_SET, CREATE, declaration(set, id)));
-    }
-    for (id, version) in (100..).zip(Version::ALL) {
-        messages.push((NEW_SET, CREATE, declare_connections(version, id)));
     }
     messages.push((NEW_SET, CREATE, declare_recent(200)));
     let counter = about(TABLE).string(2, DROPPED).network(3, COUNTER).nest(4, |data| data);
@@ -189,7 +180,7 @@ fn input(set: Set) -> Writer {
     let list = destination_address(list, is_ipv4, FIRST);
     let list = match set {
         Set::Ports(_) => destination_port(list, register(set.version().length())),
-        Set::Whole(_) | Set::Armed(_) => list,
+        Set::Whole(_) | Set::Armed(_) | Set::Silenced(_) => list,
     };
     verdict(lookup(list, set), Verdict::Jump(UNKNOWN))
 }
@@ -197,8 +188,7 @@ fn input(set: Set) -> Writer {
 /// Those of a connection that was silenced before: `jump unknown`.
 fn silenced(version: Version) -> Writer {
     let list = connection(no_plain_syn(), version);
-    let list = expression(list, "lookup", |data| data.string(1, connections(version)).network(2, FIRST));
-    verdict(list, Verdict::Jump(UNKNOWN))
+    verdict(lookup(list, Set::Silenced(version)), Verdict::Jump(UNKNOWN))
 }
 
 /// A bare reset from an armed address and a service of this set, which IPVS has translated: `jump withhold`. IPVS holds an entry of
@@ -210,7 +200,7 @@ fn passing(set: Set) -> Writer {
     let list = source_address(list, is_ipv4, FIRST);
     let list = match set {
         Set::Ports(_) => source_port(list, register(set.version().length())),
-        Set::Whole(_) | Set::Armed(_) => list,
+        Set::Whole(_) | Set::Armed(_) | Set::Silenced(_) => list,
     };
     verdict(lookup(list, set), Verdict::Jump(WITHHOLD))
 }
@@ -218,8 +208,7 @@ fn passing(set: Set) -> Writer {
 /// One of a connection that was silenced before: `jump withhold`.
 fn withheld(version: Version) -> Writer {
     let list = answered_connection(bare_reset(), version);
-    let list = expression(list, "lookup", |data| data.string(1, connections(version)).network(2, FIRST));
-    verdict(list, Verdict::Jump(WITHHOLD))
+    verdict(lookup(list, Set::Silenced(version)), Verdict::Jump(WITHHOLD))
 }
 
 /// Any other one while an address is armed: what a real server sends on a connection that IPVS does not know yet goes on to the client
@@ -236,7 +225,7 @@ fn silence(connection: impl Fn(Writer, Version) -> Writer) -> [Writer; 3] {
     let [four, six] = Version::ALL.map(|version| {
         expression(connection(Writer::default(), version), "dynset", |data| {
             // NFTA_DYNSET_OP: NFT_DYNSET_OP_ADD; what is there already keeps its time.
-            data.string(1, connections(version))
+            data.string(1, Set::Silenced(version).name())
                 .network(3, 0)
                 .network(4, FIRST)
                 .bytes(6, &milliseconds(REMEMBERED).to_be_bytes())
@@ -326,19 +315,15 @@ pub(super) fn remove(elements: &Elements, into: &mut Vec<Unsent>) {
     }
 }
 
-/// Keeps addresses armed for what is left of their time.
-pub(super) fn keep(armed: &BTreeMap<Element, Duration>, into: &mut Vec<Unsent>) {
-    for set in Version::ALL.map(Set::Armed) {
-        let keys = armed.iter().filter(|((of, _), _)| *of == set);
+/// Keeps addresses armed, and connections silenced, for what is left of their time.
+pub(super) fn keep(timed: &BTreeMap<Element, Duration>, into: &mut Vec<Unsent>) {
+    for set in Set::ALL.into_iter().filter(|set| set.lasts().is_some()) {
+        let keys = timed.iter().filter(|((of, _), _)| *of == set);
         list(NEW_ELEMENTS, CREATE, set.name(), keys.map(|((_, key), left)| (key.clone(), Some(*left))), into);
     }
-    list(
-        NEW_ELEMENTS,
-        CREATE,
-        RECENT,
-        armed.values().max().map(|left| (vec![TCP], Some(*left))).into_iter(),
-        into,
-    );
+    let armed = timed.iter().filter(|((set, _), _)| matches!(set, Set::Armed(_))).map(|(_, left)| *left);
+    let recent = armed.max().map(|left| (vec![TCP], Some(left)));
+    list(NEW_ELEMENTS, CREATE, RECENT, recent.into_iter(), into);
 }
 
 /// Arms addresses, anew where they are. Adding what is there leaves its time as it is, and removing what is not there fails: so

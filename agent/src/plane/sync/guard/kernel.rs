@@ -80,12 +80,14 @@ impl Io for Kernel {
         let intact = ours(&self.fingerprint()?);
         let mut observed = Observed { exists: true, intact, ..Observed::default() };
         for set in Set::ALL {
-            let armed = matches!(set, Set::Armed(_));
-            if !(armed || intact) {
+            let timed = set.lasts().is_some();
+            // There may be many that were silenced: they are read only for a new table.
+            let wanted = if let Set::Silenced(_) = set { !intact } else { timed || intact };
+            if !wanted {
                 continue;
             }
             match self.elements(set) {
-                Ok(elements) if armed => observed.armed.extend(elements),
+                Ok(elements) if timed => observed.timed.extend(elements),
                 Ok(elements) => observed.services.extend(elements.into_iter().map(|(element, _)| element)),
                 // Not our table, or one that somebody takes apart.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => observed.intact = false,
@@ -98,11 +100,11 @@ impl Io for Kernel {
     fn apply(&mut self, op: &Op) -> io::Result<Option<String>> {
         let mut messages = Vec::new();
         match op {
-            Op::Replace { services, armed } => {
+            Op::Replace { services, timed } => {
                 messages.extend(encode::delete_table());
                 messages.extend(encode::create_table());
                 encode::add(&by_set(services), &mut messages);
-                encode::keep(armed, &mut messages);
+                encode::keep(timed, &mut messages);
             }
             Op::Change { remove, add } => {
                 encode::remove(&by_set(remove), &mut messages);

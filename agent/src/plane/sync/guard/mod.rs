@@ -49,6 +49,9 @@ pub const ARMED: Duration = Duration::from_secs(4);
 /// knows the connection, it lives on.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(15 * 60);
 
+/// Elements of a set that are kept when the table is made anew. It is done in one transaction, which has to fit into the socket's buffer.
+const KEPT: usize = 8192;
+
 /// A set of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Set {
@@ -58,17 +61,21 @@ pub(crate) enum Set {
     Whole(Version),
     /// Addresses that are armed, each for a time.
     Armed(Version),
+    /// Connections that were silenced, which rules fill and the kernel empties.
+    Silenced(Version),
 }
 
 impl Set {
     /// All there are.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Ports(Version::V4),
         Self::Ports(Version::V6),
         Self::Whole(Version::V4),
         Self::Whole(Version::V6),
         Self::Armed(Version::V4),
         Self::Armed(Version::V6),
+        Self::Silenced(Version::V4),
+        Self::Silenced(Version::V6),
     ];
 
     /// The name in the kernel.
@@ -80,19 +87,36 @@ impl Set {
             Self::Whole(Version::V6) => "addresses6",
             Self::Armed(Version::V4) => "armed4",
             Self::Armed(Version::V6) => "armed6",
+            Self::Silenced(Version::V4) => "silenced4",
+            Self::Silenced(Version::V6) => "silenced6",
         }
     }
 
     /// The family of its addresses.
     pub(crate) fn version(self) -> Version {
         match self {
-            Self::Ports(version) | Self::Whole(version) | Self::Armed(version) => version,
+            Self::Ports(version) | Self::Whole(version) => version,
+            Self::Armed(version) | Self::Silenced(version) => version,
         }
     }
 
-    /// Bytes of a key: an address, and a port in four bytes.
+    /// Bytes of a key: an address, and a port in four bytes; of a connection, both ends.
     fn key_length(self) -> usize {
-        self.version().length() + if matches!(self, Self::Ports(_)) { 4 } else { 0 }
+        let address = self.version().length();
+        match self {
+            Self::Whole(_) | Self::Armed(_) => address,
+            Self::Ports(_) => address + 4,
+            Self::Silenced(_) => 2 * (address + 4),
+        }
+    }
+
+    /// How long its elements last at most; none, where they stay.
+    fn lasts(self) -> Option<Duration> {
+        match self {
+            Self::Ports(_) | Self::Whole(_) => None,
+            Self::Armed(_) => Some(ARMED),
+            Self::Silenced(_) => Some(REMEMBERED),
+        }
     }
 }
 
@@ -206,8 +230,9 @@ pub(crate) struct Observed {
     pub(crate) intact: bool,
     /// The services in it; read only while it is intact.
     pub(crate) services: BTreeSet<Element>,
-    /// What is armed, with what is left of the time. Kept when the table is made anew.
-    pub(crate) armed: BTreeMap<Element, Duration>,
+    /// What lasts for a time, with what is left of it: what is armed and, when the table is not intact, what was silenced. Kept
+    /// when the table is made anew; see [`kept`].
+    pub(crate) timed: BTreeMap<Element, Duration>,
 }
 
 /// One transaction.
@@ -217,8 +242,8 @@ pub(crate) enum Op {
     Replace {
         /// With these services.
         services: BTreeSet<Element>,
-        /// What stays armed, and how long.
-        armed: BTreeMap<Element, Duration>,
+        /// What stays armed or silenced, and how long.
+        timed: BTreeMap<Element, Duration>,
     },
     /// Adds and removes services.
     Change {
@@ -263,7 +288,7 @@ pub(crate) fn plan(scope: Option<&BTreeSet<Element>>, desired: &Desired, observe
     }
     if !(observed.exists && observed.intact) {
         let services = desired.elements.keys().cloned().collect();
-        return Some(Op::Replace { services, armed: observed.armed.clone() });
+        return Some(Op::Replace { services, timed: kept(&observed.timed) });
     }
     let wanted = |element: &&Element| desired.elements.contains_key(*element);
     let held = |element: &&Element| observed.services.contains(*element);
@@ -286,7 +311,7 @@ impl Observed {
         match op {
             Op::Replace { services, .. } => {
                 *self =
-                    Self { exists: true, intact: true, services: services.clone(), armed: BTreeMap::new() };
+                    Self { exists: true, intact: true, services: services.clone(), timed: BTreeMap::new() };
             }
             Op::Change { remove, add } => {
                 self.services.retain(|element| !remove.contains(element));
@@ -295,6 +320,24 @@ impl Observed {
             Op::Remove => *self = Self::default(),
         }
     }
+}
+
+/// What is kept of what lasts for a time when the table is made anew: of each set the [`KEPT`] that last longest, which are the
+/// newest. A table that somebody else made may hold anything; nothing of it lasts longer than it would by us.
+fn kept(timed: &BTreeMap<Element, Duration>) -> BTreeMap<Element, Duration> {
+    let mut by_set: BTreeMap<Set, Vec<(Duration, &Key)>> = BTreeMap::new();
+    for ((set, key), left) in timed {
+        if let Some(most) = set.lasts().filter(|_| key.len() == set.key_length()) {
+            by_set.entry(*set).or_default().push(((*left).min(most), key));
+        }
+    }
+    let mut kept = BTreeMap::new();
+    for (set, mut elements) in by_set {
+        elements.sort_unstable_by(|one, other| other.cmp(one));
+        elements.truncate(KEPT);
+        kept.extend(elements.into_iter().map(|(left, key)| ((set, key.clone()), left)));
+    }
+    kept
 }
 
 /// Sorts elements by set.

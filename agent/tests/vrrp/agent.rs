@@ -1,0 +1,34 @@
+//! The agent as a program.
+
+use std::{
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use crate::net::Machine;
+
+/// The agent as a program, ended with the test.
+pub(crate) struct Agent(Child);
+
+impl Agent {
+    /// Starts as director dir1 with the manifests of `DIRECTORY/m`; the files of `DIRECTORY/f` may be checks.
+    pub(crate) fn start(machine: &Machine, directory: &Path) -> Self {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &machine.namespace, env!("CARGO_BIN_EXE_bascule-agent")]);
+        command.args(["--director", "dir1", "--manifests", "m", "--allow-file", "f", "--listen", "none"]);
+        command.args(["--run-dir", "run", "--state-dir", "state"]);
+        for name in ["BASCULE_MANIFESTS", "BASCULE_DIRECTOR", "BASCULE_LISTEN", "NOTIFY_SOCKET"] {
+            command.env_remove(name);
+        }
+        let child = command.current_dir(directory).stdin(Stdio::null()).spawn().unwrap();
+        Self(child)
+    }
+}
+
+/// SIGKILL, as a crash.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
