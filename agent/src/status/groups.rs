@@ -69,6 +69,9 @@ fn one(text: &mut String, group: &GroupStatus, painter: &Painter) -> std::fmt::R
     }
     for instance in &group.instances {
         writeln!(text, "  {}", router(instance, painter))?;
+        for stale in &instance.stale {
+            writeln!(text, "    {}", painter.paint(RED, stale))?;
+        }
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! The groups as status and metrics show them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use bascule_vrrp::group::RouterStatus;
+use bascule_vrrp::group::{RouterStatus, StalePeer};
 use bascule_vrrp::{BootTime, GroupState, Link};
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,9 @@ pub struct InstanceStatus {
     pub accepted: u64,
     /// Of them, with priority 0.
     pub accepted_priority_zero: u64,
+    /// Peers of which everything is refused because their clocks are too far from ours, in words; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stale: Vec<String>,
     /// What was dropped, by reason.
     pub rejected: BTreeMap<String, u64>,
     /// How often it became Active.
@@ -191,9 +195,24 @@ fn instance(router: RouterStatus, member: &Member, now: BootTime) -> InstanceSta
         received: counters.received,
         accepted: counters.accepted,
         accepted_priority_zero: counters.accepted_priority_zero,
+        stale: router.stale.iter().filter_map(|peer| stale(peer, member, now)).collect(),
         rejected: counters.rejected.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         became_active: counters.became_active,
         own_interface: own_link.map(|link| link.name.to_string()),
         services_only: configured.is_some_and(|one| !one.accept),
     }
+}
+
+/// What is to be said of a peer that is not believed for its clock, unless it has fallen silent.
+fn stale(peer: &StalePeer, member: &Member, now: BootTime) -> Option<String> {
+    let StalePeer { source, seconds, refused, at } = *peer;
+    if now.since(at) > (member.plan.config.interval * 10).max(Duration::from_secs(10)) {
+        return None;
+    }
+    let side = if seconds < 0 { "ahead of" } else { "behind" };
+    Some(format!(
+        "all {refused} advertisements of {source} were refused: its clock is {} s {side} ours, beyond the window; set the clocks, or \
+         both become active",
+        seconds.unsigned_abs()
+    ))
 }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::{Action, Group, GroupConfig, GroupState, Input, Link, RouterId, Slot, Switchover, shorten};
+use crate::authentication::AuthenticationError;
+use crate::endpoint::Rejection;
 use crate::packet::{Datagram, PRIORITY_RELEASE};
 use crate::router::{self, Afterwards, Reason, StateName};
 use crate::time::{BootTime, Now};
@@ -93,6 +95,9 @@ impl Group {
             Ok(heard) => heard,
             Err(rejection) => {
                 let name = rejection.name();
+                if let Rejection::Authentication(AuthenticationError::Stale { seconds }) = rejection {
+                    slot.stale.refused(now.boot, datagram.source, seconds);
+                }
                 *slot.counters.rejected.entry(name).or_default() += 1;
                 let text = || format!("an advertisement from {} was dropped: {rejection}", datagram.source);
                 self.warn(now, Some(at), name, text);
@@ -100,6 +105,7 @@ impl Group {
             }
         };
         slot.counters.accepted += 1;
+        slot.stale.accepted(heard.source);
         if let Some(differ) = heard.differ {
             self.warn(now, Some(at), "addresses", || {
                 format!("an advertisement from {}: {differ}", heard.source)

@@ -34,7 +34,8 @@ use crate::resume::Record;
 use crate::router::{Reason, State, StateName, VirtualRouter};
 use crate::time::{BootTime, Now, earliest};
 use crate::timers::Interval;
-use notices::Limiter;
+pub use notices::StalePeer;
+use notices::{Limiter, StalePeers};
 
 /// State of a group: that of all its virtual routers, and Fault, for which the RFC has no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -228,6 +229,7 @@ struct Slot {
     link: Link,
     sequence: Sequence,
     senders: Senders,
+    stale: StalePeers,
     counters: Counters,
     /// Whether this silence was warned of.
     warned: bool,
@@ -379,6 +381,7 @@ impl Group {
                 link: Link::Unknown,
                 sequence: Sequence::default(),
                 senders: Senders::default(),
+                stale: StalePeers::default(),
                 counters: Counters::default(),
                 warned: false,
                 one_sided: false,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{Group, GroupState, Link, RouterId};
+use super::{Group, GroupState, Link, RouterId, StalePeer};
 use crate::router::{Peer, State, StateName};
 use crate::time::BootTime;
 
@@ -45,6 +45,9 @@ pub struct RouterStatus {
     pub active: Option<IpAddr>,
     /// When a peer was last heard.
     pub heard_at: Option<BootTime>,
+    /// Peers of which everything is refused because the clocks are too far apart, at most 16. Who has fallen silent
+    /// since is among them: see [`StalePeer::at`].
+    pub stale: Vec<StalePeer>,
     /// What it counted since it was made.
     pub counters: Counters,
 }
@@ -102,6 +105,7 @@ impl RouterStatus {
                 _ => peer.map(|peer| peer.source),
             },
             heard_at,
+            stale: slot.stale.all(),
             counters: slot.counters.clone(),
         }
     }
