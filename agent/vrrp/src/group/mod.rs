@@ -368,6 +368,11 @@ impl Group {
         self.config.effective_priority(|name| self.failing.get(name).copied().unwrap_or(false))
     }
 
+    /// When peers take over unless it has spoken by then; `None` while it is not Active.
+    pub fn must_speak_by(&self) -> Option<BootTime> {
+        self.last_sent().map(|(last, patience)| last + patience)
+    }
+
     fn new_slots(&self) -> Vec<Slot> {
         let priority = self.priority();
         self.config
