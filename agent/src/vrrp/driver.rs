@@ -352,7 +352,7 @@ impl Driver {
             None => self.wires.send(&place, source, destination, bytes),
         };
         let now = clock::now().boot;
-        if member.sent(now, router, result.is_ok())
+        if member.sent(now, router, &result)
             && let Err(error) = result
         {
             self.voice.warn(format!("{name}: {router}: advertisements cannot be sent: {error}"));
@@ -425,10 +425,9 @@ impl Driver {
             let routers: Vec<_> =
                 member.plan.routers.iter().map(|(id, router)| (id.clone(), router.clone())).collect();
             for (id, router) in routers {
-                let link = if member.is_mute(now, &id) {
-                    Link::Down
-                } else {
-                    look(&self.network, &self.wires, &self.floating, &id, &router)
+                let link = match look(&self.network, &self.wires, &self.floating, &id, &router) {
+                    Link::Up { .. } if member.is_mute(now, &id) => Link::Mute,
+                    link => link,
                 };
                 if member.links.insert(id.clone(), link) != Some(link) {
                     links.push((id, link));
@@ -461,10 +460,13 @@ pub(super) fn look(
     match network.link_of(router, id.family, |address| floating.contains(&address)) {
         Link::Up { source } => {
             let place = network.index(&router.interface).map(|index| Place { index, family: id.family });
-            // Without its own interface its addresses have no place.
-            let has_home = network.index(router.home()).is_some();
-            let hears = place.is_some_and(|place| wires.has(&place));
-            if has_home && hears { Link::Up { source } } else { Link::Down }
+            if network.index(router.home()).is_none() {
+                Link::NoHome
+            } else if place.is_some_and(|place| wires.has(&place)) {
+                Link::Up { source }
+            } else {
+                Link::Deaf
+            }
         }
         other => other,
     }

@@ -1,6 +1,6 @@
 //! One group of this director: the library's state machine, and what this machine holds for it.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 
 use bascule_vrrp::group::Switchover;
 use bascule_vrrp::{BootTime, Group, Link, RouterId};
@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::config::GroupPlan;
 use super::record::RecordFile;
 
-/// Failures to send in a row after which the interface counts as down: what cannot be sent is a fault that peers must not have to
+/// Failures to send in a row after which the interface counts as mute: what cannot be sent is a fault that peers must not have to
 /// find out.
 const SEND_FAILURES: u32 = 3;
 /// So long, before it is tried again.
@@ -85,11 +85,16 @@ impl Member {
         self.group.next_deadline().into_iter().chain(mute).chain(self.inherited_fault).min()
     }
 
-    /// Sending worked or failed. True when the interface counts as down from now on.
-    pub(crate) fn sent(&mut self, now: BootTime, router: &RouterId, worked: bool) -> bool {
-        if worked {
-            self.failures.remove(router);
-            return false;
+    /// Sending worked or failed. True when nothing is to be sent on the interface for a while from now on.
+    pub(crate) fn sent(&mut self, now: BootTime, router: &RouterId, result: &io::Result<()>) -> bool {
+        match result {
+            Ok(()) => {
+                self.failures.remove(router);
+                return false;
+            }
+            // A full queue, which packet sockets report and raw ones do not (without IP_RECVERR): the network is busy, not broken.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return false,
+            Err(_) => {}
         }
         let failures = self.failures.entry(router.clone()).or_default();
         *failures += 1;
@@ -101,7 +106,7 @@ impl Member {
         true
     }
 
-    /// Whether a virtual router's interface counts as down because sending failed.
+    /// Whether a virtual router's interface counts as mute because sending failed.
     pub(crate) fn is_mute(&mut self, now: BootTime, router: &RouterId) -> bool {
         match self.mute.get(router) {
             Some(until) if *until > now => true,
@@ -144,5 +149,37 @@ impl Member {
         };
         // Who waited may have gone.
         let _ = waiting.send(answer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_failing_is_mute_for_a_while_and_a_full_queue_is_no_failure() {
+        let spec = serde_json::json!({
+            "name": "front", "priority": 100, "version": 3, "advertisementInterval": "100ms", "downIntervals": 3,
+            "preempt": {"enabled": true, "delay": "0s"}, "onAgentLoss": "Release",
+            "instances": [{"name": "outside", "interface": "eth0", "virtualRouterId": 30, "addresses": ["192.16.193.30/32"]}],
+        });
+        let plan = GroupPlan::new(&serde_json::from_value(spec).unwrap(), |_| Err(String::new())).unwrap();
+        let router = plan.routers.keys().next().unwrap().clone();
+        let directory = tempfile::tempdir().unwrap();
+        let mut member = Member::new(plan, directory.path()).unwrap();
+        let fails = |number| Err(io::Error::from_raw_os_error(number));
+        let now = BootTime::ZERO;
+        for _ in 0..10 {
+            assert!(!member.sent(now, &router, &fails(libc::ENOBUFS)));
+        }
+        let mute = [0; 3].map(|_| member.sent(now, &router, &fails(libc::EPERM)));
+        assert_eq!(mute, [false, false, true]);
+        assert!(member.is_mute(now, &router) && !member.is_mute(now + MUTE, &router));
+        let mut again = [libc::EPERM, 0, libc::EPERM, libc::EPERM].map(|number| match number {
+            0 => member.sent(now, &router, &Ok(())),
+            number => member.sent(now, &router, &fails(number)),
+        });
+        again.sort_unstable();
+        assert_eq!(again, [false; 4], "not three in a row");
     }
 }

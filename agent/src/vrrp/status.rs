@@ -66,7 +66,8 @@ pub struct InstanceStatus {
     pub interface: String,
     /// The virtual router id.
     pub virtual_router_id: u8,
-    /// The interface's state: Up, Down, NoAddress, Missing or Unknown.
+    /// The interface's state: Up, Down, NoAddress, Missing, Deaf (no socket), Mute (nothing can be sent), NoHome (no interface with
+    /// the virtual MAC address) or Unknown.
     pub link: String,
     /// Its state: Initialize, Backup or Active.
     pub state: String,
@@ -183,6 +184,9 @@ fn instance(router: RouterStatus, member: &Member, now: BootTime) -> InstanceSta
             Link::Down => "Down",
             Link::NoAddress => "NoAddress",
             Link::Missing => "Missing",
+            Link::Deaf => "Deaf",
+            Link::Mute => "Mute",
+            Link::NoHome => "NoHome",
             Link::Unknown => "Unknown",
         }
         .to_owned(),

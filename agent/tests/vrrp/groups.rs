@@ -34,6 +34,27 @@ fn a_cut_cable_of_one_network_moves_all_addresses_and_they_come_back() {
     }
 }
 
+/// What is up, but of no use, is not said to be down.
+#[test]
+fn an_interface_on_which_nothing_can_be_sent_is_a_fault_by_its_own_name() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::alike("");
+    // Sending fails with EPERM then.
+    let forbid = "add table inet t; add chain inet t out { type filter hook output priority 0; }; \
+        add rule inet t out oifname eth0 meta l4proto 112 drop";
+    pair.dir1.run(&["nft", forbid]);
+    pair.one.wait_for("front", "Fault");
+    pair.two.wait_for("front", "Active");
+    let group = pair.one.status().groups.remove(0);
+    assert_eq!(group.reason, "advertisements cannot be sent on interface eth0");
+    assert_eq!(group.instances.iter().find(|one| one.name == "outside").unwrap().link, "Mute");
+    pair.dir1.run(&["nft", "delete table inet t"]);
+    pair.one.wait_for("front", "Active");
+    pair.all_settle(true);
+}
+
 #[test]
 fn an_interface_that_vanishes_and_comes_back_with_another_index() {
     if !can_run() {

@@ -176,6 +176,13 @@ impl Machine {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// Runs a program on this machine, which must succeed.
+    pub(crate) fn run(&self, program: &[&str]) {
+        let mut command = Command::new("ip");
+        let output = command.args(["netns", "exec", &self.namespace]).args(program).output().unwrap();
+        assert!(output.status.success(), "{program:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     pub(crate) fn ip(&self, arguments: &str) -> String {
         ip(&format!("-n {} {arguments}", self.namespace))
     }

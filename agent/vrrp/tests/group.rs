@@ -135,6 +135,9 @@ fn it_waits_for_its_interfaces_and_says_what_is_wrong_with_them() {
         (Link::Missing, "there is no interface eth-inside"),
         (Link::NoAddress, "interface eth-inside has no IPv4 address"),
         (Link::Down, "interface eth-inside is down"),
+        (Link::Deaf, "interface eth-inside has no socket for VRRP"),
+        (Link::Mute, "advertisements cannot be sent on interface eth-inside"),
+        (Link::NoHome, "interface eth-inside has no interface with the virtual MAC address over it"),
     ] {
         bench.feed(Input::Link { router: router.clone(), link });
         assert_eq!((bench.group.state(), bench.reason()), (GroupState::Fault, reason.into()));

@@ -60,8 +60,14 @@ pub enum Link {
         /// The primary IPv4 address or the link-local IPv6 address (unicast: the member's own address).
         source: IpAddr,
     },
-    /// Down, or without carrier; also when sending on it keeps failing.
+    /// Down, or without carrier.
     Down,
+    /// Up, but nobody could be heard on it: there is no socket. That must not pass for silence.
+    Deaf,
+    /// Up, but what is sent on it keeps failing.
+    Mute,
+    /// Up, but the interface with the virtual MAC address, where the addresses belong, is not there.
+    NoHome,
     /// Up, but without an address to speak from.
     NoAddress,
     /// There is no such interface.
