@@ -27,7 +27,7 @@ pub(super) fn encode(status: &VrrpStatus, to: &mut DescriptorEncoder<'_>) -> fmt
             metric.encode_family(&labels)?.encode_gauge(&u64::from(group.state == state))?;
         }
     }
-    let groups: [(&str, &str, OfGroup); 4] = [
+    let groups: [(&str, &str, OfGroup); 5] = [
         ("vrrp_priority", "The priority that a group advertises", |one| one.priority.into()),
         ("vrrp_state_seconds", "For how long a group has been in its state", |one| one.seconds_in_state),
         ("vrrp_hold", "1 while a commanded switch-over holds against preemption, else 0", |one| {
@@ -36,6 +36,11 @@ pub(super) fn encode(status: &VrrpStatus, to: &mut DescriptorEncoder<'_>) -> fmt
         ("vrrp_refused", "1 while what is configured cannot be carried out, else 0", |one| {
             f64::from(u8::from(one.refused.is_some()))
         }),
+        (
+            "vrrp_lacking",
+            "Addresses, routes, rules and interfaces that a group should have here and has not, 8 at most",
+            |one| f64::from(u32::try_from(one.lacking.len()).unwrap_or(u32::MAX)),
+        ),
     ];
     for (name, help, figure) in groups {
         let mut metric = to.encode_descriptor(name, help, None, MetricType::Gauge)?;

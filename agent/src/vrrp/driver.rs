@@ -84,6 +84,8 @@ pub(crate) struct Driver {
     pub(super) put_back_at: Option<BootTime>,
     /// How often in a row they could not.
     pub(super) setbacks: u32,
+    /// Addresses that could not be added, by the interface's index, and why.
+    pub(super) refused: BTreeMap<(u32, IpAddr), String>,
     /// Links and addresses could not be read after notifications were lost.
     pub(super) stale: bool,
     /// Groups that begin when another one has handed over.
@@ -120,6 +122,7 @@ impl Driver {
             retry_at: None,
             put_back_at: None,
             setbacks: 0,
+            refused: BTreeMap::new(),
             stale: false,
             waiting: Vec::new(),
             stopping: false,

@@ -151,7 +151,10 @@ fn expect(stream: UnixStream, word: &str, until: Instant) -> io::Result<UnixStre
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // What a timeout of a socket says (SO_RCVTIMEO in socket(7)).
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("it did not say {word:?} in time")));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("it did not say {word:?} in time"),
+                ));
             }
             Err(error) => return Err(error),
         }

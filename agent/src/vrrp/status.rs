@@ -47,7 +47,8 @@ pub struct GroupStatus {
     /// Why what is configured now cannot be carried out, if so: it goes on as before, or does not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
-    /// What it should have on this machine while it is active and has not, such as a route, and why; at most 8.
+    /// What it should have on this machine while it is active and has not, such as an address or a route, and why; at
+    /// most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacking: Vec<String>,
     /// Its virtual routers.

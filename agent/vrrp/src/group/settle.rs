@@ -56,12 +56,7 @@ impl Group {
                     let reason = || Blocked::Waiting(shorten(format!("waiting for interface {interface}")));
                     waiting = waiting.or_else(|| Some(reason()));
                 }
-                Link::Down
-                | Link::Missing
-                | Link::NoAddress
-                | Link::Deaf
-                | Link::Mute
-                | Link::NoHome => {
+                Link::Down | Link::Missing | Link::NoAddress | Link::Deaf | Link::Mute | Link::NoHome => {
                     return Some(Blocked::Fault(shorten(link.trouble(interface, id.family))));
                 }
             }
