@@ -10,6 +10,7 @@ use super::config::{GroupPlan, SERVICES};
 use super::driver::{Driver, look};
 use super::member::{Leaving, Waiting};
 use super::routing::Cause;
+use super::yielding::Then;
 
 impl Driver {
     /// Makes the groups those of a configuration. Groups in `keep` stay as they are: what is configured for them now cannot be
@@ -30,7 +31,7 @@ impl Driver {
             if let Some(member) = self.members.get_mut(&name) {
                 member.leaving = Leaving::Away(None);
             }
-            self.handle(&name, Input::Stop);
+            self.hand_over(&name, Then::Stop);
         }
         for plan in plans {
             match self.members.get_mut(&plan.config.name) {
@@ -120,7 +121,7 @@ impl Driver {
             return;
         }
         member.switchover = Some(waiting);
-        self.handle(&name, Input::Switchover);
+        self.hand_over(&name, Then::SwitchOver);
     }
 
     /// Ends all groups: each hands over first.
@@ -131,7 +132,7 @@ impl Driver {
         for name in names {
             let Some(member) = self.members.get_mut(&name) else { continue };
             match &mut member.leaving {
-                Leaving::No => self.handle(&name, Input::Stop),
+                Leaving::No => self.hand_over(&name, Then::Stop),
                 // It has been told, and does not come back.
                 Leaving::Away(again) => *again = None,
                 Leaving::End => {}

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bascule_vrrp::foreign::Foreign;
+use bascule_vrrp::group::Switchover;
 use bascule_vrrp::packet::peek;
 use bascule_vrrp::{Action, BootTime, GroupState, Input, Link, RouterId};
 
@@ -92,6 +93,8 @@ pub(crate) struct Driver {
     pub(super) waiting: Vec<GroupPlan>,
     /// All groups have been told to end.
     pub(super) stopping: bool,
+    /// Somebody stops services when a group is to be handed over, and says when they are.
+    pub(super) yields: bool,
     pub(super) arm: Option<Arm>,
 }
 
@@ -126,6 +129,7 @@ impl Driver {
             stale: false,
             waiting: Vec::new(),
             stopping: false,
+            yields: false,
             arm,
         })
     }
@@ -150,6 +154,7 @@ impl Driver {
             self.tell_links();
             self.route(Cause::Repair);
         }
+        self.end_yielding(now);
         let due = |member: &Member| member.next_deadline().is_some_and(|at| at <= now);
         let due: Vec<_> =
             self.members.iter().filter(|(_, member)| due(member)).map(|(name, _)| name.clone()).collect();
@@ -327,7 +332,13 @@ impl Driver {
                 };
                 self.voice.warn(format!("{name}: {about}{}{more}", warning.text));
             }
-            Action::Switchover(outcome) => member.answer(outcome),
+            Action::Switchover(outcome) => {
+                // It stays active: what was stopped for the hand-over is started again.
+                if matches!(outcome, Switchover::NoSuccessor | Switchover::Refused { .. }) {
+                    self.voice.say(Remark::Yield { group: name.clone(), stop: false });
+                }
+                member.answer(outcome);
+            }
             Action::Stopped { .. } => self.stopped(name),
             Action::Remember { hold } => {
                 let path = record::hold_file(&self.paths.state_dir, name);

@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 
 use bascule_vrrp::group::Switchover;
-use bascule_vrrp::{BootTime, Group, Link, RouterId};
+use bascule_vrrp::{BootTime, Group, GroupState, Link, RouterId};
 use tokio::sync::oneshot;
 
 use super::config::GroupPlan;
 use super::record::RecordFile;
+use super::yielding::Yielding;
 
 /// Failures to send in a row after which the interface counts as mute: what cannot be sent is a fault that peers must not have to
 /// find out.
@@ -44,6 +45,8 @@ pub(crate) struct Member {
     pub(crate) tracked: BTreeMap<Arc<str>, bool>,
     pub(crate) switchover: Option<Waiting>,
     pub(crate) leaving: Leaving,
+    /// It hands over when its services are stopped.
+    pub(crate) yielding: Option<Yielding>,
     /// Its services failed in the process before this one; until then that counts, unless this process's services say otherwise.
     pub(crate) inherited_fault: Option<BootTime>,
     failures: BTreeMap<RouterId, u32>,
@@ -72,6 +75,7 @@ impl Member {
             tracked: BTreeMap::new(),
             switchover: None,
             leaving: Leaving::No,
+            yielding: None,
             inherited_fault: None,
             failures: BTreeMap::new(),
             mute: BTreeMap::new(),
@@ -82,7 +86,14 @@ impl Member {
     /// When it has to be looked at next.
     pub(crate) fn next_deadline(&self) -> Option<BootTime> {
         let mute = self.mute.values().copied();
-        self.group.next_deadline().into_iter().chain(mute).chain(self.inherited_fault).min()
+        let others = mute.chain(self.inherited_fault).chain(self.yield_deadline());
+        self.group.next_deadline().into_iter().chain(others).min()
+    }
+
+    /// When it waits for its services no longer: at once, when it is not active any more.
+    pub(crate) fn yield_deadline(&self) -> Option<BootTime> {
+        let yielding = self.yielding?;
+        Some(if self.group.state() == GroupState::Active { yielding.until } else { BootTime::ZERO })
     }
 
     /// Sending worked or failed. True when nothing is to be sent on the interface for a while from now on.

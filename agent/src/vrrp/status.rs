@@ -34,7 +34,7 @@ pub struct GroupStatus {
     pub group: String,
     /// Its state: Initialize, Fault, Backup or Active.
     pub state: GroupState,
-    /// It is Active and hands over.
+    /// It is Active and hands over, or stops its services in order to.
     pub releasing: bool,
     /// Why it is in that state, in at most 128 characters.
     pub reason: String,
@@ -132,7 +132,7 @@ impl Driver {
             GroupStatus {
                 group: name.to_string(),
                 state: status.state,
-                releasing: status.releasing,
+                releasing: status.releasing || member.yielding.is_some(),
                 reason: status.reason,
                 seconds_in_state: now.since(status.since).as_secs_f64(),
                 priority: status.priority,

@@ -9,4 +9,5 @@ mod net;
 mod pair;
 mod peers;
 mod routing;
+mod services;
 mod upgrades;

@@ -147,6 +147,7 @@ impl Machine {
             run_dir: self.run_dir(),
             state_dir: self.directory.path().join("state"),
             observer: Box::new(move |transition| noted.lock().unwrap().push(transition.clone())),
+            yielding: None,
             arm: None,
             heritage,
         };
