@@ -111,19 +111,19 @@ fn never_on_both(work: impl FnOnce(&Server, &Server)) {
                 thread::sleep(Duration::from_millis(1));
             }
         });
-        // Also when it panics.
-        struct Over<'a>(&'a AtomicBool);
-        impl Drop for Over<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::Relaxed);
-            }
-        }
         let _over = Over(&over);
         work(&one, &two);
     });
     assert!(!both.load(Ordering::Relaxed), "both ran it; one: {}; two: {}", one.diary(), two.diary());
-    block(Arc::clone(&one.groups).stop());
-    block(Arc::clone(&two.groups).stop());
+}
+
+/// Ends the looker, also when the test panics.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
