@@ -262,17 +262,14 @@ impl Driver {
         let moves =
             |action: &Action| matches!(action, Action::HoldAddresses { .. } | Action::DropAddresses { .. });
         let moved = actions.iter().any(moves);
-        // First what is said: arming the guard and adding thousands of addresses takes its time, and peers count from the last
-        // advertisement. Nobody sends to the addresses before they are announced.
-        let (said, done): (Vec<_>, Vec<_>) =
-            actions.into_iter().partition(|action| takes_over && matches!(action, Action::Send { .. }));
-        for action in said {
-            self.carry_out(name, action);
-        }
-        if takes_over {
-            self.guard(name);
-        }
-        for action in done {
+        // In the order of the group: from one that lives the addresses are taken before it hears of it and lets go, in place of one that
+        // is dead others hear first. Guarded just before addresses come.
+        let mut unguarded = takes_over;
+        for action in actions {
+            if unguarded && takes(&action) {
+                unguarded = false;
+                self.guard(name);
+            }
             self.carry_out(name, action);
         }
         if moved {

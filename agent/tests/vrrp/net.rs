@@ -122,6 +122,9 @@ pub(crate) fn in_namespace<T: Send>(namespace: &str, work: impl FnOnce() -> T + 
     })
 }
 
+/// How long arming the guard takes.
+const ARMING: Duration = Duration::from_millis(40);
+
 /// A director.
 pub(crate) struct Machine {
     pub(crate) namespace: String,
@@ -148,7 +151,11 @@ impl Machine {
             state_dir: self.directory.path().join("state"),
             observer: Box::new(move |transition| noted.lock().unwrap().push(transition.clone())),
             yielding: None,
-            arm: None,
+            // As long as a busy nf_tables takes: for that time nothing may depend on it that must not.
+            arm: Some(Box::new(|_| {
+                std::thread::sleep(ARMING);
+                Ok(())
+            })),
             heritage,
         };
         let handle = in_namespace(&self.namespace, || Handle::spawn(options).unwrap());
