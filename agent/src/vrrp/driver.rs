@@ -250,12 +250,15 @@ impl Driver {
     pub(super) fn handle(&mut self, name: &Arc<str>, input: Input<'_>) {
         let Some(member) = self.members.get_mut(name) else { return };
         let was_active = member.group.state() == GroupState::Active;
+        let hears = matches!(input, Input::Datagram { .. });
         let actions = member.group.handle(clock::now(), input);
         if actions.is_empty() {
             return;
         }
         let takes = |action: &Action| matches!(action, Action::HoldAddresses { .. });
         let takes_over = !was_active && actions.iter().any(takes);
+        // Against another active one, at most once a second: its connections come here now, and are as unknown as after a takeover.
+        let asserts = |action: &Action| was_active && hears && matches!(action, Action::Announce { .. });
         let speaks = actions.iter().any(|action| {
             matches!(action, Action::Send { .. } | Action::Changed(_) | Action::Remember { .. })
         });
@@ -264,9 +267,9 @@ impl Driver {
         let moved = actions.iter().any(moves);
         // In the order of the group: from one that lives the addresses are taken before it hears of it and lets go, in place of one that
         // is dead others hear first. Guarded just before addresses come.
-        let mut unguarded = takes_over;
+        let mut unguarded = true;
         for action in actions {
-            if unguarded && takes(&action) {
+            if unguarded && (takes_over && takes(&action) || asserts(&action)) {
                 unguarded = false;
                 self.guard(name);
             }

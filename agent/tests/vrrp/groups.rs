@@ -161,6 +161,26 @@ fn a_dead_process_is_replaced_and_its_addresses_go_by_themselves() {
     assert!(pair.dir2.has(OUTSIDE) && pair.dir2.has(INSIDE));
 }
 
+/// The better one never left Active, but the connections of the other one are its now.
+#[test]
+fn who_survives_a_split_brain_is_guarded_as_after_a_takeover() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::alike(
+        r#"{"instances": [{"name": "outside", "interface": "eth0", "virtualRouterId": 30, "addresses": ["192.16.193.30/32"]}]}"#,
+    );
+    let armed = |speaker: &crate::net::Speaker| speaker.armed.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((armed(&pair.one), armed(&pair.two)), (1, 0));
+    pair.dir1.silence(true);
+    pair.two.wait_for("front", "Active");
+    assert_eq!((armed(&pair.one), armed(&pair.two)), (1, 1));
+    pair.dir1.silence(false);
+    pair.two.wait_for("front", "Backup");
+    eventually("the survivor is guarded", || (armed(&pair.one) >= 2).then_some(()));
+    pair.one.expect_history(&["Initialize -> Backup", "Backup -> Active"]);
+}
+
 #[test]
 fn a_process_that_comes_back_at_once_goes_on_and_one_that_comes_late_does_not() {
     if !can_run() {
