@@ -77,7 +77,7 @@ pub struct InstanceStatus {
     /// The active router's own address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<String>,
-    /// When an active router was last heard.
+    /// When an active router was last heard; absent when none was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heard_seconds_ago: Option<f64>,
     /// Advertisements sent.

@@ -38,6 +38,21 @@ fn it_becomes_active_when_all_networks_are_silent() {
 }
 
 #[test]
+fn who_never_heard_anybody_does_not_say_when() {
+    let mut bench = Bench::started(one_network(200));
+    bench.run_for(ms(50));
+    let heard_at = |bench: &Bench| bench.group.status().routers[0].heard_at;
+    assert_eq!(heard_at(&bench), None);
+    // A better one, and one that is not listened to.
+    for priority in [250, 100] {
+        let mut bench = Bench::started(one_network(200));
+        bench.run_for(ms(50));
+        bench.hear("outside", priority);
+        assert_eq!(heard_at(&bench), Some(bench.clock().boot));
+    }
+}
+
+#[test]
 fn it_does_not_take_over_while_one_network_hears_the_active_one() {
     let mut bench = Bench::started(two_networks(100));
     let mut warned = Vec::new();

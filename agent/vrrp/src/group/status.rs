@@ -43,7 +43,7 @@ pub struct RouterStatus {
     pub ready: bool,
     /// The active router that it listens to; for an active one, itself.
     pub active: Option<IpAddr>,
-    /// When a peer was last heard.
+    /// When a peer was last heard; none if nobody was since it is Backup.
     pub heard_at: Option<BootTime>,
     /// Peers of which everything is refused because the clocks are too far apart, at most 16. Who has fallen silent
     /// since is among them: see [`StalePeer::at`].
@@ -89,7 +89,11 @@ impl Group {
 impl RouterStatus {
     fn of(slot: &super::Slot) -> Self {
         let (peer, heard_at): (Option<Peer>, _) = match slot.router.state() {
-            State::Backup(backup) => (backup.active.or(backup.lower), Some(backup.heard_at)),
+            State::Backup(backup) => {
+                let peer = backup.active.or(backup.lower);
+                // Where nobody was heard it says since when this one listens.
+                (peer, peer.map(|_| backup.heard_at))
+            }
             State::Initialize | State::Active(_) => (None, None),
         };
         let state = slot.router.state_name();
