@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bascule_vrrp::group::AgentLoss;
 use bascule_vrrp::{Input, RouterId};
 
 use super::addresses;
@@ -136,6 +137,23 @@ impl Driver {
                 // It has been told, and does not come back.
                 Leaving::Away(again) => *again = None,
                 Leaving::End => {}
+            }
+        }
+    }
+
+    /// Ends groups that wait for a successor, without one.
+    pub(super) fn halt(&mut self) {
+        let names: Vec<_> = self.members.keys().cloned().collect();
+        for name in names {
+            let Some(member) = self.members.get_mut(&name).filter(|member| member.leaving != Leaving::End)
+            else {
+                continue;
+            };
+            member.yielding = None;
+            if member.plan.config.on_agent_loss == AgentLoss::Keep {
+                member.leaving = Leaving::End;
+            } else {
+                self.handle(&name, Input::Halt);
             }
         }
     }

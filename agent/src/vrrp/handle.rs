@@ -26,7 +26,7 @@ use super::yielding::STOPPING;
 /// Whoever asks for the status waits at most so long.
 const STATUS: Duration = Duration::from_secs(2);
 /// Longest that a hand-over can take: Active_Down_Interval with the longest interval and 100 of them is more than an hour, and nobody
-/// waits so long for a program to end.
+/// waits so long for a program to end. Then the addresses go without a successor.
 const HAND_OVER: Duration = Duration::from_secs(60);
 
 /// What the thread needs besides its configuration.
@@ -186,12 +186,23 @@ impl Handle {
 
     /// Hands all groups over and ends the thread, within a minute and the time that services have to stop.
     pub async fn stop(&self) {
-        let (sender, receiver) = oneshot::channel();
+        self.stop_within(STOPPING + HAND_OVER).await;
+    }
+
+    /// The same within another time. Groups that nobody has taken over by then end without: their addresses go, or stay with
+    /// `onAgentLoss: Keep`.
+    pub async fn stop_within(&self, patience: Duration) {
+        let (sender, mut receiver) = oneshot::channel();
         self.inbox.push(Command::Stop(sender));
-        let patience = STOPPING + HAND_OVER;
-        if timeout(patience, receiver).await.is_err() {
-            tracing::error!("vrrp: a group does not end within {} s", patience.as_secs());
-            return;
+        if timeout(patience, &mut receiver).await.is_err() {
+            tracing::error!(
+                "vrrp: a group is not handed over within {} s: it ends without",
+                patience.as_secs()
+            );
+            self.inbox.push(Command::Halt);
+            if timeout(STATUS, receiver).await.is_err() {
+                return;
+            }
         }
         self.join().await;
     }

@@ -50,6 +50,8 @@ pub(super) enum Command {
     ServicesStopped(String),
     /// Hand all groups over; answered when all have ended.
     Stop(oneshot::Sender<()>),
+    /// End those that have not ended after [`Command::Stop`].
+    Halt,
     /// Give everything to the process at the other end and end; or say why not, and go on.
     Give(UnixStream, oneshot::Sender<io::Result<()>>),
     /// End without touching anything.
@@ -92,7 +94,9 @@ impl Inbox {
         let mut commands = self.commands();
         if matches!(command, Command::Configure(..)) {
             commands.retain(|other| !matches!(other, Command::Configure(..)));
-        } else if commands.len() >= QUEUE && !matches!(command, Command::Stop(_) | Command::Leave) {
+        } else if commands.len() >= QUEUE
+            && !matches!(command, Command::Stop(_) | Command::Halt | Command::Leave)
+        {
             return false;
         }
         commands.push_back(command);
@@ -151,6 +155,7 @@ pub(super) fn run(mut driver: Driver, inbox: &Inbox, mut heritage: Option<UnixSt
                 Command::Give(_, waiting) if stopping.is_some() => {
                     let _ = waiting.send(Err(io::Error::other("it is ending")));
                 }
+                Command::Halt => driver.halt(),
                 // What was stopped would be started again, and both would run it.
                 Command::Give(_, waiting) if driver.is_yielding() => {
                     let _ = waiting.send(Err(io::Error::other("a group is handing over")));

@@ -116,6 +116,27 @@ fn nobody_to_take_over_means_to_go_on() {
     assert!(pair.dir1.has(OUTSIDE) && pair.dir1.has(INSIDE));
 }
 
+/// With a long interval Active_Down_Interval is longer than anybody waits for a program to end.
+#[test]
+fn addresses_do_not_stay_when_the_end_comes_before_a_successor() {
+    if !can_run() {
+        return;
+    }
+    let net = Net::new();
+    for (host, on_loss, stays) in [(1, "Release", false), (2, "Keep", true)] {
+        let dir1 = net.machine(host);
+        let one = dir1.start();
+        let more = |interval: &str| {
+            format!(r#"{{"advertisementInterval": "{interval}", "onAgentLoss": "{on_loss}"}}"#)
+        };
+        one.handle.configure(&[group(200, &more("100ms"))]);
+        one.wait_for("front", "Active");
+        one.handle.configure(&[group(200, &more("40s"))]);
+        block(one.handle.stop_within(Duration::from_millis(500)));
+        assert_eq!((dir1.has(OUTSIDE), dir1.has(INSIDE)), (stays, stays), "{on_loss}");
+    }
+}
+
 #[test]
 fn who_stops_keeps_the_addresses_until_the_successor_has_them() {
     if !can_run() {
