@@ -72,10 +72,14 @@ impl Driver {
         self.handle(&name, Input::Configure { config, links });
         let Some(member) = self.members.get_mut(&name) else { return };
         let plan = &member.plan;
+        let gives_away = plan.spec.other_preferred && !former.spec.other_preferred;
         member.holds.retain(|id, _| plan.routers.contains_key(id));
         self.route(Cause::Moved);
         self.drop_former(&former, &name);
         self.tell_links_of(&name);
+        if gives_away {
+            self.give_away(&name);
+        }
     }
 
     fn links_of(&self, name: &Arc<str>) -> Vec<(RouterId, bascule_vrrp::Link)> {

@@ -19,6 +19,8 @@ pub(super) const STOPPING: Duration = Duration::from_secs(30);
 pub(crate) enum Then {
     /// The commanded switch-over.
     SwitchOver,
+    /// The addresses to the member that is preferred now.
+    GiveAway,
     /// The end of the group, or of the agent.
     Stop,
 }
@@ -27,6 +29,7 @@ impl Then {
     const fn input(self) -> Input<'static> {
         match self {
             Then::SwitchOver => Input::Switchover,
+            Then::GiveAway => Input::GiveAway,
             Then::Stop => Input::Stop,
         }
     }
@@ -47,6 +50,7 @@ impl Driver {
         if let Some(yielding) = &mut member.yielding {
             match then {
                 Then::Stop => yielding.then = then,
+                Then::GiveAway => {}
                 Then::SwitchOver => {
                     member.answer(Switchover::Refused { reason: "a hand-over is under way" });
                 }
@@ -61,6 +65,15 @@ impl Driver {
             self.voice.say(Remark::Yield { group: name.clone(), stop: true });
         } else {
             self.handle(name, then.input());
+        }
+    }
+
+    /// Another member is preferred from now on. Without services it simply preempts.
+    pub(super) fn give_away(&mut self, name: &Arc<str>) {
+        let member = self.members.get(name);
+        let is_active = member.is_some_and(|member| member.group.state() == GroupState::Active);
+        if is_active && member.is_some_and(|member| !member.plan.spec.services.is_empty()) {
+            self.hand_over(name, Then::GiveAway);
         }
     }
 

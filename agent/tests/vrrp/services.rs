@@ -162,6 +162,29 @@ fn a_group_that_is_removed_stops_services_before_it_hands_over() {
     });
 }
 
+/// By the manifest: the preferred member waits for the active one, which hears of it as well.
+#[test]
+fn another_member_that_is_preferred_gets_the_services_when_they_are_stopped() {
+    never_on_both(|one, two| {
+        let with = |server: &Server, priority: u8, other_preferred: bool| {
+            let mut configuration = server.configuration.clone();
+            (configuration.vrrp[0].priority, configuration.vrrp[0].other_preferred) =
+                (priority, other_preferred);
+            server.groups.configure(&configuration);
+        };
+        with(two, 254, false);
+        with(one, 200, true);
+        two.wait("the second runs it", true);
+        one.wait("the first does not", false);
+        assert_eq!((one.diary(), two.diary()), ("start, stop".to_owned(), "start".to_owned()));
+        // And back.
+        with(one, 254, false);
+        with(two, 100, true);
+        one.wait("the first runs it", true);
+        two.wait("the second does not", false);
+    });
+}
+
 #[test]
 fn an_upgrade_stops_nothing() {
     never_on_both(|one, two| {

@@ -210,6 +210,45 @@ fn without_preemption_a_lower_one_stays_and_its_silence_counts() {
     assert_eq!(changes(&bench.run_for(ms(300))), [(221_875, GroupState::Active)]);
 }
 
+/// What the active member has to end first takes its time, and nobody may have it twice.
+#[test]
+fn who_becomes_preferred_lets_the_active_one_end_what_it_has_to_end() {
+    let mut bench = Bench::started(GroupConfig { courtesy: ms(2000), ..one_network(100) });
+    bench.hear("outside", 200);
+    let preferred = GroupConfig { preferred: true, ..bench.group.config().clone() };
+    bench.feed(Input::Configure { config: Box::new(preferred), links: Vec::new() });
+    let began = bench.now;
+    while bench.now < began + ms(1900) {
+        bench.hear("outside", 200);
+        assert_eq!(changes(&bench.run_for(ms(100))), []);
+    }
+    // It hands over.
+    let mut handed = Bench { group: bench.group.clone(), now: bench.now, step: bench.step };
+    handed.hear("outside", 0);
+    assert_eq!(changes(&handed.run_for(ms(10))).len(), 1);
+    // Or it does not, for it never heard of it: from the end of the courtesy on it is not listened to.
+    while bench.now < began + ms(2400) {
+        bench.hear("outside", 200);
+        bench.run_for(ms(50));
+    }
+    assert_eq!(bench.group.state(), GroupState::Active);
+    assert!(bench.reason().contains("above 200"), "{}", bench.reason());
+}
+
+#[test]
+fn who_gives_away_is_not_held_and_goes_on_if_nobody_takes_it() {
+    let mut bench = Bench::active(two_networks(200));
+    assert_eq!(words(&bench.feed(Input::GiveAway)), ["outside says 0", "inside says 0"]);
+    assert!(bench.feed(Input::GiveAway).is_empty(), "once");
+    let actions: Vec<_> = bench.run_for(ms(400)).into_iter().map(|(_, action)| action).collect();
+    let outcomes = actions.iter().filter(|one| matches!(one, Action::Switchover(Switchover::NoSuccessor)));
+    assert_eq!(outcomes.count(), 1);
+    assert!(bench.group.state() == GroupState::Active && !bench.group.is_releasing());
+    bench.feed(Input::GiveAway);
+    bench.hear("outside", 100);
+    assert_eq!((bench.group.state(), bench.group.hold()), (GroupState::Backup, false));
+}
+
 #[test]
 fn preferred_overrides_preemption_and_delay_but_no_fault() {
     let preempt = Preempt { enabled: false, delay: ms(0) };

@@ -26,6 +26,11 @@ impl Group {
             Input::Datagram { router, datagram } => self.received(now, router, &datagram),
             Input::Tracked { name, failing } => self.tracked(now, name, failing),
             Input::Switchover => self.switch_over(now),
+            Input::GiveAway => {
+                if self.state == GroupState::Active && !self.is_releasing() && !self.config.preferred {
+                    self.release(now, Afterwards::Resume);
+                }
+            }
             Input::Unhold => self.set_hold(false),
             Input::Stop => self.stop(now),
             Input::Halt => self.halt(now),
@@ -236,6 +241,10 @@ impl Group {
         if config.version != self.config.version {
             self.shut_down(now, GroupState::Initialize, "the version of the protocol changed".to_owned());
         }
+        let becomes_preferred = config.preferred && !self.config.preferred;
+        let waits = becomes_preferred && self.state == GroupState::Backup && !config.courtesy.is_zero();
+        let goes_on = self.courteous_until.filter(|_| config.preferred);
+        self.courteous_until = if waits { Some(now.boot + config.courtesy) } else { goes_on };
         (self.config, self.interval) = (config, interval);
         self.failing.retain(|name, _| self.config.trackers.iter().any(|tracker| tracker.name == *name));
         let mut old = std::mem::take(&mut self.slots);
@@ -330,8 +339,11 @@ impl Group {
             router::Notice::SamePriority { .. } => "same-priority",
             router::Notice::AlsoActive { .. } => "also-active",
             router::Notice::Resumed { .. } => {
-                if std::mem::take(&mut self.commanded) {
-                    self.out.push(Action::Switchover(Switchover::NoSuccessor));
+                self.commanded = false;
+                // Each virtual router of the group says so.
+                let outcome = Action::Switchover(Switchover::NoSuccessor);
+                if !self.out.contains(&outcome) {
+                    self.out.push(outcome);
                 }
                 "no-successor"
             }

@@ -107,6 +107,9 @@ pub enum Input<'a> {
     },
     /// Give the addresses to another member, and do not take them back by preemption. Answered by [`Action::Switchover`].
     Switchover,
+    /// Give the addresses to another member that is to have them, such as one that is preferred now; nothing is held against
+    /// preemption. Nobody took over: [`Switchover::NoSuccessor`], and it is active as before.
+    GiveAway,
     /// Take back by preemption again, after a switch-over was commanded.
     Unhold,
     /// Stop: hand over, then go. Answered by [`Action::Stopped`].
@@ -211,7 +214,7 @@ pub enum Switchover {
         /// Why it is Backup now; names the successor.
         reason: String,
     },
-    /// Nobody took over: it is active as before.
+    /// Nobody took over, also after [`Input::GiveAway`]: it is active as before.
     NoSuccessor,
     /// It did not begin.
     Refused {
@@ -262,6 +265,8 @@ pub struct Group {
     commanded: bool,
     /// Since when it is up, or the better one: where `preempt.delay` counts from.
     better_since: Option<BootTime>,
+    /// No preemption before: it has just become preferred, and the active member hands over by itself.
+    courteous_until: Option<BootTime>,
     /// Trackers that fail.
     failing: BTreeMap<Arc<str>, bool>,
     renewed_at: Option<BootTime>,
@@ -289,6 +294,7 @@ impl Group {
             hold: false,
             commanded: false,
             better_since: None,
+            courteous_until: None,
             failing: BTreeMap::new(),
             renewed_at: None,
             farewell_at: None,
@@ -413,6 +419,9 @@ impl Group {
 
     /// Preempt_Mode at this moment.
     fn may_preempt(&self, now: Now) -> bool {
+        if self.courteous_until.is_some_and(|until| now.boot < until) {
+            return false;
+        }
         let Preempt { enabled, delay } = self.config.preempt;
         let waited = || self.better_since.is_some_and(|since| now.boot.since(since) >= delay);
         self.config.preferred || (enabled && !self.hold && (delay.is_zero() || waited()))
