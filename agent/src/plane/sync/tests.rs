@@ -341,13 +341,13 @@ fn the_guard_is_there_with_connection_sync_only_and_put_back() {
     bench.pass();
     assert_eq!(bench.kernel.0.borrow().guard.services, one);
     assert_eq!(bench.plane.report().repaired["replace-guard"], 1);
-    // The next one finds it as it should be.
     // What happened while nobody could hear is looked for.
     bench.kernel.0.borrow_mut().guard = guard::Observed::default();
     bench.kernel.0.borrow_mut().guard_deaf = true;
     bench.pass();
     assert_eq!(bench.kernel.0.borrow().guard.services, one);
     assert_eq!(bench.plane.report().repaired["replace-guard"], 2);
+    // The next one finds it as it should be.
     bench.kernel.0.borrow_mut().guard_ops.clear();
     let mut bench = bench.restarted();
     bench.plane.configure(&all(&config));
