@@ -251,7 +251,8 @@ impl Work<'_> {
     fn take_mail(&mut self) -> Option<Ending> {
         let mut mail = self.shared.mail();
         let (services, active, ending) = (mail.services.take(), mail.active.take(), mail.ending);
-        self.release = (self.release || std::mem::take(&mut mail.release)) && active != Some(true);
+        let release = std::mem::take(&mut mail.release);
+        self.release = (self.release || release) && active != Some(true);
         drop(mail);
         if let Some(services) = services {
             self.handle(Input::Services(services));
