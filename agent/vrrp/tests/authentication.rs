@@ -133,7 +133,7 @@ fn a_clock_that_was_an_hour_ahead_costs_nothing_once_it_is_right_again() {
     let own = bascule_vrrp::Link::Up { source: ip("192.16.193.1") };
     receiver.feed(Input::Link { router: router.clone(), link: own });
     (sender.now, receiver.now) = (NOW, NOW);
-    let mut say = |sender: &mut Bench, receiver: &mut Bench, step: Duration, both: bool| {
+    let say = |sender: &mut Bench, receiver: &mut Bench, step: Duration, both: bool| {
         sender.now += ms(100);
         receiver.now += ms(100);
         sender.step = step;
