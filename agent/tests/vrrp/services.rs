@@ -87,7 +87,7 @@ fn never_on_both(work: impl FnOnce(&Server, &Server)) {
         return;
     }
     let programs = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(programs.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(programs.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     // Written by a process of its own: no child of another test may hold it open for writing.
     let write = "printf %s \"$2\" >\"$1/marker\" && chmod 755 \"$1/marker\" && mkdir -m 1777 \"$1/state\"";
     let mut shell = Command::new("sh");
