@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bascule_crds::DirectorConfigSpec;
@@ -62,14 +62,22 @@ impl Groups {
     ) -> io::Result<Arc<Self>> {
         // Services report from threads of their own, the first time after they were configured: by then it is known.
         let known_to_services = Arc::new(OnceLock::<Weak<Self>>::new());
-        let reporter = Arc::clone(&known_to_services);
-        let services = Services::spawn(runner, move |group, failing| {
+        let (reporter, stopper) = (Arc::clone(&known_to_services), Arc::clone(&known_to_services));
+        let report = move |group: &str, failing: Option<String>| {
             if let Some(groups) = reporter.get().and_then(Weak::upgrade)
                 && let Some(vrrp) = groups.vrrp.get()
             {
                 vrrp.tracked(group, vrrp::SERVICES, failing.is_some());
             }
-        })?;
+        };
+        let stopped = move |group: &str| {
+            if let Some(groups) = stopper.get().and_then(Weak::upgrade)
+                && let Some(vrrp) = groups.vrrp.get()
+            {
+                vrrp.services_stopped(group);
+            }
+        };
+        let services = Services::spawn(runner, report, stopped)?;
         let groups = Arc::new(Self {
             vrrp: OnceLock::new(),
             services,
@@ -80,7 +88,7 @@ impl Groups {
         });
         let weak = Arc::downgrade(&groups);
         let _ = known_to_services.set(weak.clone());
-        let (observing, guarding) = (weak.clone(), weak);
+        let (observing, yielding, guarding) = (weak.clone(), weak.clone(), weak);
         let mut guard: Option<Guard> = None;
         let handle = vrrp::Handle::spawn(vrrp::Options {
             run_dir: run_dir.to_owned(),
@@ -90,6 +98,14 @@ impl Groups {
                     groups.observe(transition);
                 }
             }),
+            yielding: Some(Box::new(move |group, stop| {
+                let Some(groups) = yielding.upgrade() else { return };
+                if stop {
+                    groups.services.release(group);
+                } else {
+                    groups.services.resume(group);
+                }
+            })),
             arm: Some(Box::new(move |addresses| {
                 let synchronised =
                     guarding.upgrade().is_some_and(|groups| groups.synchronised.load(Ordering::Relaxed));
@@ -227,12 +243,15 @@ impl Groups {
         self.services.status()
     }
 
-    /// Hands everything over and ends: first the addresses, then the services that ran where they were.
+    /// Hands everything over and ends: of each active group first the services are stopped, then the addresses go.
     pub async fn stop(self: Arc<Self>) {
+        let began = Instant::now();
         if let Some(vrrp) = self.vrrp.get() {
             vrrp.stop().await;
         }
-        self.end(true).await;
+        // What has not stopped by now has had its time.
+        let left = STOPPING.saturating_sub(began.elapsed()).max(TELLING);
+        self.end(Some(left)).await;
     }
 
     /// Gives sockets and states to the agent at the other end, and ends without touching anything. On an error everything is as
@@ -240,14 +259,15 @@ impl Groups {
     pub async fn give(self: &Arc<Self>, stream: UnixStream) -> io::Result<()> {
         let Some(vrrp) = self.vrrp.get() else { return Err(io::Error::from(io::ErrorKind::NotConnected)) };
         vrrp::give(vrrp, stream).await?;
-        Arc::clone(self).end(false).await;
+        Arc::clone(self).end(None).await;
         Ok(())
     }
 
-    async fn end(self: Arc<Self>, stop: bool) {
+    /// With a time, services are stopped within it.
+    async fn end(self: Arc<Self>, stop: Option<Duration>) {
         let ended = tokio::task::spawn_blocking(move || {
             self.notifier.shutdown(TELLING);
-            self.services.shutdown(stop, STOPPING);
+            self.services.shutdown(stop.is_some(), stop.unwrap_or(STOPPING));
         });
         let _ = ended.await;
     }

@@ -96,6 +96,9 @@ pub struct DirectorVrrpGroup {
     /// Whether no member has a higher priority.
     #[serde(default)]
     pub highest: bool,
+    /// Whether another member is preferred: an active one stops its services and hands over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub other_preferred: bool,
     /// Whether it has no other member: nobody could take over while it was late.
     #[serde(default)]
     pub alone: bool,

@@ -27,7 +27,7 @@ pub(super) fn encode(status: &VrrpStatus, to: &mut DescriptorEncoder<'_>) -> fmt
             metric.encode_family(&labels)?.encode_gauge(&u64::from(group.state == state))?;
         }
     }
-    let groups: [(&str, &str, OfGroup); 5] = [
+    let groups: [(&str, &str, OfGroup); 6] = [
         ("vrrp_priority", "The priority that a group advertises", |one| one.priority.into()),
         ("vrrp_state_seconds", "For how long a group has been in its state", |one| one.seconds_in_state),
         ("vrrp_hold", "1 while a commanded switch-over holds against preemption, else 0", |one| {
@@ -39,6 +39,11 @@ pub(super) fn encode(status: &VrrpStatus, to: &mut DescriptorEncoder<'_>) -> fmt
         ("vrrp_tracked_failing", "Things that a group tracks and that fail", |one| {
             f64::from(u32::try_from(one.failing.len()).unwrap_or(u32::MAX))
         }),
+        (
+            "vrrp_lacking",
+            "Addresses, routes, rules and interfaces that a group should have here and has not, 8 at most",
+            |one| f64::from(u32::try_from(one.lacking.len()).unwrap_or(u32::MAX)),
+        ),
     ];
     for (name, help, figure) in groups {
         let mut metric = to.encode_descriptor(name, help, None, MetricType::Gauge)?;

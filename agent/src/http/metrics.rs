@@ -469,6 +469,7 @@ mod tests {
             received: 9,
             accepted: 8,
             accepted_priority_zero: 2,
+            stale: Vec::new(),
             rejected: [("ttl".into(), 1)].into(),
             became_active: 3,
             differences: vec![crate::vrrp::DifferenceStatus {

@@ -10,7 +10,7 @@ pub mod service;
 mod tests;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,6 +62,7 @@ pub struct ServiceStatus {
 }
 
 type Report = Box<dyn Fn(&str, Option<String>) + Send>;
+type Stopped = Box<dyn Fn(&str) + Send>;
 
 /// The services of all groups. A handle that may be shared; nothing blocks but [`Services::shutdown`].
 #[derive(Debug)]
@@ -75,27 +76,34 @@ struct Known {
     workers: BTreeMap<String, Worker>,
     /// By group what was said last, also of those without services: they may get some.
     active: BTreeMap<String, bool>,
+    /// Groups that are active here and hand over: their services are stopped all the same.
+    released: BTreeSet<String>,
 }
 
 impl Services {
     /// `report` is told when a group begins to fail, with the reason (at most 128 characters), and when it is well again;
-    /// from threads of its own, one call at a time, and it must not block. A group is well until it is said to fail.
+    /// from threads of its own, one call at a time, and it must not block. A group is well until it is said to fail. `stopped` is
+    /// told in the same way when the services of a group that was released ([`Services::release`]) are stopped.
     pub fn spawn(
         runner: &Runner,
         report: impl Fn(&str, Option<String>) + Send + 'static,
+        stopped: impl Fn(&str) + Send + 'static,
     ) -> std::io::Result<Self> {
-        Self::with_period(runner, group::PERIOD, report)
+        Self::with_period(runner, group::PERIOD, report, stopped)
     }
 
     fn with_period(
         runner: &Runner,
         period: Duration,
         report: impl Fn(&str, Option<String>) + Send + 'static,
+        stopped: impl Fn(&str) + Send + 'static,
     ) -> std::io::Result<Self> {
         // Places of its own: hundreds of slow checks must not keep a service from being stopped.
         let runner = runner.apart(AT_ONCE)?;
         let report: Report = Box::new(report);
-        let common = Arc::new(Common { runner, period, report: Mutex::new(report) });
+        let stopped: Stopped = Box::new(stopped);
+        let (report, stopped) = (Mutex::new(report), Mutex::new(stopped));
+        let common = Arc::new(Common { runner, period, report, stopped });
         Ok(Self { common, known: Mutex::default() })
     }
 
@@ -110,7 +118,7 @@ impl Services {
             .filter(|(_, services)| !services.is_empty())
             .collect();
         let mut known = self.lock();
-        let Known { workers, active } = &mut *known;
+        let Known { workers, active, released } = &mut *known;
         let named = |group: &String| groups.iter().any(|(name, _)| name == group);
         active.retain(|group, active| *active || named(group));
         workers.retain(|_, worker| !worker.is_over());
@@ -130,7 +138,7 @@ impl Services {
                 match Worker::spawn(group, self.common.clone(), services) {
                     Ok(worker) => {
                         if let Some(active) = active.get(group) {
-                            worker.active(*active);
+                            worker.active(*active && !released.contains(group));
                         }
                         workers.insert(group.to_owned(), worker);
                         None
@@ -149,9 +157,38 @@ impl Services {
     /// without services may get some later: they begin with what was said last.
     pub fn active(&self, group: &str, active: bool) {
         let mut known = self.lock();
-        known.active.insert(group.to_owned(), active);
+        let was_active = known.active.insert(group.to_owned(), active) == Some(true);
+        // A release is over when the group has left.
+        if !active || !was_active {
+            known.released.remove(group);
+        }
+        let runs = active && !known.released.contains(group);
         if let Some(worker) = known.workers.get(group) {
-            worker.active(active);
+            worker.active(runs);
+        }
+    }
+
+    /// The group is to be handed over: its services are stopped, from the last to the first, and stay so until it has left or
+    /// [`Services::resume`]. Returns at once; `stopped` is told when they are stopped or do not stop.
+    pub fn release(&self, group: &str) {
+        let mut known = self.lock();
+        if known.active.get(group) == Some(&true) {
+            known.released.insert(group.to_owned());
+        }
+        let stopping = known.workers.get(group).is_some_and(Worker::release);
+        drop(known);
+        if !stopping {
+            self.common.stopped(group);
+        }
+    }
+
+    /// It was not handed over: its services run where it is active.
+    pub fn resume(&self, group: &str) {
+        let mut known = self.lock();
+        if known.released.remove(group)
+            && let (Some(worker), Some(active)) = (known.workers.get(group), known.active.get(group))
+        {
+            worker.active(*active);
         }
     }
 

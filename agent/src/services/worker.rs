@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::group::{Action, Group, Input, Operation};
 use super::operate::operate;
 use super::service::{Service, State};
-use super::{GroupServices, Report, ServiceStatus};
+use super::{GroupServices, Report, ServiceStatus, Stopped};
 use crate::exec::{Cancel, Runner};
 
 /// What the workers share.
@@ -16,11 +16,16 @@ pub(super) struct Common {
     pub(super) runner: Runner,
     pub(super) period: Duration,
     pub(super) report: Mutex<Report>,
+    pub(super) stopped: Mutex<Stopped>,
 }
 
 impl Common {
     pub(super) fn report(&self, group: &str, failing: Option<String>) {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)(group, failing);
+    }
+
+    pub(super) fn stopped(&self, group: &str) {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)(group);
     }
 }
 
@@ -47,6 +52,8 @@ pub(super) enum Ending {
 struct Mail {
     services: Option<Vec<Service>>,
     active: Option<bool>,
+    /// Somebody waits until all are stopped.
+    release: bool,
     ending: Option<Ending>,
     /// Nobody takes any more.
     over: bool,
@@ -109,7 +116,15 @@ impl Worker {
     }
 
     pub(super) fn active(&self, active: bool) {
-        self.tell(|mail| mail.active = Some(active));
+        self.tell(|mail| {
+            mail.active = Some(active);
+            mail.release &= !active;
+        });
+    }
+
+    /// Stops the services, and says when they are stopped or do not stop. False when the thread has ended.
+    pub(super) fn release(&self) -> bool {
+        self.tell(|mail| (mail.active, mail.release) = (Some(false), true))
     }
 
     pub(super) fn end(&self, ending: Ending) {
@@ -204,11 +219,13 @@ struct Work<'a> {
     common: &'a Common,
     group: Group,
     next: Option<Operation>,
+    /// Somebody is to be told when all are stopped.
+    release: bool,
 }
 
 fn run(shared: &Shared, common: &Common) {
     let group = Group::with_period(common.period);
-    let mut work = Work { shared, common, group, next: None };
+    let mut work = Work { shared, common, group, next: None, release: false };
     loop {
         let ending = work.take_mail();
         if let Some(operation) = work.next.take() {
@@ -221,6 +238,7 @@ fn run(shared: &Shared, common: &Common) {
             work.handle(Input::Finished(operation, done));
             continue;
         }
+        work.tell_stopped();
         if work.is_to_end(ending) {
             return;
         }
@@ -233,6 +251,8 @@ impl Work<'_> {
     fn take_mail(&mut self) -> Option<Ending> {
         let mut mail = self.shared.mail();
         let (services, active, ending) = (mail.services.take(), mail.active.take(), mail.ending);
+        let release = std::mem::take(&mut mail.release);
+        self.release = (self.release || release) && active != Some(true);
         drop(mail);
         if let Some(services) = services {
             self.handle(Input::Services(services));
@@ -258,6 +278,14 @@ impl Work<'_> {
                 Action::Info(text) => tracing::info!(group, "{text}"),
                 Action::Warn(text) => tracing::warn!(group, "{text}"),
             }
+        }
+    }
+
+    /// Whoever waits for it is told that nothing runs any more, but for what does not stop.
+    fn tell_stopped(&mut self) {
+        if self.release && self.group.active() == Some(false) && self.group.is_over() {
+            self.release = false;
+            self.common.stopped(&self.shared.group);
         }
     }
 

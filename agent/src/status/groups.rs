@@ -81,6 +81,9 @@ fn one(text: &mut String, group: &GroupStatus, painter: &Painter) -> std::fmt::R
             let line = format!("{} is configured otherwise: {} (heard {ago} ago)", one.peer, one.message);
             writeln!(text, "    {}", painter.paint(YELLOW, &line))?;
         }
+        for stale in &instance.stale {
+            writeln!(text, "    {}", painter.paint(RED, stale))?;
+        }
     }
     Ok(())
 }

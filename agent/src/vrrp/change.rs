@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bascule_vrrp::group::AgentLoss;
 use bascule_vrrp::{Input, RouterId};
 
 use super::addresses;
@@ -10,6 +11,7 @@ use super::config::{GroupPlan, SERVICES};
 use super::driver::{Driver, look};
 use super::member::{Leaving, Waiting};
 use super::routing::Cause;
+use super::yielding::Then;
 
 impl Driver {
     /// Makes the groups those of a configuration. Groups in `keep` stay as they are: what is configured for them now cannot be
@@ -30,7 +32,7 @@ impl Driver {
             if let Some(member) = self.members.get_mut(&name) {
                 member.leaving = Leaving::Away(None);
             }
-            self.handle(&name, Input::Stop);
+            self.hand_over(&name, Then::Stop);
         }
         for plan in plans {
             match self.members.get_mut(&plan.config.name) {
@@ -70,10 +72,14 @@ impl Driver {
         self.handle(&name, Input::Configure { config, links });
         let Some(member) = self.members.get_mut(&name) else { return };
         let plan = &member.plan;
+        let gives_away = plan.spec.other_preferred && !former.spec.other_preferred;
         member.holds.retain(|id, _| plan.routers.contains_key(id));
         self.route(Cause::Moved);
         self.drop_former(&former, &name);
         self.tell_links_of(&name);
+        if gives_away {
+            self.give_away(&name);
+        }
     }
 
     fn links_of(&self, name: &Arc<str>) -> Vec<(RouterId, bascule_vrrp::Link)> {
@@ -120,7 +126,7 @@ impl Driver {
             return;
         }
         member.switchover = Some(waiting);
-        self.handle(&name, Input::Switchover);
+        self.hand_over(&name, Then::SwitchOver);
     }
 
     /// Ends all groups: each hands over first.
@@ -131,10 +137,27 @@ impl Driver {
         for name in names {
             let Some(member) = self.members.get_mut(&name) else { continue };
             match &mut member.leaving {
-                Leaving::No => self.handle(&name, Input::Stop),
+                Leaving::No => self.hand_over(&name, Then::Stop),
                 // It has been told, and does not come back.
                 Leaving::Away(again) => *again = None,
                 Leaving::End => {}
+            }
+        }
+    }
+
+    /// Ends groups that wait for a successor, without one.
+    pub(super) fn halt(&mut self) {
+        let names: Vec<_> = self.members.keys().cloned().collect();
+        for name in names {
+            let Some(member) = self.members.get_mut(&name).filter(|member| member.leaving != Leaving::End)
+            else {
+                continue;
+            };
+            member.yielding = None;
+            if member.plan.config.on_agent_loss == AgentLoss::Keep {
+                member.leaving = Leaving::End;
+            } else {
+                self.handle(&name, Input::Halt);
             }
         }
     }

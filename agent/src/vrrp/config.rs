@@ -13,6 +13,7 @@ use bascule_vrrp::timers::Interval;
 use bascule_vrrp::{Authentication, GroupConfig, InstanceConfig, Peers, RouterId};
 
 use super::mac::VirtualLink;
+use super::yielding::STOPPING;
 
 /// Name under which the machine's services are tracked.
 pub const SERVICES: &str = "services";
@@ -111,6 +112,7 @@ impl GroupPlan {
             version: version(spec),
             priority: if preferred { bascule_vrrp::group::MAX_PRIORITY } else { spec.priority },
             preferred,
+            courtesy: if spec.services.is_empty() { Duration::ZERO } else { STOPPING },
             highest: spec.highest,
             interval: spec.advertisement_interval.as_std(),
             down_intervals: spec.down_intervals,

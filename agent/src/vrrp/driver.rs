@@ -10,6 +10,7 @@ use std::{
 };
 
 use bascule_vrrp::foreign::Foreign;
+use bascule_vrrp::group::Switchover;
 use bascule_vrrp::packet::peek;
 use bascule_vrrp::{Action, BootTime, GroupState, Input, Link, RouterId};
 
@@ -84,6 +85,8 @@ pub(crate) struct Driver {
     pub(super) put_back_at: Option<BootTime>,
     /// How often in a row they could not.
     pub(super) setbacks: u32,
+    /// Addresses that could not be added, by the interface's index, and why.
+    pub(super) refused: BTreeMap<(u32, IpAddr), String>,
     /// Links and addresses could not be read after notifications were lost.
     pub(super) stale: bool,
     /// Groups that begin when another one has handed over.
@@ -92,6 +95,8 @@ pub(crate) struct Driver {
     pub(super) stopping: bool,
     /// What groups track outside of VRRP and that fails, by the group's name; also of groups that are yet to come.
     pub(super) failing: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// Somebody stops services when a group is to be handed over, and says when they are.
+    pub(super) yields: bool,
     pub(super) arm: Option<Arm>,
 }
 
@@ -122,10 +127,12 @@ impl Driver {
             retry_at: None,
             put_back_at: None,
             setbacks: 0,
+            refused: BTreeMap::new(),
             stale: false,
             waiting: Vec::new(),
             stopping: false,
             failing: BTreeSet::new(),
+            yields: false,
             arm,
         })
     }
@@ -150,6 +157,7 @@ impl Driver {
             self.tell_links();
             self.route(Cause::Repair);
         }
+        self.end_yielding(now);
         let due = |member: &Member| member.next_deadline().is_some_and(|at| at <= now);
         let due: Vec<_> =
             self.members.iter().filter(|(_, member)| due(member)).map(|(name, _)| name.clone()).collect();
@@ -245,12 +253,15 @@ impl Driver {
     pub(super) fn handle(&mut self, name: &Arc<str>, input: Input<'_>) {
         let Some(member) = self.members.get_mut(name) else { return };
         let was_active = member.group.state() == GroupState::Active;
+        let hears = matches!(input, Input::Datagram { .. });
         let actions = member.group.handle(clock::now(), input);
         if actions.is_empty() {
             return;
         }
         let takes = |action: &Action| matches!(action, Action::HoldAddresses { .. });
         let takes_over = !was_active && actions.iter().any(takes);
+        // Against another active one, at most once a second: its connections come here now, and are as unknown as after a takeover.
+        let asserts = |action: &Action| was_active && hears && matches!(action, Action::Announce { .. });
         let speaks = actions.iter().any(|action| {
             matches!(action, Action::Send { .. } | Action::Changed(_) | Action::Remember { .. })
         });
@@ -259,9 +270,9 @@ impl Driver {
         let moved = actions.iter().any(moves);
         // In the order of the group: from one that lives the addresses are taken before it hears of it and lets go, in place of one that
         // is dead others hear first. Guarded just before addresses come.
-        let mut unguarded = takes_over;
+        let mut unguarded = true;
         for action in actions {
-            if unguarded && takes(&action) {
+            if unguarded && (takes_over && takes(&action) || asserts(&action)) {
                 unguarded = false;
                 self.guard(name);
             }
@@ -324,7 +335,13 @@ impl Driver {
                 };
                 self.voice.warn(format!("{name}: {about}{}{more}", warning.text));
             }
-            Action::Switchover(outcome) => member.answer(outcome),
+            Action::Switchover(outcome) => {
+                // It stays active: what was stopped for the hand-over is started again.
+                if matches!(outcome, Switchover::NoSuccessor | Switchover::Refused { .. }) {
+                    self.voice.say(Remark::Yield { group: name.clone(), stop: false });
+                }
+                member.answer(outcome);
+            }
             Action::Stopped { .. } => self.stopped(name),
             Action::Remember { hold } => {
                 let path = record::hold_file(&self.paths.state_dir, name);
@@ -353,7 +370,7 @@ impl Driver {
             None => self.wires.send(&place, source, destination, bytes),
         };
         let now = clock::now().boot;
-        if member.sent(now, router, result.is_ok())
+        if member.sent(now, router, &result)
             && let Err(error) = result
         {
             self.voice.warn(format!("{name}: {router}: advertisements cannot be sent: {error}"));
@@ -426,10 +443,9 @@ impl Driver {
             let routers: Vec<_> =
                 member.plan.routers.iter().map(|(id, router)| (id.clone(), router.clone())).collect();
             for (id, router) in routers {
-                let link = if member.is_mute(now, &id) {
-                    Link::Down
-                } else {
-                    look(&self.network, &self.wires, &self.floating, &id, &router)
+                let link = match look(&self.network, &self.wires, &self.floating, &id, &router) {
+                    Link::Up { .. } if member.is_mute(now, &id) => Link::Mute,
+                    link => link,
                 };
                 if member.links.insert(id.clone(), link) != Some(link) {
                     links.push((id, link));
@@ -467,10 +483,13 @@ pub(super) fn look(
     match network.link_of(router, id.family, |address| floating.contains(&address)) {
         Link::Up { source } => {
             let place = network.index(&router.interface).map(|index| Place { index, family: id.family });
-            // Without its own interface its addresses have no place.
-            let has_home = network.index(router.home()).is_some();
-            let hears = place.is_some_and(|place| wires.has(&place));
-            if has_home && hears { Link::Up { source } } else { Link::Down }
+            if network.index(router.home()).is_none() {
+                Link::NoHome
+            } else if place.is_some_and(|place| wires.has(&place)) {
+                Link::Up { source }
+            } else {
+                Link::Deaf
+            }
         }
         other => other,
     }

@@ -20,12 +20,13 @@ use super::driver::{Arm, Driver, Paths};
 use super::secret;
 use super::status::{GroupStatus, VrrpStatus};
 use super::thread::{Command, Inbox, run};
-use super::voice::{Observer, Voice};
+use super::voice::{Listeners, Observer, Voice, Yield};
+use super::yielding::STOPPING;
 
 /// Whoever asks for the status waits at most so long.
 const STATUS: Duration = Duration::from_secs(2);
 /// Longest that a hand-over can take: Active_Down_Interval with the longest interval and 100 of them is more than an hour, and nobody
-/// waits so long for a program to end.
+/// waits so long for a program to end. Then the addresses go without a successor.
 const HAND_OVER: Duration = Duration::from_secs(60);
 
 /// What the thread needs besides its configuration.
@@ -37,6 +38,8 @@ pub struct Options {
     /// Told of every transition, in order, on a thread that may wait; and of the state of groups that were taken over from another
     /// process, with `from` as `to`.
     pub observer: Observer,
+    /// Stops services before a hand-over that is planned; without, none of this agent's.
+    pub yielding: Option<Yield>,
     /// Guards young connections, just before a group's addresses are taken.
     pub arm: Option<Arm>,
     /// The agent that runs now and gives its sockets and states away.
@@ -77,7 +80,9 @@ impl Handle {
     /// Starts the thread, in the network namespace of the calling one.
     pub fn spawn(options: Options) -> Result<Self, SpawnError> {
         let arm = options.arm;
-        let (voice, listener) = Voice::spawn(options.observer)?;
+        let yields = options.yielding.is_some();
+        let listeners = Listeners { observer: options.observer, yielding: options.yielding };
+        let (voice, listener) = Voice::spawn(listeners)?;
         let inbox = Arc::new(Inbox::new()?);
         let paths = Paths { run_dir: options.run_dir, state_dir: options.state_dir };
         let (shared, heritage) = (Arc::clone(&inbox), options.heritage);
@@ -85,7 +90,8 @@ impl Handle {
         let speaker = Builder::new().name("vrrp".into()).spawn(move || {
             // Opened on the thread that uses them; whether that worked is for the caller to know.
             match Driver::open(paths, voice.clone(), arm) {
-                Ok(driver) => {
+                Ok(mut driver) => {
+                    driver.yields = yields;
                     let _ = opened.send(Ok(()));
                     run(driver, &shared, heritage, &voice);
                 }
@@ -173,13 +179,30 @@ impl Handle {
         self.inbox.push(Command::Tracked(group.to_owned(), name.to_owned(), failing));
     }
 
-    /// Hands all groups over and ends the thread, within a minute.
+    /// The services of a group that is to be handed over are stopped; see [`Options::yielding`].
+    pub fn services_stopped(&self, group: &str) {
+        self.inbox.push(Command::ServicesStopped(group.to_owned()));
+    }
+
+    /// Hands all groups over and ends the thread, within a minute and the time that services have to stop.
     pub async fn stop(&self) {
-        let (sender, receiver) = oneshot::channel();
+        self.stop_within(STOPPING + HAND_OVER).await;
+    }
+
+    /// The same within another time. Groups that nobody has taken over by then end without: their addresses go, or stay with
+    /// `onAgentLoss: Keep`.
+    pub async fn stop_within(&self, patience: Duration) {
+        let (sender, mut receiver) = oneshot::channel();
         self.inbox.push(Command::Stop(sender));
-        if timeout(HAND_OVER, receiver).await.is_err() {
-            tracing::error!("vrrp: a group does not end within {} s", HAND_OVER.as_secs());
-            return;
+        if timeout(patience, &mut receiver).await.is_err() {
+            tracing::error!(
+                "vrrp: a group is not handed over within {} s: it ends without",
+                patience.as_secs()
+            );
+            self.inbox.push(Command::Halt);
+            if timeout(STATUS, receiver).await.is_err() {
+                return;
+            }
         }
         self.join().await;
     }

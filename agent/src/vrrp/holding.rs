@@ -1,12 +1,12 @@
 //! The addresses of groups on this machine: taken, renewed, announced, put back, given up.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc, time::Duration};
 
 use bascule_vrrp::RouterId;
 
 use super::addresses::{self, Owner, Spot};
 use super::clock;
-use super::config::GroupPlan;
+use super::config::{GroupPlan, Placement};
 use super::driver::{Driver, RETRY};
 use super::kernel::Op;
 use super::member::Leaving;
@@ -69,7 +69,9 @@ impl Driver {
         if ops.is_empty() {
             return;
         }
-        match self.kernel.apply(ops) {
+        let applied = self.kernel.apply(ops);
+        self.note_refused(ops, &applied);
+        match applied {
             Ok(failed) => {
                 // What was done is known before the kernel's notification of it is heard.
                 for op in ops.iter().filter(|op| !failed.iter().any(|(other, _)| other == *op)) {
@@ -94,6 +96,39 @@ impl Driver {
                 self.voice.warn(format!("addresses cannot be changed: {error}"));
             }
         }
+    }
+
+    /// Keeps what could not be added, until it could or is not wanted any more.
+    fn note_refused(&mut self, ops: &[Op], applied: &io::Result<Vec<(Op, io::Error)>>) {
+        for op in ops {
+            let (key, wanted) = match op {
+                Op::Hold { index, place, .. } => ((*index, place.address), true),
+                Op::Drop { index, address, .. } => ((*index, *address), false),
+            };
+            let error = match applied {
+                Ok(failed) => failed.iter().find(|(other, _)| other == op).map(|(_, error)| error),
+                Err(error) => Some(error),
+            };
+            match error.filter(|_| wanted) {
+                Some(error) => self.refused.insert(key, error.to_string()),
+                None => self.refused.remove(&key),
+            };
+        }
+    }
+
+    /// Addresses that a group should have on this machine and that could not be added, and why.
+    pub(super) fn lacking_addresses(&self, name: &Arc<str>) -> Vec<String> {
+        let Some(member) = self.members.get(name).filter(|_| !self.refused.is_empty()) else {
+            return Vec::new();
+        };
+        let held = member.plan.routers.iter().filter(|(id, _)| member.holds.contains_key(*id));
+        let places =
+            held.flat_map(|(_, router)| router.places.iter().map(move |place| (router.home(), place)));
+        let why = |(home, place): (&Arc<str>, &Placement)| {
+            let why = self.refused.get(&(self.network.index(home)?, place.address))?;
+            Some(format!("address {} on {home}: {why}", place.address))
+        };
+        places.filter_map(why).collect()
     }
 
     fn put_back_later(&mut self) {
@@ -198,6 +233,8 @@ impl Driver {
         let gone: Vec<_> =
             self.ledger.entries().iter().filter(|spot| !spots.contains(*spot)).cloned().collect();
         self.ledger.remove(&gone);
+        let floating = &self.floating;
+        self.refused.retain(|(_, address), _| floating.contains(address));
     }
 }
 

@@ -5,7 +5,7 @@
 //! 1. The new process asks. The old one ends everything but VRRP, gives up the run directory's lock, answers.
 //! 2. The new one starts all that, reads its manifests, and once it has a configuration says `state`.
 //! 3. The old one holds still and sends its groups' states with its sockets (SCM_RIGHTS): what comes in from now on waits in
-//!    these, and is neither lost nor heard twice.
+//!    these, and is neither lost nor heard twice. It holds still for half of what is left until peers would take over at most.
 //! 4. The new one looks whether it can go on from there, says `taken`, and waits.
 //! 5. The old one says `yours` and ends; the new one goes on.
 //!
@@ -15,13 +15,13 @@
 
 use std::{
     collections::BTreeSet,
-    io::{self, BufRead as _, BufReader, IoSlice, IoSliceMut, Read as _, Write as _},
+    io::{self, IoSlice, IoSliceMut, Read as _, Write as _},
     os::{
         fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bascule_vrrp::group::{Restored, Snapshot};
@@ -49,7 +49,8 @@ const MOST: usize = 128;
 const MAX_BYTES: usize = 4 << 20;
 /// How long the new process may take until it has a configuration: it may have ten thousand files to read.
 const PREPARE: Duration = Duration::from_secs(300);
-/// Either side may take so long to send or take what is ready. Peers are waiting meanwhile.
+/// Either side may take so long to send or take what is ready; the old one only half of what the peers' patience leaves
+/// ([`Driver::patience_left`]), for they are waiting meanwhile.
 const PROMPT: Duration = Duration::from_secs(2);
 /// So long the new process waits for the last word: longer than the old one waits for the word before it.
 const LAST_WORD: Duration = Duration::from_secs(10);
@@ -104,43 +105,85 @@ impl Driver {
         }
         Ok(Package { header: serde_json::to_vec(&header)?, descriptors })
     }
+
+    /// For how long nobody misses anything when no group of this process speaks; `None` if none is active.
+    fn patience_left(&self) -> Option<Duration> {
+        let now = clock::now().boot;
+        let speaking = self.members.values().filter_map(|member| member.group.must_speak_by());
+        speaking.min().map(|by| by.since(now))
+    }
 }
 
 /// Gives everything away to the process at the other end. On an error this process has it still, and goes on.
 pub async fn give(handle: &Handle, stream: UnixStream) -> io::Result<()> {
-    let asked = tokio::task::spawn_blocking(move || expect(stream, STATE, PREPARE));
+    let asked = tokio::task::spawn_blocking(move || expect(stream, STATE, Instant::now() + PREPARE));
     handle.give(asked.await.map_err(io::Error::other)??).await
 }
 
 /// Called on the thread that speaks, which holds still meanwhile: nobody else's turn must come in between. The connection is closed
 /// when this fails, so that the other process knows.
 pub(super) fn hand_over(driver: &Driver, stream: UnixStream) -> io::Result<()> {
-    stream.set_write_timeout(Some(PROMPT))?;
-    send(&stream, &driver.pack()?)?;
-    let stream = expect(stream, TAKEN, PROMPT)?;
+    // The other half is for the one that speaks next: the other process, or this one that goes on before the peers rise.
+    let patience = driver.patience_left().map_or(PROMPT, |left| (left / 2).min(PROMPT));
+    let until = Instant::now() + patience;
+    send(&stream, &driver.pack()?, until)?;
+    let stream = expect(stream, TAKEN, until)?;
     (&stream).write_all(format!("{YOURS}\n").as_bytes())
 }
 
+/// What is left of the time, as a timeout of a socket.
+fn left(until: Instant) -> io::Result<Option<Duration>> {
+    let left = until.saturating_duration_since(Instant::now());
+    // Zero would be for ever.
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+}
+
 /// Reads a line that must be this word.
-fn expect(stream: UnixStream, word: &str, patience: Duration) -> io::Result<UnixStream> {
+fn expect(stream: UnixStream, word: &str, until: Instant) -> io::Result<UnixStream> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(patience))?;
-    let mut line = String::new();
-    BufReader::new((&stream).take(64)).read_line(&mut line)?;
-    if line.trim_end() == word {
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') && line.len() <= word.len() {
+        stream.set_read_timeout(left(until)?)?;
+        let mut byte = [0];
+        match (&stream).read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) => line.extend(byte),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // What a timeout of a socket says (SO_RCVTIMEO in socket(7)).
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("it did not say {word:?} in time"),
+                ));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if line.strip_suffix(b"\n") == Some(word.as_bytes()) {
         return Ok(stream);
     }
     Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("it went away before it said {word:?}")))
 }
 
-fn send(stream: &UnixStream, package: &Package) -> io::Result<()> {
+fn send(stream: &UnixStream, package: &Package, until: Instant) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(left(until)?)?;
     let length = u32::try_from(package.header.len()).map_err(io::Error::other)?.to_be_bytes();
     let descriptors: Vec<RawFd> = package.descriptors.iter().map(|one| one.as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let control = if descriptors.is_empty() { &[][..] } else { &rights[..] };
     sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&length)], control, MsgFlags::empty(), None)?;
-    let mut stream = stream;
-    stream.write_all(&package.header)
+    let (mut stream, mut rest) = (stream, &package.header[..]);
+    while !rest.is_empty() {
+        stream.set_write_timeout(left(until)?)?;
+        match stream.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => rest = &rest[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn take(stream: &UnixStream) -> io::Result<(Header, Vec<OwnedFd>)> {
@@ -253,7 +296,7 @@ fn agree(
         }
     }
     (&stream).write_all(format!("{TAKEN}\n").as_bytes())?;
-    expect(stream, YOURS, LAST_WORD)?;
+    expect(stream, YOURS, Instant::now() + LAST_WORD)?;
     Ok(heritage)
 }
 

@@ -1,15 +1,16 @@
 //! One group of this director: the library's state machine, and what this machine holds for it.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 
 use bascule_vrrp::group::Switchover;
-use bascule_vrrp::{BootTime, Group, Link, RouterId};
+use bascule_vrrp::{BootTime, Group, GroupState, Link, RouterId};
 use tokio::sync::oneshot;
 
 use super::config::GroupPlan;
 use super::record::RecordFile;
+use super::yielding::Yielding;
 
-/// Failures to send in a row after which the interface counts as down: what cannot be sent is a fault that peers must not have to
+/// Failures to send in a row after which the interface counts as mute: what cannot be sent is a fault that peers must not have to
 /// find out.
 const SEND_FAILURES: u32 = 3;
 /// So long, before it is tried again.
@@ -44,6 +45,8 @@ pub(crate) struct Member {
     pub(crate) tracked: BTreeMap<Arc<str>, bool>,
     pub(crate) switchover: Option<Waiting>,
     pub(crate) leaving: Leaving,
+    /// It hands over when its services are stopped.
+    pub(crate) yielding: Option<Yielding>,
     /// Its services failed in the process before this one; until then that counts, unless this process's services say otherwise.
     pub(crate) inherited_fault: Option<BootTime>,
     failures: BTreeMap<RouterId, u32>,
@@ -72,6 +75,7 @@ impl Member {
             tracked: BTreeMap::new(),
             switchover: None,
             leaving: Leaving::No,
+            yielding: None,
             inherited_fault: None,
             failures: BTreeMap::new(),
             mute: BTreeMap::new(),
@@ -82,14 +86,26 @@ impl Member {
     /// When it has to be looked at next.
     pub(crate) fn next_deadline(&self) -> Option<BootTime> {
         let mute = self.mute.values().copied();
-        self.group.next_deadline().into_iter().chain(mute).chain(self.inherited_fault).min()
+        let others = mute.chain(self.inherited_fault).chain(self.yield_deadline());
+        self.group.next_deadline().into_iter().chain(others).min()
     }
 
-    /// Sending worked or failed. True when the interface counts as down from now on.
-    pub(crate) fn sent(&mut self, now: BootTime, router: &RouterId, worked: bool) -> bool {
-        if worked {
-            self.failures.remove(router);
-            return false;
+    /// When it waits for its services no longer: at once, when it is not active any more.
+    pub(crate) fn yield_deadline(&self) -> Option<BootTime> {
+        let yielding = self.yielding?;
+        Some(if self.group.state() == GroupState::Active { yielding.until } else { BootTime::ZERO })
+    }
+
+    /// Sending worked or failed. True when nothing is to be sent on the interface for a while from now on.
+    pub(crate) fn sent(&mut self, now: BootTime, router: &RouterId, result: &io::Result<()>) -> bool {
+        match result {
+            Ok(()) => {
+                self.failures.remove(router);
+                return false;
+            }
+            // A full queue, which packet sockets report and raw ones do not (without IP_RECVERR): the network is busy, not broken.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return false,
+            Err(_) => {}
         }
         let failures = self.failures.entry(router.clone()).or_default();
         *failures += 1;
@@ -101,7 +117,7 @@ impl Member {
         true
     }
 
-    /// Whether a virtual router's interface counts as down because sending failed.
+    /// Whether a virtual router's interface counts as mute because sending failed.
     pub(crate) fn is_mute(&mut self, now: BootTime, router: &RouterId) -> bool {
         match self.mute.get(router) {
             Some(until) if *until > now => true,
@@ -144,5 +160,37 @@ impl Member {
         };
         // Who waited may have gone.
         let _ = waiting.send(answer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_failing_is_mute_for_a_while_and_a_full_queue_is_no_failure() {
+        let spec = serde_json::json!({
+            "name": "front", "priority": 100, "version": 3, "advertisementInterval": "100ms", "downIntervals": 3,
+            "preempt": {"enabled": true, "delay": "0s"}, "onAgentLoss": "Release",
+            "instances": [{"name": "outside", "interface": "eth0", "virtualRouterId": 30, "addresses": ["192.16.193.30/32"]}],
+        });
+        let plan = GroupPlan::new(&serde_json::from_value(spec).unwrap(), |_| Err(String::new())).unwrap();
+        let router = plan.routers.keys().next().unwrap().clone();
+        let directory = tempfile::tempdir().unwrap();
+        let mut member = Member::new(plan, directory.path()).unwrap();
+        let fails = |number| Err(io::Error::from_raw_os_error(number));
+        let now = BootTime::ZERO;
+        for _ in 0..10 {
+            assert!(!member.sent(now, &router, &fails(libc::ENOBUFS)));
+        }
+        let mute = [0; 3].map(|_| member.sent(now, &router, &fails(libc::EPERM)));
+        assert_eq!(mute, [false, false, true]);
+        assert!(member.is_mute(now, &router) && !member.is_mute(now + MUTE, &router));
+        let mut again = [libc::EPERM, 0, libc::EPERM, libc::EPERM].map(|number| match number {
+            0 => member.sent(now, &router, &Ok(())),
+            number => member.sent(now, &router, &fails(number)),
+        });
+        again.sort_unstable();
+        assert_eq!(again, [false; 4], "not three in a row");
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! One thread ([`thread`]) speaks and listens, with real-time priority where it may. It owns the raw sockets ([`wire`]), the groups'
 //! addresses ([`kernel`]) and the library's state machines ([`member`]), and waits for nobody: keys are read before it gets them,
-//! log lines, hooks and the disk are another thread's ([`voice`]). What it does is in [`driver`], [`holding`] (addresses), [`routing`] (routes and rules), [`mac`] (virtual MAC addresses), [`life`] (beginning and end of a group)
-//! and [`change`]; what it decides is decided by
+//! log lines, hooks and the disk are another thread's ([`voice`]). What it does is in [`driver`], [`holding`] (addresses), [`routing`] (routes and rules), [`mac`] (virtual MAC addresses), [`life`] (beginning and end of a group),
+//! [`yielding`] (services that are stopped before a hand-over) and [`change`]; what it decides is decided by
 //! `bascule_vrrp`, which has neither sockets nor a clock.
 //!
 //! ```text
@@ -36,11 +36,12 @@ mod status;
 mod thread;
 mod voice;
 mod wire;
+mod yielding;
 
 pub use driver::Arm;
 pub use handle::{Handle, Options, SpawnError};
 pub use inherit::give;
 pub use status::{DifferenceStatus, ForeignStatus, GroupStatus, InstanceStatus, VrrpStatus};
-pub use voice::{Observer, Transition};
+pub use voice::{Observer, Transition, Yield};
 
 pub use config::{SERVICES, check_tracker, service_tracker};

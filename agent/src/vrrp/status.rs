@@ -1,8 +1,9 @@
 //! The groups as status and metrics show them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use bascule_vrrp::group::{Difference, FORGOTTEN, RouterStatus};
+use bascule_vrrp::group::{Difference, FORGOTTEN, RouterStatus, StalePeer};
 use bascule_vrrp::{BootTime, GroupState, Link};
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +34,7 @@ pub struct GroupStatus {
     pub group: String,
     /// Its state: Initialize, Fault, Backup or Active.
     pub state: GroupState,
-    /// It is Active and hands over.
+    /// It is Active and hands over, or stops its services in order to.
     pub releasing: bool,
     /// Why it is in that state, in at most 128 characters.
     pub reason: String,
@@ -49,7 +50,8 @@ pub struct GroupStatus {
     /// What it tracks and that fails: by that it is in Fault, or its priority is another one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failing: Vec<String>,
-    /// What it should have on this machine while it is active and has not, such as a route, and why; at most 8.
+    /// What it should have on this machine while it is active and has not, such as an address or a route, and why; at
+    /// most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacking: Vec<String>,
     /// Its virtual routers.
@@ -68,7 +70,8 @@ pub struct InstanceStatus {
     pub interface: String,
     /// The virtual router id.
     pub virtual_router_id: u8,
-    /// The interface's state: Up, Down, NoAddress, Missing or Unknown.
+    /// The interface's state: Up, Down, NoAddress, Missing, Deaf (no socket), Mute (nothing can be sent), NoHome (no interface with
+    /// the virtual MAC address) or Unknown.
     pub link: String,
     /// Its state: Initialize, Backup or Active.
     pub state: String,
@@ -77,7 +80,7 @@ pub struct InstanceStatus {
     /// The active router's own address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<String>,
-    /// When an active router was last heard.
+    /// When an active router was last heard; absent when none was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heard_seconds_ago: Option<f64>,
     /// Advertisements sent.
@@ -90,6 +93,9 @@ pub struct InstanceStatus {
     pub accepted: u64,
     /// Of them, with priority 0.
     pub accepted_priority_zero: u64,
+    /// Peers of which everything is refused because their clocks are too far from ours, in words; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stale: Vec<String>,
     /// What was dropped, by reason.
     pub rejected: BTreeMap<String, u64>,
     /// In what the configuration of a peer differs, as far as its advertisements told within the last hour.
@@ -146,7 +152,7 @@ impl Driver {
             GroupStatus {
                 group: name.to_string(),
                 state: status.state,
-                releasing: status.releasing,
+                releasing: status.releasing || member.yielding.is_some(),
                 reason: status.reason,
                 seconds_in_state: now.since(status.since).as_secs_f64(),
                 priority: status.priority,
@@ -202,6 +208,9 @@ fn instance(router: RouterStatus, member: &Member, now: BootTime) -> InstanceSta
             Link::Down => "Down",
             Link::NoAddress => "NoAddress",
             Link::Missing => "Missing",
+            Link::Deaf => "Deaf",
+            Link::Mute => "Mute",
+            Link::NoHome => "NoHome",
             Link::Unknown => "Unknown",
         }
         .to_owned(),
@@ -214,6 +223,7 @@ fn instance(router: RouterStatus, member: &Member, now: BootTime) -> InstanceSta
         received: counters.received,
         accepted: counters.accepted,
         accepted_priority_zero: counters.accepted_priority_zero,
+        stale: router.stale.iter().filter_map(|peer| stale(peer, member, now)).collect(),
         rejected: counters.rejected.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         became_active: counters.became_active,
         differences: differences.map(|one| difference(one, now)).collect(),
@@ -229,4 +239,18 @@ fn difference(one: &Difference, now: BootTime) -> DifferenceStatus {
         message: one.text.clone(),
         heard_seconds_ago: now.since(one.heard_at).as_secs_f64(),
     }
+}
+
+/// What is to be said of a peer that is not believed for its clock, unless it has fallen silent.
+fn stale(peer: &StalePeer, member: &Member, now: BootTime) -> Option<String> {
+    let StalePeer { source, seconds, refused, at } = *peer;
+    if now.since(at) > (member.plan.config.interval * 10).max(Duration::from_secs(10)) {
+        return None;
+    }
+    let side = if seconds < 0 { "ahead of" } else { "behind" };
+    Some(format!(
+        "all {refused} advertisements of {source} were refused: its clock is {} s {side} ours, beyond the window; set the clocks, or \
+         both become active",
+        seconds.unsigned_abs()
+    ))
 }

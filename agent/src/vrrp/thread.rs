@@ -46,8 +46,12 @@ pub(super) enum Command {
     Status(oneshot::Sender<VrrpStatus>),
     /// Something that a group tracks outside failed or recovered: group, name, failing.
     Tracked(String, String, bool),
+    /// The services of a group that hands over are stopped.
+    ServicesStopped(String),
     /// Hand all groups over; answered when all have ended.
     Stop(oneshot::Sender<()>),
+    /// End those that have not ended after [`Command::Stop`].
+    Halt,
     /// Give everything to the process at the other end and end; or say why not, and go on.
     Give(UnixStream, oneshot::Sender<io::Result<()>>),
     /// End without touching anything.
@@ -95,7 +99,9 @@ impl Inbox {
             let about =
                 |other: &Command| matches!(other, Command::Tracked(g, n, _) if g == group && n == name);
             commands.retain(|other| !about(other));
-        } else if commands.len() >= QUEUE && !matches!(command, Command::Stop(_) | Command::Leave) {
+        } else if commands.len() >= QUEUE
+            && !matches!(command, Command::Stop(_) | Command::Halt | Command::Leave)
+        {
             return false;
         }
         commands.push_back(command);
@@ -146,12 +152,18 @@ pub(super) fn run(mut driver: Driver, inbox: &Inbox, mut heritage: Option<UnixSt
                 }
                 Command::Switchover(group, waiting) => driver.switchover(&group, waiting),
                 Command::Tracked(group, name, failing) => driver.tracked(&group, &name, failing),
+                Command::ServicesStopped(group) => driver.services_stopped(&group),
                 Command::Stop(waiting) => {
                     driver.stop();
                     stopping = Some(waiting);
                 }
                 Command::Give(_, waiting) if stopping.is_some() => {
                     let _ = waiting.send(Err(io::Error::other("it is ending")));
+                }
+                Command::Halt => driver.halt(),
+                // What was stopped would be started again, and both would run it.
+                Command::Give(_, waiting) if driver.is_yielding() => {
+                    let _ = waiting.send(Err(io::Error::other("a group is handing over")));
                 }
                 Command::Give(stream, waiting) => giving = Some(Giving::new(&driver, stream, waiting)),
             }

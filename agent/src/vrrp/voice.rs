@@ -50,12 +50,29 @@ pub(crate) enum Remark {
         /// Whether it holds.
         hold: bool,
     },
+    /// A group is to be handed over: its services are to be stopped. Or it was not, and they are to go on.
+    Yield {
+        /// The group.
+        group: Arc<str>,
+        /// Whether they are to stop.
+        stop: bool,
+    },
     /// Nothing: look whether something was held up.
     Look,
 }
 
 /// Who wants to know of transitions.
 pub type Observer = Box<dyn Fn(&Transition) + Send>;
+
+/// Who stops the services of a group that is to be handed over, and then says so ([`super::Handle::services_stopped`]); or, with
+/// `false`, has them go on: nobody took over.
+pub type Yield = Box<dyn Fn(&str, bool) + Send>;
+
+/// Those who are told.
+pub(crate) struct Listeners {
+    pub(crate) observer: Observer,
+    pub(crate) yielding: Option<Yield>,
+}
 
 /// The speaking end.
 #[derive(Clone)]
@@ -78,6 +95,13 @@ impl HeldUp {
 
 /// Adds a remark to those that are held up. Of several transitions of a group one is left, from the first state to the last.
 fn hold_up(held_up: &mut Vec<Remark>, remark: Remark) {
+    // What was to be done before a hand-over is over with the newest word, or when the group is not active any more.
+    let about = match &remark {
+        Remark::Yield { group, .. } => Some(group),
+        Remark::Transition(new) if new.to != GroupState::Active => Some(&new.group),
+        _ => None,
+    };
+    held_up.retain(|other| !matches!(other, Remark::Yield { group, .. } if Some(group) == about));
     for other in held_up.iter_mut() {
         match (other, &remark) {
             (Remark::Transition(old), Remark::Transition(new)) if old.group == new.group => {
@@ -96,19 +120,19 @@ fn hold_up(held_up: &mut Vec<Remark>, remark: Remark) {
 
 impl Voice {
     /// Starts the thread. It ends when the last speaking end has gone.
-    pub(crate) fn spawn(observer: Observer) -> std::io::Result<(Self, JoinHandle<()>)> {
+    pub(crate) fn spawn(listeners: Listeners) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (sender, receiver) = sync_channel(QUEUE);
         let (dropped, held_up) = (Arc::new(AtomicU64::new(0)), Arc::new(HeldUp::default()));
         let voice = Self { sender, dropped: Arc::clone(&dropped), held_up: Arc::clone(&held_up) };
         let thread = Builder::new()
             .name("vrrp-voice".into())
-            .spawn(move || listen(&receiver, &dropped, &held_up, &observer))?;
+            .spawn(move || listen(&receiver, &dropped, &held_up, &listeners))?;
         Ok((voice, thread))
     }
 
     /// Says something, without waiting. Log lines may be lost when the log takes no more; what others act upon is not.
     pub(crate) fn say(&self, remark: Remark) {
-        if !matches!(remark, Remark::Transition(_) | Remark::Hold { .. }) {
+        if !matches!(remark, Remark::Transition(_) | Remark::Hold { .. } | Remark::Yield { .. }) {
             if self.sender.try_send(remark).is_err() {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -135,14 +159,14 @@ impl Voice {
     }
 }
 
-fn listen(remarks: &Receiver<Remark>, dropped: &AtomicU64, held_up: &HeldUp, observer: &Observer) {
+fn listen(remarks: &Receiver<Remark>, dropped: &AtomicU64, held_up: &HeldUp, listeners: &Listeners) {
     loop {
         let remark = match remarks.try_recv() {
             Ok(remark) => remark,
             // The queue is empty: what was held up is the newest.
             Err(_) => {
                 for remark in std::mem::take(&mut *held_up.lock()) {
-                    speak(remark, observer);
+                    speak(remark, listeners);
                 }
                 match remarks.recv() {
                     Ok(remark) => remark,
@@ -150,7 +174,7 @@ fn listen(remarks: &Receiver<Remark>, dropped: &AtomicU64, held_up: &HeldUp, obs
                 }
             }
         };
-        speak(remark, observer);
+        speak(remark, listeners);
         match dropped.swap(0, Ordering::Relaxed) {
             0 => {}
             count => warn!("vrrp: {count} remarks were lost, because the log could not take them"),
@@ -158,7 +182,7 @@ fn listen(remarks: &Receiver<Remark>, dropped: &AtomicU64, held_up: &HeldUp, obs
     }
 }
 
-fn speak(remark: Remark, observer: &Observer) {
+fn speak(remark: Remark, listeners: &Listeners) {
     match remark {
         Remark::Transition(transition) => {
             let Transition { group, from, to, reason, priority } = &transition;
@@ -167,7 +191,7 @@ fn speak(remark: Remark, observer: &Observer) {
             } else {
                 info!(%group, ?from, ?to, priority, "vrrp: {group}: {from:?} -> {to:?}: {reason}");
             }
-            observer(&transition);
+            (listeners.observer)(&transition);
         }
         Remark::Info(text) => info!("vrrp: {text}"),
         Remark::Warning(text) => warn!("vrrp: {text}"),
@@ -177,6 +201,14 @@ fn speak(remark: Remark, observer: &Observer) {
                     "vrrp: {} cannot be written: {failure}; after a reboot the switch-over is forgotten",
                     path.display()
                 );
+            }
+        }
+        Remark::Yield { group, stop } => {
+            if stop {
+                info!(%group, "vrrp: {group}: its services are stopped before it hands over");
+            }
+            if let Some(yielding) = &listeners.yielding {
+                yielding(&group, stop);
             }
         }
         Remark::Look => {}
@@ -193,11 +225,11 @@ mod tests {
         let (open, gate) = std::sync::mpsc::channel::<()>();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let theirs = Arc::clone(&seen);
-        let (voice, thread) = Voice::spawn(Box::new(move |transition| {
+        let observer: Observer = Box::new(move |transition| {
             let _ = gate.recv();
             theirs.lock().unwrap().push((transition.group.to_string(), transition.from, transition.to));
-        }))
-        .unwrap();
+        });
+        let (voice, thread) = Voice::spawn(Listeners { observer, yielding: None }).unwrap();
         let transition = |group: &str, from, to| {
             let (group, reason) = (group.into(), String::new());
             Remark::Transition(Transition { group, from, to, reason, priority: 1 })
@@ -234,6 +266,7 @@ mod tests {
             Remark::Transition(Transition { group, from, to, reason, priority: 1 })
         };
         hold_up(&mut held_up, transition(GroupState::Backup, GroupState::Active));
+        hold_up(&mut held_up, Remark::Yield { group: "front".into(), stop: true });
         hold_up(&mut held_up, Remark::Hold { path: "a".into(), hold: true });
         hold_up(&mut held_up, transition(GroupState::Active, GroupState::Fault));
         hold_up(&mut held_up, Remark::Hold { path: "a".into(), hold: false });

@@ -34,6 +34,27 @@ fn a_cut_cable_of_one_network_moves_all_addresses_and_they_come_back() {
     }
 }
 
+/// What is up, but of no use, is not said to be down.
+#[test]
+fn an_interface_on_which_nothing_can_be_sent_is_a_fault_by_its_own_name() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::alike("");
+    // Sending fails with EPERM then.
+    let forbid = "add table inet t; add chain inet t out { type filter hook output priority 0; }; \
+        add rule inet t out oifname eth0 meta l4proto 112 drop";
+    pair.dir1.run(&["nft", forbid]);
+    pair.one.wait_for("front", "Fault");
+    pair.two.wait_for("front", "Active");
+    let group = pair.one.status().groups.remove(0);
+    assert_eq!(group.reason, "advertisements cannot be sent on interface eth0");
+    assert_eq!(group.instances.iter().find(|one| one.name == "outside").unwrap().link, "Mute");
+    pair.dir1.run(&["nft", "delete table inet t"]);
+    pair.one.wait_for("front", "Active");
+    pair.all_settle(true);
+}
+
 #[test]
 fn an_interface_that_vanishes_and_comes_back_with_another_index() {
     if !can_run() {
@@ -95,6 +116,27 @@ fn nobody_to_take_over_means_to_go_on() {
     assert!(pair.dir1.has(OUTSIDE) && pair.dir1.has(INSIDE));
 }
 
+/// With a long interval Active_Down_Interval is longer than anybody waits for a program to end.
+#[test]
+fn addresses_do_not_stay_when_the_end_comes_before_a_successor() {
+    if !can_run() {
+        return;
+    }
+    let net = Net::new();
+    for (host, on_loss, stays) in [(1, "Release", false), (2, "Keep", true)] {
+        let dir1 = net.machine(host);
+        let one = dir1.start();
+        let more = |interval: &str| {
+            format!(r#"{{"advertisementInterval": "{interval}", "onAgentLoss": "{on_loss}"}}"#)
+        };
+        one.handle.configure(&[group(200, &more("100ms"))]);
+        one.wait_for("front", "Active");
+        one.handle.configure(&[group(200, &more("40s"))]);
+        block(one.handle.stop_within(Duration::from_millis(500)));
+        assert_eq!((dir1.has(OUTSIDE), dir1.has(INSIDE)), (stays, stays), "{on_loss}");
+    }
+}
+
 #[test]
 fn who_stops_keeps_the_addresses_until_the_successor_has_them() {
     if !can_run() {
@@ -138,6 +180,26 @@ fn a_dead_process_is_replaced_and_its_addresses_go_by_themselves() {
         (!pair.dir1.has(OUTSIDE) && !pair.dir1.has(INSIDE)).then_some(())
     });
     assert!(pair.dir2.has(OUTSIDE) && pair.dir2.has(INSIDE));
+}
+
+/// The better one never left Active, but the connections of the other one are its now.
+#[test]
+fn who_survives_a_split_brain_is_guarded_as_after_a_takeover() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::alike(
+        r#"{"instances": [{"name": "outside", "interface": "eth0", "virtualRouterId": 30, "addresses": ["192.16.193.30/32"]}]}"#,
+    );
+    let armed = |speaker: &crate::net::Speaker| speaker.armed.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((armed(&pair.one), armed(&pair.two)), (1, 0));
+    pair.dir1.silence(true);
+    pair.two.wait_for("front", "Active");
+    assert_eq!((armed(&pair.one), armed(&pair.two)), (1, 1));
+    pair.dir1.silence(false);
+    pair.two.wait_for("front", "Backup");
+    eventually("the survivor is guarded", || (armed(&pair.one) >= 2).then_some(()));
+    pair.one.expect_history(&["Initialize -> Backup", "Backup -> Active"]);
 }
 
 #[test]

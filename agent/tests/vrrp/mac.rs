@@ -334,3 +334,27 @@ fn what_a_killed_agent_leaves_the_next_one_removes_when_it_is_not_wanted() {
         drop(agent);
     }
 }
+
+/// Elected is not programmed.
+#[test]
+fn an_address_that_the_kernel_refuses_is_in_status() {
+    if !can_run() {
+        return;
+    }
+    let net = Net::new();
+    let dir1 = machine(&net, 1);
+    let one = dir1.start();
+    one.handle.configure(&[group(200, MORE)]);
+    one.wait_for("front", "Active");
+    eventually("it has the address", || dir1.has(ADDRESS).then_some(()));
+    assert_eq!(one.status().groups[0].lacking, [""; 0]);
+    // Below 68 bytes an interface has no IPv4 (inetdev_valid_mtu): the addresses go, and cannot be added.
+    dir1.ip(&format!("link set {LINK} mtu 60"));
+    let lacking = eventually("it says so", || one.status().groups[0].lacking.first().cloned());
+    assert!(lacking.starts_with(&format!("address {ADDRESS} on {LINK}: ")), "{lacking}");
+    assert_eq!(one.state("front"), "Active");
+    dir1.ip(&format!("link set {LINK} mtu 1500"));
+    eventually("it lacks nothing", || {
+        (one.status().groups[0].lacking.is_empty() && dir1.has(ADDRESS)).then_some(())
+    });
+}

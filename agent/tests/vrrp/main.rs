@@ -10,5 +10,6 @@ mod net;
 mod pair;
 mod peers;
 mod routing;
+mod services;
 mod track;
 mod upgrades;

@@ -151,19 +151,23 @@ impl Machine {
     pub(crate) fn start_with(&self, heritage: Option<std::os::unix::net::UnixStream>) -> Speaker {
         let transitions: Arc<Mutex<Vec<Transition>>> = Arc::default();
         let noted = Arc::clone(&transitions);
+        let armed: Arc<AtomicU32> = Arc::default();
+        let counted = Arc::clone(&armed);
         let options = Options {
             run_dir: self.run_dir(),
             state_dir: self.directory.path().join("state"),
             observer: Box::new(move |transition| noted.lock().unwrap().push(transition.clone())),
+            yielding: None,
             // As long as a busy nf_tables takes: for that time nothing may depend on it that must not.
-            arm: Some(Box::new(|_| {
+            arm: Some(Box::new(move |_| {
+                counted.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(ARMING);
                 Ok(())
             })),
             heritage,
         };
         let handle = in_namespace(&self.namespace, || Handle::spawn(options).unwrap());
-        Speaker { handle, transitions }
+        Speaker { handle, transitions, armed }
     }
 
     /// Whether an address is on this machine.
@@ -188,6 +192,13 @@ impl Machine {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// Runs a program on this machine, which must succeed.
+    pub(crate) fn run(&self, program: &[&str]) {
+        let mut command = Command::new("ip");
+        let output = command.args(["netns", "exec", &self.namespace]).args(program).output().unwrap();
+        assert!(output.status.success(), "{program:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     pub(crate) fn ip(&self, arguments: &str) -> String {
         ip(&format!("-n {} {arguments}", self.namespace))
     }
@@ -203,6 +214,8 @@ impl Drop for Machine {
 pub(crate) struct Speaker {
     pub(crate) handle: Handle,
     pub(crate) transitions: Arc<Mutex<Vec<Transition>>>,
+    /// How often the guard of young connections was armed.
+    pub(crate) armed: Arc<AtomicU32>,
 }
 
 impl Speaker {

@@ -245,7 +245,7 @@ impl Endpoint {
         match &self.authentication {
             Authentication::Hmac(hmac) if hmac.mode != Mode::ReceiveOnly => {
                 let message = packet::body(&advertisement, &path)?;
-                *sequence = sequence.next(now);
+                *sequence = sequence.next(now, hmac.anti_replay.window());
                 let bound = Bound { version: self.version, vrid: self.vrid, source };
                 let trailer = authentication::sign(hmac.keys.active(), *sequence, &bound, &message);
                 Ok(packet::seal_checksum(message, self.version, &path, Some(&trailer)))

@@ -69,7 +69,8 @@
 //! 4. [`Action::HoldAddresses`] is not the only word on addresses at the start: those of a former process must be gone before
 //!    [`Input::Start`], unless [`resume::judge`] says [`resume::Verdict::Resume`].
 //! 5. Keep [`Group::record`] in /run after each call that sent something, and [`Action::Remember`] where it survives a restart.
-//! 6. What cannot be sent is a fault: report the interface as [`Link::Down`] when sending keeps failing.
+//! 6. What cannot be sent is a fault: report the interface as [`Link::Mute`] when sending keeps failing, and as
+//!    [`Link::Deaf`] when there is no socket to hear anybody.
 //!
 //! # Where it differs from the RFCs
 //!

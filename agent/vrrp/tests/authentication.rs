@@ -122,6 +122,46 @@ fn what_was_recorded_is_not_taken_again() {
     assert_eq!(words(&stolen), ["warning signature"]);
 }
 
+/// NTP, or a battery: the active member's clock is an hour ahead for a moment.
+#[test]
+fn a_clock_that_was_an_hour_ahead_costs_nothing_once_it_is_right_again() {
+    let hour = Duration::from_secs(3600);
+    let enforce = config(&[7], 7, Mode::Enforce);
+    let mut sender = Bench::active(GroupConfig { priority: 200, alone: true, ..enforce.clone() });
+    let mut receiver = Bench::started(GroupConfig { priority: 100, ..enforce });
+    let router = receiver.id("outside");
+    let own = bascule_vrrp::Link::Up { source: ip("192.16.193.1") };
+    receiver.feed(Input::Link { router: router.clone(), link: own });
+    (sender.now, receiver.now) = (NOW, NOW);
+    let say = |sender: &mut Bench, receiver: &mut Bench, step: Duration, both: bool| {
+        sender.now += ms(100);
+        receiver.now += ms(100);
+        sender.step = step;
+        receiver.step = if both { step } else { Duration::ZERO };
+        let actions = sender.feed(Input::Timer);
+        let bytes = actions.into_iter().find_map(|action| match action {
+            Action::Send { bytes, .. } => Some(bytes),
+            _ => None,
+        });
+        receiver.hear_bytes(&router, ip("192.16.193.2"), &bytes.unwrap());
+        let status = receiver.group.status().routers.remove(0);
+        (status.counters.accepted, status.stale)
+    };
+    assert_eq!(say(&mut sender, &mut receiver, Duration::ZERO, false), (1, vec![]));
+    for count in 1..=3 {
+        let (accepted, stale) = say(&mut sender, &mut receiver, hour, false);
+        let shown: Vec<_> = stale.iter().map(|peer| (peer.source, peer.seconds, peer.refused)).collect();
+        // One or two may be recordings; all of them are the clock.
+        let all = vec![(ip("192.16.193.2"), -3600, 3)];
+        assert_eq!((accepted, shown), (1, if count < 3 { vec![] } else { all }));
+    }
+    // Right again: what it says is taken from the first on, and status has nothing to say.
+    assert_eq!(say(&mut sender, &mut receiver, Duration::ZERO, false), (2, vec![]));
+    // Both clocks were wrong, as by one NTP server.
+    assert_eq!(say(&mut sender, &mut receiver, hour, true), (3, vec![]));
+    assert_eq!(say(&mut sender, &mut receiver, Duration::ZERO, true), (4, vec![]));
+}
+
 /// Each step of the roll-out understands the one before and the one after.
 #[test]
 fn a_roll_out_in_three_steps_is_hitless() {

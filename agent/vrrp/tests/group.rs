@@ -38,6 +38,21 @@ fn it_becomes_active_when_all_networks_are_silent() {
 }
 
 #[test]
+fn who_never_heard_anybody_does_not_say_when() {
+    let mut bench = Bench::started(one_network(200));
+    bench.run_for(ms(50));
+    let heard_at = |bench: &Bench| bench.group.status().routers[0].heard_at;
+    assert_eq!(heard_at(&bench), None);
+    // A better one, and one that is not listened to.
+    for priority in [250, 100] {
+        let mut bench = Bench::started(one_network(200));
+        bench.run_for(ms(50));
+        bench.hear("outside", priority);
+        assert_eq!(heard_at(&bench), Some(bench.clock().boot));
+    }
+}
+
+#[test]
 fn it_does_not_take_over_while_one_network_hears_the_active_one() {
     let mut bench = Bench::started(two_networks(100));
     let mut warned = Vec::new();
@@ -135,6 +150,9 @@ fn it_waits_for_its_interfaces_and_says_what_is_wrong_with_them() {
         (Link::Missing, "there is no interface eth-inside"),
         (Link::NoAddress, "interface eth-inside has no IPv4 address"),
         (Link::Down, "interface eth-inside is down"),
+        (Link::Deaf, "interface eth-inside has no socket for VRRP"),
+        (Link::Mute, "advertisements cannot be sent on interface eth-inside"),
+        (Link::NoHome, "interface eth-inside has no interface with the virtual MAC address over it"),
     ] {
         bench.feed(Input::Link { router: router.clone(), link });
         assert_eq!((bench.group.state(), bench.reason()), (GroupState::Fault, reason.into()));
@@ -190,6 +208,45 @@ fn without_preemption_a_lower_one_stays_and_its_silence_counts() {
         assert_eq!(changes(&bench.run_for(ms(100))), []);
     }
     assert_eq!(changes(&bench.run_for(ms(300))), [(221_875, GroupState::Active)]);
+}
+
+/// What the active member has to end first takes its time, and nobody may have it twice.
+#[test]
+fn who_becomes_preferred_lets_the_active_one_end_what_it_has_to_end() {
+    let mut bench = Bench::started(GroupConfig { courtesy: ms(2000), ..one_network(100) });
+    bench.hear("outside", 200);
+    let preferred = GroupConfig { preferred: true, ..bench.group.config().clone() };
+    bench.feed(Input::Configure { config: Box::new(preferred), links: Vec::new() });
+    let began = bench.now;
+    while bench.now < began + ms(1900) {
+        bench.hear("outside", 200);
+        assert_eq!(changes(&bench.run_for(ms(100))), []);
+    }
+    // It hands over.
+    let mut handed = Bench { group: bench.group.clone(), now: bench.now, step: bench.step };
+    handed.hear("outside", 0);
+    assert_eq!(changes(&handed.run_for(ms(10))).len(), 1);
+    // Or it does not, for it never heard of it: from the end of the courtesy on it is not listened to.
+    while bench.now < began + ms(2400) {
+        bench.hear("outside", 200);
+        bench.run_for(ms(50));
+    }
+    assert_eq!(bench.group.state(), GroupState::Active);
+    assert!(bench.reason().contains("above 200"), "{}", bench.reason());
+}
+
+#[test]
+fn who_gives_away_is_not_held_and_goes_on_if_nobody_takes_it() {
+    let mut bench = Bench::active(two_networks(200));
+    assert_eq!(words(&bench.feed(Input::GiveAway)), ["outside says 0", "inside says 0"]);
+    assert!(bench.feed(Input::GiveAway).is_empty(), "once");
+    let actions: Vec<_> = bench.run_for(ms(400)).into_iter().map(|(_, action)| action).collect();
+    let outcomes = actions.iter().filter(|one| matches!(one, Action::Switchover(Switchover::NoSuccessor)));
+    assert_eq!(outcomes.count(), 1);
+    assert!(bench.group.state() == GroupState::Active && !bench.group.is_releasing());
+    bench.feed(Input::GiveAway);
+    bench.hear("outside", 100);
+    assert_eq!((bench.group.state(), bench.group.hold()), (GroupState::Backup, false));
 }
 
 #[test]

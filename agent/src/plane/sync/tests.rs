@@ -127,6 +127,7 @@ struct Model {
     guard: guard::Observed,
     no_nftables: bool,
     guard_changed: bool,
+    guard_deaf: bool,
     guard_ops: Vec<guard::Op>,
 }
 
@@ -179,7 +180,12 @@ impl guard::Io for Shared {
     }
 
     fn changed(&mut self) -> io::Result<bool> {
-        Ok(std::mem::take(&mut self.0.borrow_mut().guard_changed))
+        let mut model = self.0.borrow_mut();
+        if std::mem::take(&mut model.guard_deaf) {
+            model.guard_changed = false;
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        Ok(std::mem::take(&mut model.guard_changed))
     }
 
     fn observe(&mut self, ours: &dyn Fn(&str) -> bool) -> io::Result<guard::Observed> {
@@ -335,6 +341,12 @@ fn the_guard_is_there_with_connection_sync_only_and_put_back() {
     bench.pass();
     assert_eq!(bench.kernel.0.borrow().guard.services, one);
     assert_eq!(bench.plane.report().repaired["replace-guard"], 1);
+    // What happened while nobody could hear is looked for.
+    bench.kernel.0.borrow_mut().guard = guard::Observed::default();
+    bench.kernel.0.borrow_mut().guard_deaf = true;
+    bench.pass();
+    assert_eq!(bench.kernel.0.borrow().guard.services, one);
+    assert_eq!(bench.plane.report().repaired["replace-guard"], 2);
     // The next one finds it as it should be.
     bench.kernel.0.borrow_mut().guard_ops.clear();
     let mut bench = bench.restarted();

@@ -40,6 +40,8 @@ struct World {
     directory: TempDir,
     services: Services,
     reports: Reports,
+    /// Groups of which it was said that their services are stopped.
+    stopped: Arc<Mutex<Vec<String>>>,
 }
 
 impl World {
@@ -53,11 +55,11 @@ impl World {
         assert!(
             shell.args(["-c", write, "sh"]).arg(directory.path()).arg(SCRIPT).status().unwrap().success()
         );
-        let services = Self::services(directory.path());
-        Self { directory, services: services.0, reports: services.1 }
+        let (services, reports, stopped) = Self::services(directory.path());
+        Self { directory, services, reports, stopped }
     }
 
-    fn services(directory: &Path) -> (Services, Reports) {
+    fn services(directory: &Path) -> (Services, Reports, Arc<Mutex<Vec<String>>>) {
         let user = if geteuid().is_root() {
             DEFAULT_USER.to_owned()
         } else {
@@ -67,8 +69,12 @@ impl World {
         let reports = Arc::new(Mutex::new(Vec::new()));
         let theirs = reports.clone();
         let report = move |group: &str, why| theirs.lock().unwrap().push((group.to_owned(), why));
+        let stopped = Arc::new(Mutex::new(Vec::new()));
+        let theirs = stopped.clone();
+        let tell = move |group: &str| theirs.lock().unwrap().push(group.to_owned());
         let runner = Runner::new(&options).unwrap();
-        (Services::with_period(&runner, Duration::from_millis(200), report).unwrap(), reports)
+        let services = Services::with_period(&runner, Duration::from_millis(200), report, tell).unwrap();
+        (services, reports, stopped)
     }
 
     fn state(&self) -> PathBuf {
@@ -240,4 +246,34 @@ fn services_that_come_to_a_group_that_is_active_are_started() {
     world.configure(&["web", "mail"]);
     world.wait_all(State::Stopped);
     assert!(!world.diary().contains("start mail"), "{}", world.diary());
+}
+
+#[test]
+fn what_is_to_be_handed_over_is_stopped_first_and_goes_on_if_nobody_takes_it() {
+    let world = World::new();
+    world.configure(&["one", "two"]);
+    world.services.active("front", true);
+    world.wait_all(State::Running);
+    world.services.release("front");
+    world.wait("the word", |_| *world.stopped.lock().unwrap() == ["front"]);
+    assert_eq!(world.diary(), "start one, start two, stop two, stop one");
+    assert_eq!((world.pid("one"), world.pid("two")), (None, None));
+    // That it is active is no news, and no reason to start them.
+    world.services.active("front", true);
+    world.configure(&["one", "two", "three"]);
+    world.wait("three", |group| group.services.len() == 3);
+    world.wait_all(State::Stopped);
+    assert!(!world.diary().contains("start three"), "{}", world.diary());
+    world.services.resume("front");
+    world.wait_all(State::Running);
+
+    // It is handed over, and comes back another day.
+    world.services.release("front");
+    world.services.active("front", false);
+    world.services.active("front", true);
+    world.wait_all(State::Running);
+    // Without services there is nothing to wait for.
+    world.stopped.lock().unwrap().clear();
+    world.services.release("back");
+    assert_eq!(*world.stopped.lock().unwrap(), ["back"]);
 }

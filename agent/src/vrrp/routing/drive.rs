@@ -205,7 +205,8 @@ impl Driver {
         let routes = wanted.routes.iter().map(ToString::to_string);
         let rules = wanted.rules.iter().map(ToString::to_string);
         let why = |what: String| Some(format!("{what}: {}", self.routing.lacking.get(&what)?));
-        self.lacking_links(name).into_iter().chain(routes.chain(rules).filter_map(why)).take(SHOWN).collect()
+        let before = self.lacking_links(name).into_iter().chain(self.lacking_addresses(name));
+        before.chain(routes.chain(rules).filter_map(why)).take(SHOWN).collect()
     }
 }
 

@@ -12,7 +12,8 @@
 //! | 16 | HMAC |
 //!
 //! The HMAC covers 20 bytes that are not sent (4 or 6, version, VRID, 0, source address in 16 bytes), the message with its checksum
-//! as zero, the trailer up to the HMAC, and 16 zero bytes. The 64 bits of the sequence only grow, in the order of RFC 1982.
+//! as zero, the trailer up to the HMAC, and 16 zero bytes. The 64 bits of the sequence only grow, in the order of RFC 1982; but
+//! where peers go by the clock, a sequence that a wrong clock left far ahead of it is given up ([`Sequence::next`]).
 
 mod keys;
 mod trailer;
@@ -54,6 +55,16 @@ pub enum AntiReplay {
     },
     /// The sequence must grow. Needs no clocks that agree; what was recorded before the receiver started is accepted once.
     Monotonic,
+}
+
+impl AntiReplay {
+    /// How far clocks may be apart, if they matter.
+    pub const fn window(self) -> Option<Duration> {
+        match self {
+            AntiReplay::Time { window } => Some(window),
+            AntiReplay::Monotonic => None,
+        }
+    }
 }
 
 /// Window where none is given: three intervals, at least 5 s, at most 300 s.

@@ -1,6 +1,7 @@
 //! The trailer's bytes.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use hmac::Mac;
 use serde::{Deserialize, Serialize};
@@ -30,10 +31,22 @@ impl Sequence {
     }
 
     /// The next after this one: the clock's value, or one more where the clock has not gone on.
+    ///
+    /// With the `window` of [`AntiReplay::Time`](super::AntiReplay::Time) it is the clock's value, too, where this one is ahead of
+    /// the clock by more than that: the clock was wrong and was set back. Peers whose clocks are right took nothing that was so far
+    /// ahead, and one that only counted on would be stale for them until the clock has come there, be it hours.
     #[must_use]
-    pub fn next(self, time: UnixTime) -> Self {
+    pub fn next(self, time: UnixTime, window: Option<Duration>) -> Self {
         let clock = Sequence::at(time);
-        if clock.is_after(self) { clock } else { Sequence(self.0.wrapping_add(1)) }
+        let is_first = self == Sequence::default();
+        let was_wrong = window.is_some_and(|window| self.is_ahead(time, window));
+        if is_first || was_wrong || clock.is_after(self) { clock } else { Sequence(self.0.wrapping_add(1)) }
+    }
+
+    /// Whether it is ahead of `time` by more than `window`, in whole seconds.
+    pub(super) fn is_ahead(self, time: UnixTime, window: Duration) -> bool {
+        let seconds = self.seconds_behind(time);
+        seconds < 0 && u64::from(seconds.unsigned_abs()) > window.as_secs()
     }
 
     /// Order of RFC 1982.
@@ -129,8 +142,6 @@ pub(super) fn tag(trailer: &[u8; TRAILER]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn at(seconds: u64, nanos: u32) -> UnixTime {
@@ -139,11 +150,11 @@ mod tests {
 
     #[test]
     fn sequences_grow_whatever_the_clock_does() {
-        let first = Sequence::default().next(at(1_700_000_000, 500_000_000));
+        let first = Sequence::default().next(at(1_700_000_000, 500_000_000), None);
         assert_eq!(first.0, 1_700_000_000 << 32 | 0x8000 << 16);
-        let same = first.next(at(1_700_000_000, 500_000_000));
+        let same = first.next(at(1_700_000_000, 500_000_000), None);
         assert_eq!(same.0, first.0 + 1);
-        let back = same.next(at(1_600_000_000, 0));
+        let back = same.next(at(1_600_000_000, 0), None);
         assert_eq!(back.0, first.0 + 2);
         assert!(back.is_after(same) && !same.is_after(back) && !same.is_after(same));
     }
@@ -151,10 +162,24 @@ mod tests {
     #[test]
     fn the_year_2106_is_an_instant_like_any_other() {
         let before = Sequence::at(at(u64::from(u32::MAX), 999_999_999));
-        let after = before.next(at(u64::from(u32::MAX) + 1, 0));
+        let after = before.next(at(u64::from(u32::MAX) + 1, 0), None);
         assert_eq!(after.0, 0);
         assert!(after.is_after(before));
         assert_eq!(before.seconds_behind(at(u64::from(u32::MAX) + 6, 0)), 6);
         assert_eq!(after.seconds_behind(at(u64::from(u32::MAX), 0)), -1);
+        let first = Sequence::default().next(at(1 << 31 | 7, 0), None);
+        assert_eq!(first.0 >> 32, 1 << 31 | 7, "the first one is the clock's after 2038, too");
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_and_is_right_again_is_believed_where_peers_go_by_it() {
+        let window = Some(Duration::from_secs(5));
+        let wrong = Sequence::at(at(1_700_003_600, 0));
+        let right = at(1_700_000_000, 0);
+        assert_eq!(wrong.next(right, window), Sequence::at(right));
+        assert_eq!(wrong.next(right, None).0, wrong.0 + 1, "peers go by the order alone");
+        // Peers have taken this one.
+        let near = Sequence::at(at(1_700_000_005, 0));
+        assert_eq!(near.next(right, window).0, near.0 + 1);
     }
 }

@@ -1,12 +1,13 @@
 //! Whether an advertisement is what a holder of a key sent, and sent just now.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use hmac::Mac;
 use serde::{Deserialize, Serialize};
 
 use super::trailer::{Fields, tag};
-use super::{AntiReplay, Bound, Hmac, Mode, Sequence, TRAILER};
+use super::{Bound, Hmac, Mode, Sequence, TRAILER};
 use crate::time::UnixTime;
 
 /// Senders whose sequence is remembered; of more, the one that was silent longest is forgotten.
@@ -19,11 +20,19 @@ pub const MAX_SENDERS: usize = 64;
 pub struct Senders(Vec<(IpAddr, Sequence)>);
 
 impl Senders {
-    /// Takes `sequence` if it is after the sender's last one.
-    fn accept(&mut self, sender: IpAddr, sequence: Sequence) -> Result<(), AuthenticationError> {
+    /// Takes `sequence` if it is after the sender's last one. One that is ahead of our clock by more than the window was taken
+    /// while both clocks were wrong: it counts no more, or the sender would be mute until the clocks have come there.
+    fn accept(
+        &mut self,
+        sender: IpAddr,
+        sequence: Sequence,
+        now: UnixTime,
+        window: Option<Duration>,
+    ) -> Result<(), AuthenticationError> {
         if let Some(at) = self.0.iter().position(|(address, _)| *address == sender) {
             let (_, last) = self.0[at];
-            if !sequence.is_after(last) {
+            let counts = !window.is_some_and(|window| last.is_ahead(now, window));
+            if counts && !sequence.is_after(last) {
                 return Err(AuthenticationError::Replayed);
             }
             self.0.remove(at);
@@ -84,7 +93,8 @@ pub(crate) fn verify(
         };
     };
     let fields = Fields::read(trailer).ok_or(AuthenticationError::Malformed)?;
-    if let AntiReplay::Time { window } = hmac.anti_replay {
+    let window = hmac.anti_replay.window();
+    if let Some(window) = window {
         let seconds = fields.sequence.seconds_behind(now);
         if u64::from(seconds.unsigned_abs()) > window.as_secs() {
             return Err(AuthenticationError::Stale { seconds });
@@ -96,5 +106,5 @@ pub(crate) fn verify(
         .digest(key, bound, message)
         .verify_truncated_left(tag(trailer))
         .map_err(|_| AuthenticationError::Signature)?;
-    senders.accept(bound.source, fields.sequence)
+    senders.accept(bound.source, fields.sequence, now, window)
 }

@@ -29,6 +29,9 @@ pub struct GroupConfig {
     pub priority: u8,
     /// This member is preferred: its priority is 254, which overrides `preempt`, its delay and a held switch-over, but no fault.
     pub preferred: bool,
+    /// So long a Backup that becomes preferred waits for the active member to hand over by itself before it takes over from it
+    /// ([`Input::GiveAway`](super::Input::GiveAway)): there is something to be ended first. Zero: not at all.
+    pub courtesy: Duration,
     /// No member has a higher priority: no startup grace.
     pub highest: bool,
     /// Advertisement_Interval: see [`Interval::new`].
@@ -67,6 +70,7 @@ impl GroupConfig {
             version: Version::V3,
             priority,
             preferred: false,
+            courtesy: Duration::ZERO,
             highest: false,
             interval: Duration::from_secs(1),
             down_intervals: 3,

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::differences;
 use super::{Action, Group, GroupConfig, GroupState, Input, Link, RouterId, Slot, Switchover, shorten};
+use crate::authentication::AuthenticationError;
 use crate::endpoint::Heard;
+use crate::endpoint::Rejection;
 use crate::packet::{Datagram, PRIORITY_RELEASE};
 use crate::router::{self, Afterwards, Reason, StateName};
 use crate::time::{BootTime, Now};
@@ -26,6 +28,11 @@ impl Group {
             Input::Datagram { router, datagram } => self.received(now, router, &datagram),
             Input::Tracked { name, failing } => self.tracked(now, name, failing),
             Input::Switchover => self.switch_over(now),
+            Input::GiveAway => {
+                if self.state == GroupState::Active && !self.is_releasing() && !self.config.preferred {
+                    self.release(now, Afterwards::Resume);
+                }
+            }
             Input::Unhold => self.set_hold(false),
             Input::Stop => self.stop(now),
             Input::Halt => self.halt(now),
@@ -95,6 +102,9 @@ impl Group {
             Ok(heard) => heard,
             Err(rejection) => {
                 let name = rejection.name();
+                if let Rejection::Authentication(AuthenticationError::Stale { seconds }) = rejection {
+                    slot.stale.refused(now.boot, datagram.source, seconds);
+                }
                 *slot.counters.rejected.entry(name).or_default() += 1;
                 if let Some(what) = differences::of_rejection(&rejection) {
                     slot.differences.note(now.boot, what, datagram.source, || rejection.to_string());
@@ -105,6 +115,7 @@ impl Group {
             }
         };
         slot.counters.accepted += 1;
+        slot.stale.accepted(heard.source);
         self.compare(now, at, &heard);
         if heard.priority == PRIORITY_RELEASE {
             self.slots[at].counters.accepted_priority_zero += 1;
@@ -277,6 +288,10 @@ impl Group {
         if config.version != self.config.version {
             self.shut_down(now, GroupState::Initialize, "the version of the protocol changed".to_owned());
         }
+        let becomes_preferred = config.preferred && !self.config.preferred;
+        let waits = becomes_preferred && self.state == GroupState::Backup && !config.courtesy.is_zero();
+        let goes_on = self.courteous_until.filter(|_| config.preferred);
+        self.courteous_until = if waits { Some(now.boot + config.courtesy) } else { goes_on };
         (self.config, self.interval) = (config, interval);
         self.slots.iter_mut().for_each(|slot| slot.differences.clear());
         self.failing.retain(|name, _| self.config.trackers.iter().any(|tracker| tracker.name == *name));
@@ -372,8 +387,11 @@ impl Group {
             router::Notice::SamePriority { .. } => "same-priority",
             router::Notice::AlsoActive { .. } => "also-active",
             router::Notice::Resumed { .. } => {
-                if std::mem::take(&mut self.commanded) {
-                    self.out.push(Action::Switchover(Switchover::NoSuccessor));
+                self.commanded = false;
+                // Each virtual router of the group says so.
+                let outcome = Action::Switchover(Switchover::NoSuccessor);
+                if !self.out.contains(&outcome) {
+                    self.out.push(outcome);
                 }
                 "no-successor"
             }

@@ -37,7 +37,8 @@ use crate::router::{Reason, State, StateName, VirtualRouter};
 use crate::time::{BootTime, Now, earliest};
 use crate::timers::Interval;
 use differences::Differences;
-use notices::Limiter;
+pub use notices::StalePeer;
+use notices::{Limiter, StalePeers};
 
 /// State of a group: that of all its virtual routers, and Fault, for which the RFC has no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -62,8 +63,14 @@ pub enum Link {
         /// The primary IPv4 address or the link-local IPv6 address (unicast: the member's own address).
         source: IpAddr,
     },
-    /// Down, or without carrier; also when sending on it keeps failing.
+    /// Down, or without carrier.
     Down,
+    /// Up, but nobody could be heard on it: there is no socket. That must not pass for silence.
+    Deaf,
+    /// Up, but what is sent on it keeps failing.
+    Mute,
+    /// Up, but the interface with the virtual MAC address, where the addresses belong, is not there.
+    NoHome,
     /// Up, but without an address to speak from.
     NoAddress,
     /// There is no such interface.
@@ -103,6 +110,9 @@ pub enum Input<'a> {
     },
     /// Give the addresses to another member, and do not take them back by preemption. Answered by [`Action::Switchover`].
     Switchover,
+    /// Give the addresses to another member that is to have them, such as one that is preferred now; nothing is held against
+    /// preemption. Nobody took over: [`Switchover::NoSuccessor`], and it is active as before.
+    GiveAway,
     /// Take back by preemption again, after a switch-over was commanded.
     Unhold,
     /// Stop: hand over, then go. Answered by [`Action::Stopped`].
@@ -207,7 +217,7 @@ pub enum Switchover {
         /// Why it is Backup now; names the successor.
         reason: String,
     },
-    /// Nobody took over: it is active as before.
+    /// Nobody took over, also after [`Input::GiveAway`]: it is active as before.
     NoSuccessor,
     /// It did not begin.
     Refused {
@@ -231,6 +241,7 @@ struct Slot {
     link: Link,
     sequence: Sequence,
     senders: Senders,
+    stale: StalePeers,
     counters: Counters,
     differences: Differences,
     /// Whether this silence was warned of.
@@ -258,6 +269,8 @@ pub struct Group {
     commanded: bool,
     /// Since when it is up, or the better one: where `preempt.delay` counts from.
     better_since: Option<BootTime>,
+    /// No preemption before: it has just become preferred, and the active member hands over by itself.
+    courteous_until: Option<BootTime>,
     /// Trackers that fail.
     failing: BTreeMap<Arc<str>, bool>,
     renewed_at: Option<BootTime>,
@@ -285,6 +298,7 @@ impl Group {
             hold: false,
             commanded: false,
             better_since: None,
+            courteous_until: None,
             failing: BTreeMap::new(),
             renewed_at: None,
             farewell_at: None,
@@ -370,6 +384,11 @@ impl Group {
         self.config.effective_priority(|name| self.failing.get(name).copied().unwrap_or(false))
     }
 
+    /// When peers take over unless it has spoken by then; `None` while it is not Active.
+    pub fn must_speak_by(&self) -> Option<BootTime> {
+        self.last_sent().map(|(last, patience)| last + patience)
+    }
+
     fn new_slots(&self) -> Vec<Slot> {
         let priority = self.priority();
         self.config
@@ -383,6 +402,7 @@ impl Group {
                 link: Link::Unknown,
                 sequence: Sequence::default(),
                 senders: Senders::default(),
+                stale: StalePeers::default(),
                 counters: Counters::default(),
                 differences: Differences::default(),
                 warned: false,
@@ -404,6 +424,9 @@ impl Group {
 
     /// Preempt_Mode at this moment.
     fn may_preempt(&self, now: Now) -> bool {
+        if self.courteous_until.is_some_and(|until| now.boot < until) {
+            return false;
+        }
         let Preempt { enabled, delay } = self.config.preempt;
         let waited = || self.better_since.is_some_and(|since| now.boot.since(since) >= delay);
         self.config.preferred || (enabled && !self.hold && (delay.is_zero() || waited()))

@@ -1,6 +1,7 @@
 //! Warnings at a bounded rate: what a flood makes us say costs nothing.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{RouterId, Warning};
@@ -33,5 +34,49 @@ impl Limiter {
         }
         self.0.insert(key, (now, 0));
         Some(Warning { router: router.cloned(), kind, text: text(), suppressed })
+    }
+}
+
+/// Peers of one virtual router that are remembered at most: a group has as many members.
+const MAX_STALE: usize = 16;
+/// So many in a row, and none that was taken: no recording that somebody sends between those of the peer.
+const ALL: u64 = 3;
+
+/// A peer of which everything is refused because its time is not ours. Each rejects the other then, and both become active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StalePeer {
+    /// Who.
+    pub source: IpAddr,
+    /// By how many seconds the last one was behind our clock; negative when it was ahead.
+    pub seconds: i32,
+    /// How many in a row.
+    pub refused: u64,
+    /// When the last one came.
+    pub at: BootTime,
+}
+
+/// Peers whose last advertisements were stale, the one heard last at the end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StalePeers(Vec<StalePeer>);
+
+impl StalePeers {
+    /// One was refused for its time.
+    pub(super) fn refused(&mut self, at: BootTime, source: IpAddr, seconds: i32) {
+        let before = self.0.iter().position(|peer| peer.source == source).map(|at| self.0.remove(at).refused);
+        if self.0.len() >= MAX_STALE {
+            self.0.remove(0);
+        }
+        let refused = before.unwrap_or_default().saturating_add(1);
+        self.0.push(StalePeer { source, seconds, refused, at });
+    }
+
+    /// One was taken.
+    pub(super) fn accepted(&mut self, source: IpAddr) {
+        self.0.retain(|peer| peer.source != source);
+    }
+
+    /// Those of which all is refused.
+    pub(super) fn all(&self) -> Vec<StalePeer> {
+        self.0.iter().filter(|peer| peer.refused >= ALL).copied().collect()
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Action, AgentLoss, Change, Group, GroupState, Link, Slot, Switchover, Warning, about, shorten};
+use crate::packet::Family;
 use crate::router::{self, Backup, Reason, State, StateName};
 use crate::time::{BootTime, Now, earliest};
 
@@ -51,17 +52,12 @@ impl Group {
         for Slot { id, interface, link, .. } in &self.slots {
             match link {
                 Link::Up { .. } => {}
-                Link::Down => return Some(Blocked::Fault(shorten(format!("interface {interface} is down")))),
-                Link::Missing => {
-                    return Some(Blocked::Fault(shorten(format!("there is no interface {interface}"))));
-                }
-                Link::NoAddress => {
-                    let address = id.family.address_name();
-                    return Some(Blocked::Fault(shorten(format!("interface {interface} has no {address}"))));
-                }
                 Link::Unknown => {
                     let reason = || Blocked::Waiting(shorten(format!("waiting for interface {interface}")));
                     waiting = waiting.or_else(|| Some(reason()));
+                }
+                Link::Down | Link::Missing | Link::NoAddress | Link::Deaf | Link::Mute | Link::NoHome => {
+                    return Some(Blocked::Fault(shorten(link.trouble(interface, id.family))));
                 }
             }
         }
@@ -230,6 +226,24 @@ impl Group {
                 let others = "while other instances still hear the active member: not taking over";
                 warn("one-sided", format!("heard nothing for {silent:.2?}, {others}"));
                 slot.one_sided = true;
+            }
+        }
+    }
+}
+
+impl Link {
+    /// What is wrong with an interface, in words.
+    fn trouble(self, interface: &str, family: Family) -> String {
+        match self {
+            Link::Up { .. } => format!("interface {interface} is up"),
+            Link::Unknown => format!("interface {interface} was not looked at yet"),
+            Link::Down => format!("interface {interface} is down"),
+            Link::Missing => format!("there is no interface {interface}"),
+            Link::NoAddress => format!("interface {interface} has no {}", family.address_name()),
+            Link::Deaf => format!("interface {interface} has no socket for VRRP"),
+            Link::Mute => format!("advertisements cannot be sent on interface {interface}"),
+            Link::NoHome => {
+                format!("interface {interface} has no interface with the virtual MAC address over it")
             }
         }
     }

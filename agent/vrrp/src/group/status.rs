@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{Difference, Group, GroupState, Link, RouterId};
+use super::{Difference, Group, GroupState, Link, RouterId, StalePeer};
 use crate::router::{Peer, State, StateName};
 use crate::time::BootTime;
 
@@ -45,10 +45,13 @@ pub struct RouterStatus {
     pub ready: bool,
     /// The active router that it listens to; for an active one, itself.
     pub active: Option<IpAddr>,
-    /// When a peer was last heard.
+    /// When a peer was last heard; none if nobody was since it is Backup.
     pub heard_at: Option<BootTime>,
     /// In what the configuration of a peer differs, as far as it was heard; see [`super::FORGOTTEN`].
     pub differences: Vec<Difference>,
+    /// Peers of which everything is refused because the clocks are too far apart, at most 16. Who has fallen silent
+    /// since is among them: see [`StalePeer::at`].
+    pub stale: Vec<StalePeer>,
     /// What it counted since it was made.
     pub counters: Counters,
 }
@@ -96,7 +99,11 @@ impl Group {
 impl RouterStatus {
     fn of(slot: &super::Slot) -> Self {
         let (peer, heard_at): (Option<Peer>, _) = match slot.router.state() {
-            State::Backup(backup) => (backup.active.or(backup.lower), Some(backup.heard_at)),
+            State::Backup(backup) => {
+                let peer = backup.active.or(backup.lower);
+                // Where nobody was heard it says since when this one listens.
+                (peer, peer.map(|_| backup.heard_at))
+            }
             State::Initialize | State::Active(_) => (None, None),
         };
         let state = slot.router.state_name();
@@ -113,6 +120,7 @@ impl RouterStatus {
             },
             heard_at,
             differences: slot.differences.all(),
+            stale: slot.stale.all(),
             counters: slot.counters.clone(),
         }
     }

@@ -49,11 +49,13 @@ pub(crate) fn one_network(priority: u8) -> GroupConfig {
 pub(crate) struct Bench {
     pub(crate) group: Group,
     pub(crate) now: Duration,
+    /// By how much the wall clock is ahead.
+    pub(crate) step: Duration,
 }
 
 impl Bench {
     pub(crate) fn new(config: GroupConfig) -> Self {
-        Bench { group: Group::new(config).unwrap(), now: Duration::from_secs(3600) }
+        Bench { group: Group::new(config).unwrap(), now: Duration::from_secs(3600), step: Duration::ZERO }
     }
 
     /// With all interfaces up, and started.
@@ -76,7 +78,7 @@ impl Bench {
     pub(crate) fn clock(&self) -> Now {
         Now {
             boot: BootTime::from_duration(self.now),
-            unix: UnixTime(Duration::from_secs(1_700_000_000) + self.now),
+            unix: UnixTime(Duration::from_secs(1_700_000_000) + self.now + self.step),
         }
     }
 

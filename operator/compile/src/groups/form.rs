@@ -42,6 +42,7 @@ pub(crate) fn form(
         name: name.to_owned(),
         priority: own,
         highest: others().all(|other| priority(spec, other) <= own),
+        other_preferred: spec.preferred.as_ref().is_some_and(|preferred| *preferred != member.director),
         alone,
         version: spec.version,
         advertisement_interval: spec.advertisement_interval,

@@ -119,7 +119,8 @@ impl<G: crate::plane::sync::guard::Io> Shield<G> {
         if let Some(io) = &mut self.io {
             match io.changed() {
                 Ok(changed) => foreign = changed,
-                Err(_) => self.io = None,
+                // Deaf for a while: what was known then may be true no more.
+                Err(_) => (self.io, foreign) = (None, true),
             }
         }
         if foreign {
