@@ -14,11 +14,11 @@ mod exec;
 mod file;
 mod hooks;
 mod keep;
+mod log;
 mod service;
 mod shortage;
 mod spec;
 mod state;
-mod telling;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -358,9 +358,10 @@ async fn drive(shared: Arc<Shared>) {
         let left = next.map(|next| next.since(now()));
         // Also where something is due all the time, what else there is to do has its turn.
         let rests = async {
-            match left {
-                Some(Duration::ZERO) => tokio::task::yield_now().await,
-                left => tokio::time::sleep(left.unwrap_or(Duration::MAX)).await,
+            if left == Some(Duration::ZERO) {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(left.unwrap_or(Duration::MAX)).await;
             }
         };
         tokio::select! {

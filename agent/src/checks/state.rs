@@ -12,10 +12,10 @@ use tokio::task::AbortHandle;
 
 use super::before::Before;
 use super::keep::{Identity, Kept, KeptService};
+use super::log::{begin, note, say};
 use super::service::{Member, Service, first_port, is_judged};
 use super::shortage::Shortages;
 use super::spec::{self, Key, Subject, What, Whom};
-use super::telling::{begin, note, say};
 use super::told;
 use super::track::{Tracked, Tracking};
 use super::unmade::Unmade;
@@ -83,7 +83,7 @@ pub(super) struct Effects {
 pub(super) struct State {
     prober: Prober,
     /// Whether files are watched at all.
-    files: bool,
+    pub(super) files: bool,
     pub(super) scheduler: Scheduler<ProbeId>,
     probes: BTreeMap<ProbeId, Probing>,
     by_key: HashMap<Arc<Key>, ProbeId>,

@@ -102,7 +102,8 @@ fn refusing_scheduler(spec: &VirtualServiceSpec) -> Option<Warning> {
     Some(Warning {
         field,
         message: format!(
-            "the scheduler {} gives a real server of weight 0 its share of the clients all the same, and refuses them, for as long as              it stands there: {way_out}",
+            "the scheduler {} gives a real server of weight 0 its share of the clients all the same, and refuses them, \
+             for as long as it stands there: {way_out}",
             spec.scheduler.name.as_str()
         ),
     })

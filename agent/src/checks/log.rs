@@ -1,4 +1,4 @@
-//! What is told, and to whom: the log of transitions, hooks of a quorum.
+//! Lines of the log, and what hooks of a quorum are told.
 
 use bascule_checks::Target;
 use bascule_checks_core::pool::{Judgement, Serving, Standing};
