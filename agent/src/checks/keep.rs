@@ -6,12 +6,13 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use bascule_checks_core::Verdict;
 use bascule_checks_core::pool::Standing;
-use bascule_checks_core::{Time, Verdict};
 use bascule_compile::BindingKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::before::Before;
 use super::spec::Subject;
 
 /// Name of the file.
@@ -23,8 +24,25 @@ const MAX_FILE: u64 = 256 * 1024 * 1024;
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Kept {
+    /// Which start of the machine it is of: its clock says nothing to another.
+    boot: String,
     verdicts: BTreeMap<String, Verdict>,
-    standings: BTreeMap<String, Standing>,
+    services: BTreeMap<String, KeptService>,
+}
+
+/// Which start of the machine this is; empty where that cannot be told.
+pub(super) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Of one virtual service.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct KeptService {
+    /// Whether its quorum was met.
+    pub(super) standing: Standing,
+    /// What its real servers were.
+    pub(super) servers: Before,
 }
 
 /// The same subject in another process.
@@ -39,31 +57,32 @@ pub(super) fn identity(subject: &Subject) -> String {
 
 impl Kept {
     pub(super) fn new(
+        boot: &str,
         verdicts: impl Iterator<Item = (String, Verdict)>,
-        standings: impl Iterator<Item = (String, Standing)>,
+        services: impl Iterator<Item = (String, KeptService)>,
     ) -> Self {
-        Self { verdicts: verdicts.collect(), standings: standings.collect() }
+        Self { boot: boot.to_owned(), verdicts: verdicts.collect(), services: services.collect() }
     }
 
-    /// What was kept; nothing if that cannot be read, and why. What claims to be later than now is of another start of the machine.
-    pub(super) fn read(run_dir: &Path, now: Time) -> (Self, Option<String>) {
+    /// What was kept since this start of the machine; nothing if that cannot be read, and why.
+    pub(super) fn read(run_dir: &Path, boot: &str) -> (Self, Option<String>) {
         let path = run_dir.join(FILE);
+        let nothing = || Self { boot: boot.to_owned(), ..Self::default() };
         let text = match fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_FILE => fs::read(&path),
-            Ok(_) => return (Self::default(), None),
+            Ok(_) => return (nothing(), None),
             Err(error) => Err(error),
         };
         let kept = match text {
             Ok(text) => serde_json::from_slice::<Self>(&text).map_err(io::Error::other),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return (Self::default(), None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return (nothing(), None),
             Err(error) => Err(error),
         };
         match kept {
-            Ok(mut kept) => {
-                kept.verdicts.retain(|_, verdict| verdict.since <= now);
-                (kept, None)
-            }
-            Err(error) => (Self::default(), Some(format!("{}: {error}; checks begin anew", path.display()))),
+            Ok(kept) if kept.boot == boot => (kept, None),
+            // The run directory is one that a reboot does not empty.
+            Ok(_) => (nothing(), None),
+            Err(error) => (nothing(), Some(format!("{}: {error}; checks begin anew", path.display()))),
         }
     }
 
@@ -82,10 +101,20 @@ impl Kept {
     }
 
     pub(super) fn standing(&self, key: &BindingKey) -> Standing {
-        self.standings.get(&key.to_string()).copied().unwrap_or_default()
+        self.services.get(&key.to_string()).map(|service| service.standing).unwrap_or_default()
+    }
+
+    pub(super) fn before(&self, key: &BindingKey) -> Before {
+        self.services.get(&key.to_string()).map(|service| service.servers.clone()).unwrap_or_default()
+    }
+
+    /// Which start of the machine it is of.
+    pub(super) fn boot(&self) -> &str {
+        &self.boot
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        self.verdicts.clear();
+        self.services.clear();
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! Every director checks, active or not, so that a takeover meets fresh verdicts. They survive a restart of the agent, in /run.
 
+mod before;
 mod bounds;
 mod exec;
 mod file;
@@ -118,8 +119,7 @@ pub fn kept(
     config: &Arc<NodeConfig>,
     checks: &BTreeMap<CheckKey, Arc<HealthCheckSpec>>,
 ) -> (Lives, Option<String>) {
-    let now = now();
-    let (kept, problem) = Kept::read(run_dir, now);
+    let (kept, problem) = Kept::read(run_dir, &keep::boot_id());
     // Files are watched or not as that agent was told: where they are not, nothing was kept of them.
     let mut state = State::new(prober(director), 0, true, kept);
     let mut update = ConfigUpdate {
@@ -129,7 +129,7 @@ pub fn kept(
         checks: checks.iter().map(|(key, spec)| (key.clone(), Some(Arc::clone(spec)))).collect(),
         live: Lives::new(),
     };
-    state.configure(now, &mut update);
+    state.configure(now(), &mut update);
     (update.live, problem)
 }
 
@@ -147,7 +147,7 @@ impl Checks {
     ) -> std::io::Result<Self> {
         let mut seed = DefaultHasher::new();
         options.director.hash(&mut seed);
-        let (kept, problem) = Kept::read(&options.run_dir, now());
+        let (kept, problem) = Kept::read(&options.run_dir, &keep::boot_id());
         if let Some(problem) = problem {
             tracing::warn!("{problem}");
         }

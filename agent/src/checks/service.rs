@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use bascule_checks_core::Verdict;
 use bascule_checks_core::pool::{
     Below, Families, InitialState, Judgement, OnFailure, Pool, Quorum, Reading, Server, Standing,
 };
+use bascule_checks_core::{Health, Verdict};
 use bascule_crds::VirtualServiceBindingSpec;
 use bascule_crds::binding::BindingRealServer;
 use bascule_crds::forwarding::ForwardingMethod;
 use bascule_crds::virtual_service as crd;
 
+use super::before::Before;
 use super::state::ProbeId;
 
 /// A check of a real server.
@@ -18,13 +19,21 @@ use super::state::ProbeId;
 pub(super) struct Member {
     /// Name of the HealthCheck.
     pub(super) name: Arc<str>,
-    /// Its probe, or why there is none: then it says nothing, and the initial state counts.
+    /// Its probe, or why there is none: then it says nothing.
     pub(super) probe: Result<ProbeId, String>,
+    /// What it counts as until it says something; nothing where nothing was known: then the initial state counts.
+    pub(super) before: Reading,
 }
 
 impl Member {
     pub(super) fn probe(&self) -> Option<ProbeId> {
         self.probe.as_ref().ok().copied()
+    }
+
+    /// What it says, or counts as until it does.
+    fn reading<'a>(&self, verdict: impl Fn(ProbeId) -> Option<&'a Verdict>) -> Reading {
+        let said = self.probe().and_then(verdict).map(Reading::from);
+        said.filter(|reading| reading.health != Health::Unknown).unwrap_or(self.before)
     }
 }
 
@@ -64,16 +73,19 @@ impl Service {
         before: Standing,
         verdict: impl Fn(ProbeId) -> Option<&'a Verdict>,
     ) -> Judgement {
-        let reading =
-            |member: &Member| member.probe().and_then(&verdict).map(Reading::from).unwrap_or_default();
         let servers = self.spec.real_servers.iter().zip(&self.members);
         let servers = servers.map(|(server, members)| Server {
             weight: u16::try_from(server.weight).unwrap_or(u16::MAX),
             drain: server.drain,
             families: families(server),
-            checks: members.iter().map(reading).collect(),
+            checks: members.iter().map(|member| member.reading(&verdict)).collect(),
         });
         pool(&self.spec, servers.collect()).judge(before)
+    }
+
+    /// What its real servers are, for the time when their checks have changed.
+    pub(super) fn before<'a>(&self, verdict: impl Fn(ProbeId) -> Option<&'a Verdict>) -> Before {
+        Before::of(&self.spec, &self.members, |member| member.reading(&verdict))
     }
 }
 

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bascule_checks::{Prepared, Prober};
-use bascule_checks_core::pool::{Judgement, Standing};
+use bascule_checks_core::pool::{Judgement, Reading, Standing};
 use bascule_checks_core::{Health, Outcome, Scheduler, Time, Transition, Verdict};
 use bascule_compile::{BindingKey, CheckKey, only_here};
 use bascule_crds::{HealthCheckSpec, VirtualServiceBindingSpec, common::AddressPrefix};
 
-use super::keep::{Kept, identity};
+use super::before::Before;
+use super::keep::{Kept, KeptService, identity};
 use super::service::{Member, Service, first_port, is_judged};
 use super::shortage::Shortages;
 use super::spec::{self, Key, Subject, What, Whom};
@@ -63,6 +64,8 @@ pub(super) struct State {
     next: ProbeId,
     checks: BTreeMap<CheckKey, Arc<HealthCheckSpec>>,
     pub(super) services: BTreeMap<BindingKey, Service>,
+    /// Services about which there is nothing to judge.
+    unchecked: BTreeMap<BindingKey, Arc<VirtualServiceBindingSpec>>,
     by_check: BTreeMap<CheckKey, BTreeSet<BindingKey>>,
     /// Networks of loopback and link-local addresses that may be probed all the same.
     allowed: Vec<AddressPrefix>,
@@ -84,6 +87,7 @@ impl State {
             next: 0,
             checks: BTreeMap::new(),
             services: BTreeMap::new(),
+            unchecked: BTreeMap::new(),
             by_check: BTreeMap::new(),
             allowed: Vec::new(),
             kept,
@@ -116,17 +120,19 @@ impl State {
         }
         let bindings: Vec<_> = match &update.change {
             ConfigChange::All(config) => {
-                let gone: Vec<_> =
-                    self.services.keys().filter(|key| !config.bindings.contains_key(*key)).cloned().collect();
+                let known = self.services.keys().chain(self.unchecked.keys());
+                let gone: Vec<_> = known.filter(|key| !config.bindings.contains_key(*key)).cloned().collect();
                 let all = config.bindings.iter().map(|(key, spec)| (key.clone(), Some(Arc::clone(spec))));
                 all.chain(gone.into_iter().map(|key| (key, None))).collect()
             }
             ConfigChange::Some { bindings, .. } => bindings.clone(),
         };
         let mut effects = Effects::default();
+        // What is given up is let go at the end: another binding may be about to take it over, with what is known.
+        let mut given_up = Vec::new();
         for (key, spec) in &bindings {
             affected.remove(key);
-            self.put(now, key, spec.as_ref(), &mut effects);
+            self.put(now, key, spec.as_ref(), &mut effects, &mut given_up);
             // The planes learn it with the binding, also where it is as it was.
             if let Some(service) = self.services.get(key) {
                 effects.live.insert(key.clone(), Arc::clone(&service.judgement));
@@ -134,7 +140,10 @@ impl State {
         }
         for key in affected {
             let spec = self.services.get(&key).map(|service| Arc::clone(&service.spec));
-            self.put(now, &key, spec.as_ref(), &mut effects);
+            self.put(now, &key, spec.as_ref(), &mut effects, &mut given_up);
+        }
+        for (id, user) in given_up {
+            self.release(id, &user);
         }
         if all {
             // What nobody asked for now, nobody will.
@@ -144,17 +153,24 @@ impl State {
         effects
     }
 
-    /// Takes a binding, none when it is gone.
+    /// Takes a binding, none when it is gone. The probes that it does not use any more go to `given_up`.
     fn put(
         &mut self,
         now: Time,
         key: &BindingKey,
         spec: Option<&Arc<VirtualServiceBindingSpec>>,
         effects: &mut Effects,
+        given_up: &mut Vec<(ProbeId, BindingKey)>,
     ) {
+        let was = self.before(key);
+        let unchecked = spec.filter(|spec| !is_judged(spec));
         let spec = spec.filter(|spec| is_judged(spec));
-        let members = spec.map(|spec| self.members(now, key, spec));
+        let members = spec.map(|spec| self.members(now, key, spec, &was));
         let before = self.services.remove(key);
+        match unchecked {
+            Some(spec) => self.unchecked.insert(key.clone(), Arc::clone(spec)),
+            None => self.unchecked.remove(key),
+        };
         let standing = match &before {
             Some(service) => service.judgement.standing,
             None => self.kept.standing(key),
@@ -166,26 +182,8 @@ impl State {
             .flat_map(|service| service.members.iter().flatten())
             .filter_map(Member::probe)
             .collect();
-        for id in old.difference(&used) {
-            self.release(*id, key);
-        }
-        let named = |spec: &VirtualServiceBindingSpec| -> BTreeSet<CheckKey> {
-            let names = spec.real_servers.iter().flat_map(|server| &server.health_checks);
-            names.map(|name| CheckKey::new(&key.namespace, name)).collect()
-        };
-        let old = before.as_ref().map(|service| named(&service.spec)).unwrap_or_default();
-        let new = spec.map(|spec| named(spec)).unwrap_or_default();
-        for check in old.difference(&new) {
-            if let Some(users) = self.by_check.get_mut(check) {
-                users.remove(key);
-                if users.is_empty() {
-                    self.by_check.remove(check);
-                }
-            }
-        }
-        for check in new {
-            self.by_check.entry(check).or_default().insert(key.clone());
-        }
+        given_up.extend(old.difference(&used).map(|id| (*id, key.clone())));
+        self.rename(key, before.as_ref().map(|service| &*service.spec), spec.map(|spec| &**spec));
         if let (Some(spec), Some(members)) = (spec, members) {
             let mut service = Service::new(Arc::clone(spec), members);
             service.judgement = Arc::new(service.judge(standing, |id| self.scheduler.verdict(&id)));
@@ -201,8 +199,49 @@ impl State {
         }
     }
 
-    /// The checks of each real server of a service.
-    fn members(&mut self, now: Time, key: &BindingKey, spec: &VirtualServiceBindingSpec) -> Vec<Vec<Member>> {
+    /// What is known of a binding's real servers: of those that it has now, or had in a former process.
+    fn before(&self, key: &BindingKey) -> Before {
+        match (self.services.get(key), self.unchecked.get(key)) {
+            (Some(service), _) => service.before(|id| self.scheduler.verdict(&id)),
+            (None, Some(spec)) => Before::unchecked(spec),
+            (None, None) => self.kept.before(key),
+        }
+    }
+
+    /// Which HealthChecks a binding names: to be looked at again when one of them changes.
+    fn rename(
+        &mut self,
+        key: &BindingKey,
+        before: Option<&VirtualServiceBindingSpec>,
+        after: Option<&VirtualServiceBindingSpec>,
+    ) {
+        let named = |spec: &VirtualServiceBindingSpec| -> BTreeSet<CheckKey> {
+            let names = spec.real_servers.iter().flat_map(|server| &server.health_checks);
+            names.map(|name| CheckKey::new(&key.namespace, name)).collect()
+        };
+        let old = before.map(named).unwrap_or_default();
+        let new = after.map(named).unwrap_or_default();
+        for check in old.difference(&new) {
+            if let Some(users) = self.by_check.get_mut(check) {
+                users.remove(key);
+                if users.is_empty() {
+                    self.by_check.remove(check);
+                }
+            }
+        }
+        for check in new {
+            self.by_check.entry(check).or_default().insert(key.clone());
+        }
+    }
+
+    /// The checks of each real server of a service, which were what `before` tells.
+    fn members(
+        &mut self,
+        now: Time,
+        key: &BindingKey,
+        spec: &VirtualServiceBindingSpec,
+        before: &Before,
+    ) -> Vec<Vec<Member>> {
         let mut all = Vec::with_capacity(spec.real_servers.len());
         for server in &spec.real_servers {
             let port = first_port(spec, server);
@@ -215,8 +254,12 @@ impl State {
                     Some(check) => self.may_probe(check).and_then(|()| spec::key(check, &whom)),
                 };
                 let probe = probe.and_then(|probe| self.acquire(now, &check, probe, key));
-                members.push(Member { name: Arc::clone(&check.name), probe });
+                members.push(Member { name: Arc::clone(&check.name), probe, before: Reading::default() });
             }
+            before.carry_over(server, &mut members, |member| {
+                let verdict = member.probe().and_then(|id| self.scheduler.verdict(&id));
+                verdict.map_or(Health::Unknown, |verdict| verdict.health)
+            });
             all.push(members);
         }
         all
@@ -369,9 +412,11 @@ impl State {
             let verdict = self.scheduler.verdict(id).filter(|verdict| verdict.health != Health::Unknown)?;
             Some((identity(&probing.key.subject), verdict.clone()))
         });
-        let standings =
-            self.services.iter().map(|(key, service)| (key.to_string(), service.judgement.standing));
-        Kept::new(verdicts, standings)
+        let services = self.services.iter().map(|(key, service)| {
+            let before = service.before(|id| self.scheduler.verdict(&id));
+            (key.to_string(), KeptService { standing: service.judgement.standing, servers: before })
+        });
+        Kept::new(self.kept.boot(), verdicts, services)
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is probed for whom, and what a change of the configuration leaves as it was.
 
+mod carried;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +28,11 @@ fn at(seconds: u64) -> Time {
 
 fn check(name: &str, spec: Value) -> (CheckKey, Option<Arc<HealthCheckSpec>>) {
     (CheckKey::new("tp", name), Some(Arc::new(serde_json::from_value(spec).unwrap())))
+}
+
+/// Nothing is known in this start of the machine.
+fn nothing() -> Kept {
+    Kept::read(std::path::Path::new("/nonexistent"), "this").0
 }
 
 fn state(kept: Kept) -> State {
@@ -86,7 +93,7 @@ fn every_second() -> Checks {
 
 #[test]
 fn one_probe_runs_however_many_services_ask() {
-    let mut state = state(Kept::default());
+    let mut state = state(nothing());
     let spec = checked(&["answers"], json!({}));
     let bindings: Vec<_> = ["a", "b", "c"].iter().map(|name| (*name, Arc::clone(&spec))).collect();
     let mut update = all(&bindings, every_second());
@@ -114,7 +121,7 @@ fn one_probe_runs_however_many_services_ask() {
 
 #[test]
 fn what_does_not_change_keeps_its_verdict() {
-    let mut state = state(Kept::default());
+    let mut state = state(nothing());
     state.configure(at(1), &mut all(&[("web", checked(&["answers"], json!({})))], every_second()));
     round(&mut state, at(2), &["172.16.193.10"]);
     assert_eq!(states(&state, "web"), ["Down", "Up"]);
@@ -134,13 +141,14 @@ fn what_does_not_change_keeps_its_verdict() {
     // Another question is another one.
     let other = vec![check("answers", json!({"interval": "9s", "http": {}}))];
     let effects = state.configure(at(5), &mut some(Vec::new(), other));
-    assert_eq!(effects.live[&key("web")].servers[0].ipv4, Held::Weight(1));
-    assert_eq!(states(&state, "web"), ["Starting", "Starting"]);
+    assert!(effects.live.is_empty(), "of which nothing is known yet");
+    let asked = view::services(&state)[&key("web")].servers[0].checks[0].clone();
+    assert_eq!((asked.passing, states(&state, "web")), (None, vec!["Down", "Up"]));
 }
 
 #[test]
 fn a_check_that_is_missing_or_cannot_be_run_says_nothing() {
-    let mut state = state(Kept::default());
+    let mut state = state(nothing());
     let checks = vec![check("in-service", json!({"file": {"name": "x"}}))];
     let spec = checked(&["gone", "in-service"], json!({}));
     let mut change = all(&[("web", spec)], checks);
@@ -162,7 +170,7 @@ fn a_check_that_is_missing_or_cannot_be_run_says_nothing() {
 
 #[test]
 fn quorum_and_sorry_server_and_who_is_told() {
-    let mut state = state(Kept::default());
+    let mut state = state(nothing());
     let sorry = json!([server("sorry-ipv4", "172.16.193.99", json!({}))]);
     let spec = checked(&["answers"], json!({"quorum": {"weight": 2}, "sorryServers": sorry}));
     let mut change = all(&[("web", spec)], every_second());
@@ -183,7 +191,7 @@ fn quorum_and_sorry_server_and_who_is_told() {
 
 #[test]
 fn a_probe_that_could_not_be_carried_out_changes_nothing() {
-    let mut state = state(Kept::default());
+    let mut state = state(nothing());
     state.configure(at(1), &mut all(&[("web", checked(&["answers"], json!({})))], every_second()));
     round(&mut state, at(2), &["172.16.193.10"]);
     for second in 3..10 {
@@ -239,7 +247,7 @@ fn whoever_listens_to_a_group_hears_what_changes_about_its_services() {
 
 #[test]
 fn a_loopback_target_of_a_check_is_probed_only_where_that_is_allowed() {
-    let mut state = state(Kept::default());
+    let mut state = state(nothing());
     let proxy = || vec![check("answers", json!({"interval": "1s", "tcp": {}, "address": "127.0.0.1"}))];
     state.configure(at(1), &mut all(&[("web", checked(&["answers"], json!({})))], proxy()));
     assert_eq!(state.scheduler.poll(at(3), usize::MAX).len(), 0);
@@ -254,7 +262,7 @@ fn a_loopback_target_of_a_check_is_probed_only_where_that_is_allowed() {
 #[test]
 fn verdicts_survive_in_a_file() {
     let directory = tempfile::tempdir().unwrap();
-    let mut first = state(Kept::default());
+    let mut first = state(nothing());
     let sorry = json!([server("sorry-ipv4", "172.16.193.99", json!({}))]);
     let spec =
         checked(&["answers"], json!({"quorum": {"weight": 2, "hysteresis": 1}, "sorryServers": sorry}));
@@ -262,19 +270,19 @@ fn verdicts_survive_in_a_file() {
     round(&mut first, at(2), &["172.16.193.10"]);
     first.keep().write(directory.path()).unwrap();
 
-    let mut second = state(Kept::read(directory.path(), at(60)).0);
+    let mut second = state(Kept::read(directory.path(), "this").0);
     let mut change = all(&[("web", Arc::clone(&spec))], every_second());
     let effects = second.configure(at(60), &mut change);
     assert_eq!(change.live[&key("web")], first.services[&key("web")].judgement);
     assert!(effects.quorums.is_empty(), "nothing happened");
     assert_eq!(states(&second, "web"), ["Down", "Up"]);
-    // Of another start of the machine, whose clock had not come so far.
-    let mut third = state(Kept::read(directory.path(), at(1)).0);
+    // Of another start of the machine.
+    let mut third = state(Kept::read(directory.path(), "other").0);
     third.configure(at(1), &mut all(&[("web", spec)], every_second()));
     assert_eq!(states(&third, "web"), ["Starting", "Starting"]);
     // And nonsense is nothing.
     std::fs::write(directory.path().join(super::keep::FILE), "{").unwrap();
-    let mut fourth = state(Kept::read(directory.path(), at(60)).0);
+    let mut fourth = state(Kept::read(directory.path(), "this").0);
     assert_eq!(fourth.configure(at(60), &mut all(&[], Vec::new())).live.len(), 0);
 }
 
@@ -295,7 +303,7 @@ fn what_was_kept_is_told_without_an_agent() {
     };
     assert_eq!(held(), (vec![Held::Weight(1), Held::Weight(1)], None), "no agent was here");
 
-    let mut state = state(Kept::default());
+    let mut state = state(Kept::read(directory.path(), &super::keep::boot_id()).0);
     state.configure(at(1), &mut all(&[("web", Arc::clone(&spec))], every_second()));
     round(&mut state, at(2), &["172.16.193.10"]);
     state.keep().write(directory.path()).unwrap();

@@ -75,6 +75,9 @@ pub(super) fn quorum(service: &Service) -> u32 {
     service.spec.quorum.as_ref().map_or(1, |quorum| quorum.weight)
 }
 
+/// Of a check that has not spoken, of a real server of which something was known.
+const CARRIED: &str = "not probed yet: it counts as it did before the change";
+
 pub(super) fn services(state: &State) -> BTreeMap<BindingKey, ServiceView> {
     let check = |member: &Member| match &member.probe {
         Err(why) => {
@@ -83,10 +86,12 @@ pub(super) fn services(state: &State) -> BTreeMap<BindingKey, ServiceView> {
         Ok(id) => {
             let verdict = state.scheduler.verdict(id);
             let health = verdict.map(|verdict| verdict.health).filter(|health| *health != Health::Unknown);
+            let message = verdict.map(|verdict| verdict.message.clone()).unwrap_or_default();
+            let carried = health.is_none() && message.is_empty() && member.before.health != Health::Unknown;
             CheckView {
                 name: member.name.to_string(),
                 passing: health.map(|health| health == Health::Up),
-                message: verdict.map(|verdict| verdict.message.clone()).unwrap_or_default(),
+                message: if carried { CARRIED.to_owned() } else { message },
                 since: verdict.filter(|_| health.is_some()).map(|verdict| verdict.since),
             }
         }

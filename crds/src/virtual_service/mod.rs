@@ -116,7 +116,8 @@ pub struct VirtualServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub real_servers_from: Option<RealServersFrom>,
     /// HealthChecks of this namespace, 0 to 8, that a real server must pass, all of them. One that is not there, or cannot be run,
-    /// says nothing: `initialState` counts, and `ResolvedRefs` names it.
+    /// says nothing: a real server stays what it was, one of which nothing is known is what `initialState` says, and `ResolvedRefs`
+    /// names the check.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<shape::Name>", length(max = 8), extend("x-kubernetes-list-type" = "set"))]
     pub health_checks: Vec<String>,

@@ -1,7 +1,7 @@
 //! The checks that a VirtualService names: whether they are there, and whether its real servers can be checked by them.
 //!
 //! What is wrong here keeps nothing from being programmed: a service that works must not go because somebody edited or removed a
-//! HealthCheck. A check that is not there, or cannot be run for a real server, says nothing of it, and `initialState` counts.
+//! HealthCheck. A check that is not there, or cannot be run for a real server, says nothing of it: it stays what it was.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ pub(crate) fn problems(
 ) -> Vec<Problem> {
     let mut problems = Problems::default();
     for Naming { field, key, servers } in namings(spec, namespace) {
-        let (name, counts) = (&key.name, "until then it says nothing, and initialState counts");
+        let (name, counts) = (&key.name, "until then it says nothing");
         let mut add = |reason, message| problems.add(reason, field.clone(), message);
         let traits = match find(&key) {
             Some(Known::Accepted(traits)) => traits,

@@ -20,6 +20,8 @@ mod quorum;
 #[cfg(test)]
 mod tests;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Health, Verdict};
 
 pub use quorum::{Quorum, Standing};
@@ -46,7 +48,8 @@ pub enum OnFailure {
     Quiesce,
 }
 
-/// Whether a real server is alive before its checks have spoken.
+/// Whether a real server of which nothing is known is alive before its checks have spoken. (Of one of which something is known, what
+/// it was goes in as what its checks say.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum InitialState {
     /// It is.
@@ -75,7 +78,7 @@ impl Families {
 }
 
 /// What a check says of a real server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
     /// Up, down, or nothing yet.
     pub health: Health,
