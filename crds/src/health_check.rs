@@ -55,7 +55,9 @@ pub struct HealthCheckSpec {
     #[serde(default = "interval")]
     #[schemars(extend("x-kubernetes-validations" = between("10ms", "24h")))]
     pub interval: Duration,
-    /// How long a probe may take, 1ms to `interval` (keepalived: connect_timeout). Default: 3s, or `interval` if that is less.
+    /// How long a probe may take, 1ms to `interval` (keepalived: connect_timeout). Default: 3s, or `interval` if that is less; for
+    /// `udp` without `requireReply` 4s, which is longer than the kernel asks for the address of a machine that is switched off, or
+    /// `interval` or `retryInterval` if one of them is less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = between("1ms", "24h")))]
     pub timeout: Option<Duration>,

@@ -86,7 +86,6 @@ fn open(target: &Target, course: &Course) -> Result<(UdpSocket, Kind), String> {
     })?;
     socket::configure(&opened, target, course)?;
     // The port of a raw socket would be its protocol, and a ping socket has none to send to.
-    let connected = opened.connect(&SocketAddr::new(address.ip(), 0).into());
-    let socket = connected.and_then(|()| UdpSocket::from_std(opened.into()));
-    Ok((socket.map_err(|error| words::io(course.note(&error)))?, Kind { v6, raw }))
+    let socket = socket::connect(opened, SocketAddr::new(address.ip(), 0), course)?;
+    Ok((socket, Kind { v6, raw }))
 }

@@ -195,7 +195,19 @@ pub(crate) fn random() -> u64 {
 /// A UDP socket that is connected to a target, so that it hears of ICMP errors and of nobody else.
 pub(crate) fn udp(target: &Target, course: &Course) -> Result<UdpSocket, String> {
     let socket = open(target, Type::DGRAM, Protocol::UDP, course)?;
-    let connected = socket.connect(&address(target).into());
+    connect(socket, address(target), course)
+}
+
+/// Connects a socket for datagrams, and has it hear of every ICMP error. Without RECVERR the kernel keeps to itself that a host or a
+/// network is unreachable, which it takes for transient (`icmp_err_convert` in net/ipv4/icmp.c): also that nobody answers its own
+/// questions for a neighbour. (keepalived: `udp_bind_connect` in keepalived/core/layer4.c.)
+pub(crate) fn connect(socket: Socket, peer: SocketAddr, course: &Course) -> Result<UdpSocket, String> {
+    let hears = if peer.is_ipv4() {
+        setsockopt(&socket, sockopt::Ipv4RecvErr, &true)
+    } else {
+        setsockopt(&socket, sockopt::Ipv6RecvErr, &true)
+    };
+    let connected = hears.map_err(io::Error::from).and_then(|()| socket.connect(&peer.into()));
     let socket = connected.and_then(|()| UdpSocket::from_std(socket.into()));
     socket.map_err(|error| words::io(course.note(&error)))
 }
@@ -221,8 +233,13 @@ pub(crate) fn configure(socket: &Socket, target: &Target, course: &Course) -> Re
         })?;
     }
     if let Some(source) = target.source {
-        // The port is chosen at connect, by what is free towards that peer: bind alone would take one of some 28,000 for all.
-        setsockopt(socket, sockopt::IpBindAddressNoPort, &true).map_err(|error| words::io(&error.into()))?;
+        // The port is chosen at connect, by what is free towards that peer: bind alone would take one of some 28,000 for all. ICMP
+        // has no ports, and a raw socket of IPv6 does not know the option.
+        let protocol = socket.protocol().map_err(|error| words::io(&error))?;
+        if [Some(Protocol::TCP), Some(Protocol::UDP)].contains(&protocol) {
+            setsockopt(socket, sockopt::IpBindAddressNoPort, &true)
+                .map_err(|error| words::io(&error.into()))?;
+        }
         let bound = socket.bind(&SocketAddr::new(source, 0).into());
         bound.map_err(|error| match course.note(&error).raw_os_error() {
             Some(libc::EADDRNOTAVAIL) => format!("this machine has no address {source} to probe from"),

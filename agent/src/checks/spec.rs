@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bascule_checks::{
     Digest, Dns, Http, Invalid, Method, Pattern, Ping, Probe, QueryName, RecordType, Smtp, StatusCodes,
@@ -84,11 +85,22 @@ pub(super) fn key(spec: &HealthCheckSpec, whom: &Whom<'_>) -> Result<Key, String
     Ok(Key { subject: Arc::new(Subject { what, target }), timings: Some(timings) })
 }
 
+/// Default timeout of a probe that silence passes. The kernel says that a neighbour is unreachable when it has asked for its address
+/// three times, a second apart (`mcast_solicit`, `retrans_time_ms`): a probe that ends before would never hear of it.
+const UNREACHABLE: Duration = Duration::from_secs(4);
+
 /// Timings with the defaults that depend on each other.
 fn timings(spec: &HealthCheckSpec) -> Timings {
     let interval = spec.interval.as_std();
+    let silence_passes = spec.udp.as_ref().is_some_and(|udp| !udp.require_reply);
+    let timeout = if silence_passes {
+        let retry = spec.retry_interval.map_or(interval, |retry| retry.as_std());
+        UNREACHABLE.min(interval).min(retry)
+    } else {
+        Timings::every(interval).timeout
+    };
     Timings {
-        timeout: spec.timeout.map_or(Timings::every(interval).timeout, |timeout| timeout.as_std()),
+        timeout: spec.timeout.map_or(timeout, |timeout| timeout.as_std()),
         retry_interval: spec.retry_interval.map(|retry| retry.as_std()),
         initial_delay: spec.initial_delay.map(|delay| delay.as_std()),
         thresholds: Thresholds { rise: spec.rise, fall: spec.fall },
@@ -184,4 +196,25 @@ fn udp(probe: &crd::UdpProbe) -> Result<Udp, Invalid> {
         require_reply: probe.require_reply,
         reply: probe.reply.as_deref().map(Pattern::parse).transpose()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_that_silence_passes_waits_for_the_kernel_to_give_up() {
+        for (spec, timeout) in [
+            (serde_json::json!({"udp": {}}), 4_000),
+            (serde_json::json!({"udp": {}, "interval": "1s"}), 1_000),
+            (serde_json::json!({"udp": {}, "retryInterval": "3s500ms"}), 3_500),
+            (serde_json::json!({"udp": {}, "timeout": "2s"}), 2_000),
+            (serde_json::json!({"udp": {"requireReply": true}}), 3_000),
+            (serde_json::json!({"tcp": {}}), 3_000),
+        ] {
+            let timings = timings(&serde_json::from_value(spec.clone()).unwrap());
+            assert_eq!(timings.timeout, Duration::from_millis(timeout), "{spec}");
+            timings.check().unwrap();
+        }
+    }
 }

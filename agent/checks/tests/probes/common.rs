@@ -102,3 +102,27 @@ pub(crate) fn server_config(
         .with_single_cert(vec![certificate], key)
         .unwrap()
 }
+
+/// Runs `test` on a thread in a fresh network namespace, where it is root; elsewhere the test says that it does not run.
+pub(crate) fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        if let Err(errno) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            let required = std::env::var_os("BASCULE_KERNEL_TESTS").is_some_and(|value| value == "require");
+            assert!(!required, "BASCULE_KERNEL_TESTS=require, but there is no network namespace ({errno})");
+            eprintln!("not run here: no network namespace ({errno})");
+            return;
+        }
+        run("ip", "link set lo up");
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Runs a program in this thread's namespace; it must succeed.
+pub(crate) fn run(program: &str, arguments: &str) {
+    let output = std::process::Command::new(program).args(arguments.split_whitespace()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments}: {said}");
+}

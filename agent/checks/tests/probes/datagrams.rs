@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::common::*;
-use bascule_checks::{Dns, Pattern, Ping, Probe, QueryName, RecordType, Transport, Udp};
+use bascule_checks::{Dns, Pattern, Ping, Probe, QueryName, RecordType, Target, Transport, Udp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
 
@@ -184,6 +184,38 @@ async fn pings() {
             passed(&outcome, "answered");
         }
     }
+}
+
+/// Raw sockets, which are the usual: `net.ipv4.ping_group_range` of a new namespace is empty.
+#[test]
+fn pings_from_a_source_address() {
+    in_namespace(|| async {
+        for (address, source) in [("127.0.0.1:0", "127.0.0.2"), ("[::1]:0", "::1")] {
+            let source = Some(source.parse().unwrap());
+            let target = Target { source, ..target(address.parse().unwrap()) };
+            let prepared = prober().prepare(&Probe::Ping(Ping::default()), &target).unwrap();
+            passed(&prepared.run(LONG).await, "answered");
+        }
+    });
+}
+
+/// A machine that is switched off: the kernel asks for its address three times, a second apart, and gives up.
+#[test]
+fn machines_that_are_switched_off() {
+    in_namespace(|| async {
+        run("ip", "link add v0 type veth peer name v1");
+        run("ip", "link set v0 up");
+        run("ip", "link set v1 up");
+        run("ip", "address add 192.0.2.1/24 dev v0");
+        run("ip", "address add 2001:db8::1/64 dev v0 nodad");
+        for address in ["192.0.2.2:53", "[2001:db8::2]:53"] {
+            let target = target(address.parse().unwrap());
+            for silence in [Probe::Udp(Udp::default()), Probe::Ping(Ping::default())] {
+                let prepared = prober().prepare(&silence, &target).unwrap();
+                failed(&prepared.run(LONG).await, "host unreachable");
+            }
+        }
+    });
 }
 
 #[tokio::test]
