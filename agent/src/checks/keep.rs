@@ -100,8 +100,9 @@ impl Kept {
         self.verdicts.get(identity).cloned()
     }
 
-    pub(super) fn standing(&self, key: &BindingKey) -> Standing {
-        self.services.get(&key.to_string()).map(|service| service.standing).unwrap_or_default()
+    /// Whether the quorum of a service was met; none where it is not known.
+    pub(super) fn standing(&self, key: &BindingKey) -> Option<Standing> {
+        self.services.get(&key.to_string()).map(|service| service.standing)
     }
 
     pub(super) fn before(&self, key: &BindingKey) -> Before {

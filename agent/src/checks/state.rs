@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bascule_checks::{Prepared, Prober};
-use bascule_checks_core::pool::{Judgement, Reading, Standing};
+use bascule_checks_core::pool::{Judgement, Reading, Serving, Standing};
 use bascule_checks_core::{Health, Outcome, Scheduler, Time, Transition, Verdict};
 use bascule_compile::{BindingKey, CheckKey, only_here};
 use bascule_crds::{HealthCheckSpec, VirtualServiceBindingSpec, common::AddressPrefix};
@@ -46,7 +46,7 @@ struct Probing {
 pub(super) struct Effects {
     /// Other judgements on services.
     pub(super) live: Lives,
-    /// Services whose quorum was gained or lost.
+    /// Services whose quorum was gained or lost, or that begin with or without one.
     pub(super) quorums: Vec<(BindingKey, Standing)>,
     /// What a result has changed about real servers, for those who listen.
     pub(super) servers: Vec<Change>,
@@ -172,7 +172,7 @@ impl State {
             None => self.unchecked.remove(key),
         };
         let standing = match &before {
-            Some(service) => service.judgement.standing,
+            Some(service) => Some(service.judgement.standing),
             None => self.kept.standing(key),
         };
         let after = members.as_deref().unwrap_or_default();
@@ -186,14 +186,15 @@ impl State {
         self.rename(key, before.as_ref().map(|service| &*service.spec), spec.map(|spec| &**spec));
         if let (Some(spec), Some(members)) = (spec, members) {
             let mut service = Service::new(Arc::clone(spec), members);
-            service.judgement = Arc::new(service.judge(standing, |id| self.scheduler.verdict(&id)));
-            // A service that is new has neither gained nor lost anything.
-            if before.is_some() {
-                note(key, standing, &service.judgement, effects);
-                if before.is_none_or(|before| before.judgement != service.judgement) {
-                    effects.live.insert(key.clone(), Arc::clone(&service.judgement));
-                }
+            let judgement = service.judge(standing.unwrap_or_default(), |id| self.scheduler.verdict(&id));
+            match standing {
+                Some(standing) => note(key, standing, &judgement, effects),
+                None => begin(key, &judgement, effects),
             }
+            if before.is_some_and(|before| *before.judgement != judgement) {
+                effects.live.insert(key.clone(), Arc::new(judgement.clone()));
+            }
+            service.judgement = Arc::new(judgement);
             self.services.insert(key.clone(), service);
             self.unsaved = true;
         }
@@ -436,6 +437,16 @@ fn say(probing: &Probing, transition: &Transition) {
         _ => {
             tracing::info!(%check, address = %target.address, port = target.port, services, "{to}: {message}")
         }
+    }
+}
+
+/// A service that begins, of which nothing was told in this start of the machine: with the quorum that is told as if it had been
+/// gained, without one as if it had been lost where something else stands in for the real servers, or nobody. (keepalived:
+/// `init_service_vs` and `update_quorum_state` in keepalived/check/ipwrapper.c; there, a sorry server alone makes the second case.)
+fn begin(key: &BindingKey, judgement: &Judgement, effects: &mut Effects) {
+    let serves = [judgement.ipv4, judgement.ipv6].iter().all(|serving| *serving == Serving::RealServers);
+    if judgement.standing == Standing::Met || !serves {
+        effects.quorums.push((key.clone(), judgement.standing));
     }
 }
 

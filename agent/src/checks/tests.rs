@@ -190,6 +190,37 @@ fn quorum_and_sorry_server_and_who_is_told() {
 }
 
 #[test]
+fn a_service_begins_with_or_without_its_quorum() {
+    let sorry = json!([server("sorry-ipv4", "172.16.193.99", json!({}))]);
+    let quorum = |weight: u32| json!({"weight": weight, "below": "Withdraw"});
+    let begins = |kept: Kept, fields: Value| {
+        let mut state = state(kept);
+        let effects =
+            state.configure(at(1), &mut all(&[("web", checked(&["answers"], fields))], every_second()));
+        (effects.quorums.into_iter().map(|(_, standing)| standing).collect::<Vec<_>>(), state)
+    };
+    for (fields, told) in [
+        (json!({}), vec![Standing::Met]),
+        (json!({"initialState": "Down", "sorryServers": sorry}), vec![Standing::Lost]),
+        (json!({"initialState": "Down", "quorum": quorum(1)}), vec![Standing::Lost]),
+        (json!({"initialState": "Down"}), vec![]),
+    ] {
+        assert_eq!(begins(nothing(), fields.clone()).0, told, "{fields}");
+    }
+    // Told once in a start of the machine, and again when it is not so any more.
+    let directory = tempfile::tempdir().unwrap();
+    begins(nothing(), json!({})).1.keep().write(directory.path()).unwrap();
+    for (boot, quorum, told) in [
+        ("this", quorum(1), vec![]),
+        ("this", quorum(3), vec![Standing::Lost]),
+        ("other", quorum(1), vec![Standing::Met]),
+    ] {
+        let kept = Kept::read(directory.path(), boot).0;
+        assert_eq!(begins(kept, json!({"quorum": quorum.clone()})).0, told, "{boot} {quorum}");
+    }
+}
+
+#[test]
 fn a_probe_that_could_not_be_carried_out_changes_nothing() {
     let mut state = state(nothing());
     state.configure(at(1), &mut all(&[("web", checked(&["answers"], json!({})))], every_second()));
