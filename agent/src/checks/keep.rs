@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::before::Before;
-use super::spec::Subject;
+use super::spec::Key;
 
 /// Name of the file.
 pub(super) const FILE: &str = "checks.json";
@@ -26,7 +26,8 @@ const MAX_FILE: u64 = 256 * 1024 * 1024;
 pub(super) struct Kept {
     /// Which start of the machine it is of: its clock says nothing to another.
     boot: String,
-    verdicts: BTreeMap<String, Verdict>,
+    /// By subject and rhythm.
+    verdicts: BTreeMap<String, BTreeMap<String, Verdict>>,
     services: BTreeMap<String, KeptService>,
 }
 
@@ -45,9 +46,24 @@ pub(super) struct KeptService {
     pub(super) servers: Before,
 }
 
-/// The same subject in another process.
-pub(super) fn identity(subject: &Subject) -> String {
-    let digest = Sha256::digest(format!("{subject:?}"));
+/// What tells a probe from others in another process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// What it asks, and whom.
+    subject: String,
+    /// In which rhythm: of one subject there is a verdict for each.
+    rhythm: String,
+}
+
+impl Identity {
+    /// Some microseconds of work.
+    pub(super) fn of(key: &Key) -> Self {
+        Self { subject: digest(&format!("{:?}", key.subject)), rhythm: digest(&format!("{:?}", key.timings)) }
+    }
+}
+
+fn digest(text: &str) -> String {
+    let digest = Sha256::digest(text);
     digest[..16].iter().fold(String::new(), |mut text, byte| {
         // Writing to a string does not fail.
         let _ = write!(text, "{byte:02x}");
@@ -58,10 +74,14 @@ pub(super) fn identity(subject: &Subject) -> String {
 impl Kept {
     pub(super) fn new(
         boot: &str,
-        verdicts: impl Iterator<Item = (String, Verdict)>,
+        all: impl Iterator<Item = (Identity, Verdict)>,
         services: impl Iterator<Item = (String, KeptService)>,
     ) -> Self {
-        Self { boot: boot.to_owned(), verdicts: verdicts.collect(), services: services.collect() }
+        let mut verdicts: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        for (identity, verdict) in all {
+            verdicts.entry(identity.subject).or_default().insert(identity.rhythm, verdict);
+        }
+        Self { boot: boot.to_owned(), verdicts, services: services.collect() }
     }
 
     /// What was kept since this start of the machine; nothing if that cannot be read, and why.
@@ -96,8 +116,10 @@ impl Kept {
         fs::rename(new, path)
     }
 
-    pub(super) fn verdict(&self, identity: &str) -> Option<Verdict> {
-        self.verdicts.get(identity).cloned()
+    /// The verdict of a probe, or of one that asked the same in another rhythm.
+    pub(super) fn verdict(&self, identity: &Identity) -> Option<&Verdict> {
+        let rhythms = self.verdicts.get(&identity.subject)?;
+        rhythms.get(&identity.rhythm).or_else(|| rhythms.values().next())
     }
 
     /// Whether the quorum of a service was met; none where it is not known.

@@ -10,7 +10,7 @@ use bascule_compile::{BindingKey, CheckKey, only_here};
 use bascule_crds::{HealthCheckSpec, VirtualServiceBindingSpec, common::AddressPrefix};
 
 use super::before::Before;
-use super::keep::{Kept, KeptService, identity};
+use super::keep::{Identity, Kept, KeptService};
 use super::service::{Member, Service, first_port, is_judged};
 use super::shortage::Shortages;
 use super::spec::{self, Key, Subject, What, Whom};
@@ -34,6 +34,7 @@ pub(super) enum Runnable {
 
 struct Probing {
     key: Arc<Key>,
+    identity: Identity,
     runnable: Runnable,
     /// The services that want to know.
     users: BTreeSet<BindingKey>,
@@ -313,22 +314,24 @@ impl State {
                 self.scheduler.set_watched(now, id);
             }
         }
-        if let Some(verdict) = self.known(&key.subject) {
+        let identity = Identity::of(&key);
+        if let Some(verdict) = self.known(&key, &identity) {
             self.scheduler.restore(&id, verdict);
         }
         self.by_subject.entry(Arc::clone(&key.subject)).or_default().insert(id);
         self.by_key.insert(Arc::clone(&key), id);
         let users = BTreeSet::from([user.clone()]);
-        self.probes.insert(id, Probing { key, runnable, users, name: name.clone() });
+        self.probes.insert(id, Probing { key, identity, runnable, users, name: name.clone() });
         Ok(id)
     }
 
-    /// What is known of a subject already: by a probe with other timings, or by a former process.
-    fn known(&self, subject: &Arc<Subject>) -> Option<Verdict> {
-        let others = self.by_subject.get(subject).into_iter().flatten();
+    /// What is known of a subject already: by a probe in another rhythm, or by a former process.
+    fn known(&self, key: &Key, identity: &Identity) -> Option<Verdict> {
+        let others = self.by_subject.get(&key.subject).into_iter().flatten();
         let verdict =
             others.filter_map(|id| self.scheduler.verdict(id)).find(|one| one.health != Health::Unknown);
-        verdict.cloned().or_else(|| self.kept.verdict(&identity(subject)))
+        // What a former process knew in this very rhythm comes first.
+        self.kept.verdict(identity).or(verdict).cloned()
     }
 
     fn release(&mut self, id: ProbeId, user: &BindingKey) {
@@ -411,7 +414,7 @@ impl State {
     pub(super) fn keep(&self) -> Kept {
         let verdicts = self.probes.iter().filter_map(|(id, probing)| {
             let verdict = self.scheduler.verdict(id).filter(|verdict| verdict.health != Health::Unknown)?;
-            Some((identity(&probing.key.subject), verdict.clone()))
+            Some((probing.identity.clone(), verdict.clone()))
         });
         let services = self.services.iter().map(|(key, service)| {
             let before = service.before(|id| self.scheduler.verdict(&id));

@@ -318,6 +318,31 @@ fn verdicts_survive_in_a_file() {
 }
 
 #[test]
+fn each_rhythm_of_a_subject_keeps_a_verdict_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let slow = json!({"interval": "60s", "fall": 3, "tcp": {}});
+    let checks = || vec![every_second().remove(0), check("slowly", slow.clone())];
+    let services = [("a", checked(&["answers"], json!({}))), ("b", checked(&["slowly"], json!({})))];
+    let mut first = state(nothing());
+    first.configure(at(1), &mut all(&services, checks()));
+    // All have spoken; then one dies, which one failure says to the one and not to the other.
+    round(&mut first, at(62), &[]);
+    round(&mut first, at(180), &["172.16.193.10"]);
+    let told = |state: &State| (states(state, "a"), states(state, "b"));
+    let before = (vec!["Down", "Up"], vec!["Up", "Up"]);
+    assert_eq!(told(&first), before);
+    first.keep().write(directory.path()).unwrap();
+    let mut second = state(Kept::read(directory.path(), "this").0);
+    second.configure(at(200), &mut all(&services, checks()));
+    assert_eq!(told(&second), before);
+    // A rhythm that is new begins with what another one found.
+    let mut third = state(Kept::read(directory.path(), "this").0);
+    let slower = json!({"interval": "90s", "fall": 3, "tcp": {}});
+    third.configure(at(200), &mut all(&services[1..], vec![check("slowly", slower)]));
+    assert!(["Down", "Up"].contains(&states(&third, "b")[0]), "it is not unknown");
+}
+
+#[test]
 fn what_was_kept_is_told_without_an_agent() {
     let directory = tempfile::tempdir().unwrap();
     let config = |spec: &Arc<VirtualServiceBindingSpec>| {
