@@ -64,6 +64,9 @@ pub struct Options {
     pub allow_file: Option<PathBuf>,
 }
 
+/// Takes what a group tracks, and whether it fails now.
+type TellGroups = Box<dyn Fn(&Tracked, bool) + Send + Sync>;
+
 /// What the tasks share.
 struct Shared {
     state: Mutex<State>,
@@ -74,7 +77,7 @@ struct Shared {
     hooks: Hooks,
     tell: Box<dyn Fn(Lives) + Send + Sync>,
     /// Told of what groups track: that it fails, or not any more.
-    tell_groups: Box<dyn Fn(&Tracked, bool) + Send + Sync>,
+    tell_groups: TellGroups,
     run_dir: PathBuf,
 }
 
