@@ -159,9 +159,9 @@ mod tests {
     use super::*;
     use crate::plane::fixture::key;
 
-    fn job(state: &'static str) -> Option<Job> {
+    fn job(state: &'static str) -> Job {
         let call = serde_json::from_value(serde_json::json!({"program": "note"})).unwrap();
-        Some(Job { call, state })
+        Job { call, state }
     }
 
     fn take(waiting: &mut Waiting) -> Option<(String, &'static str)> {
@@ -171,14 +171,14 @@ mod tests {
     #[test]
     fn the_last_word_counts_and_nobody_waits_for_another() {
         let mut waiting = Waiting::default();
-        waiting.put(&key("hangs"), job("up"));
+        waiting.put(&key("hangs"), Some(job("up")));
         assert_eq!(take(&mut waiting), Some(("hangs".into(), "up")));
         for _ in 0..10_000 {
-            waiting.put(&key("hangs"), job("down"));
-            waiting.put(&key("hangs"), job("up"));
+            waiting.put(&key("hangs"), Some(job("down")));
+            waiting.put(&key("hangs"), Some(job("up")));
         }
-        waiting.put(&key("hangs"), job("down"));
-        waiting.put(&key("other"), job("up"));
+        waiting.put(&key("hangs"), Some(job("down")));
+        waiting.put(&key("other"), Some(job("up")));
         assert_eq!(take(&mut waiting), Some(("other".into(), "up")));
         assert_eq!(take(&mut waiting), None, "one after the other for each service");
         waiting.running.clear();
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(take(&mut waiting), None);
         // What has no program takes back what is not so any more.
         waiting.running.clear();
-        waiting.put(&key("other"), job("up"));
+        waiting.put(&key("other"), Some(job("up")));
         waiting.put(&key("other"), None);
         assert_eq!(take(&mut waiting), None);
         assert!(waiting.jobs.is_empty() && waiting.order.is_empty());
