@@ -38,6 +38,8 @@ const FILLED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often what a group was refused for is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// From one look at the reports to the next: planes report whatever wakes them, on a busy machine hundreds of times a second.
+const REST: Duration = Duration::from_millis(50);
 
 /// How long an agent that was to take over may take to end, when it did not.
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(30);
@@ -415,6 +417,7 @@ async fn supervise(
     let mut again = tokio::time::interval(TRY_AGAIN);
     let mut told_ready = false;
     let mut told: Option<Result<(), String>> = None;
+    let mut rests_until = tokio::time::Instant::now();
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return Ending::Stop("SIGTERM"),
@@ -434,7 +437,11 @@ async fn supervise(
             }
             // A report comes with every change; the state is looked at once a second until it is ready, then with each.
             _ = second.tick(), if !matches!(told, Some(Ok(()))) => {}
-            changed = report.changed() => {
+            changed = async {
+                tokio::time::sleep_until(rests_until).await;
+                report.changed().await
+            } => {
+                rests_until = tokio::time::Instant::now() + REST;
                 if changed.is_err() {
                     return Ending::Stop("the reconciler ended");
                 }
