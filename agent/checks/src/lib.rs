@@ -38,9 +38,10 @@ pub use bascule_checks_core::Outcome;
 
 pub use answer::dns::{QueryName, RecordType};
 pub use error::{FetchError, Invalid, PrepareError};
-pub use http::Page;
+pub use http::{PATTERN_MAX, Page};
 pub use probe::{
     Digest, Dns, Http, Method, Pattern, Ping, Probe, Smtp, StatusCodes, Target, Tls, Transport, Udp, Verify,
     Version,
 };
 pub use prober::{Prepared, Prober, Settings};
+pub use tls::AUTHORITIES_MAX;

@@ -21,6 +21,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod told;
+mod unmade;
 mod view;
 
 use std::collections::BTreeMap;
@@ -58,6 +59,8 @@ const GRACE: Duration = Duration::from_secs(1);
 const PROGRAM_GRACE: Duration = Duration::from_secs(10);
 /// Verdicts are written down at most so often.
 const KEEPING: Duration = Duration::from_secs(1);
+/// Checks that cannot be run are tried again so often: what this machine lacks may have come.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// How to check.
 #[derive(Clone, Debug)]
@@ -261,6 +264,13 @@ impl Shared {
         }
     }
 
+    /// Tries the checks again that cannot be run.
+    fn retry(&self) {
+        let mut state = self.lock();
+        let effects = state.retry(now());
+        self.carry_out(&state, effects);
+    }
+
     /// Writes the verdicts down, if they changed.
     fn save(&self) {
         let kept = {
@@ -283,6 +293,7 @@ impl Shared {
 async fn drive(shared: Arc<Shared>) {
     let mut probes = JoinSet::new();
     let mut keeping = tokio::time::interval(KEEPING);
+    let mut retrying = tokio::time::interval(AGAIN);
     loop {
         while probes.try_join_next().is_some() {}
         let (starts, next) = {
@@ -308,6 +319,7 @@ async fn drive(shared: Arc<Shared>) {
         tokio::select! {
             () = tokio::time::sleep(left.unwrap_or(Duration::MAX)) => {}
             () = shared.wake.notified() => {}
+            _ = retrying.tick() => shared.retry(),
             _ = keeping.tick() => {
                 let shared = Arc::clone(&shared);
                 tokio::task::spawn_blocking(move || shared.save());

@@ -83,6 +83,11 @@ impl Service {
         pool(&self.spec, servers.collect()).judge(before)
     }
 
+    /// Whether all its checks can be run.
+    pub(super) fn is_whole(&self) -> bool {
+        self.members.iter().flatten().all(|member| member.probe.is_ok())
+    }
+
     /// What its real servers are, for the time when their checks have changed.
     pub(super) fn before<'a>(&self, verdict: impl Fn(ProbeId) -> Option<&'a Verdict>) -> Before {
         Before::of(&self.spec, &self.members, |member| member.reading(&verdict))

@@ -15,6 +15,10 @@ use bascule_crds::health_check::{
     TlsVerify,
 };
 
+// What is accepted can be run.
+const _: () = assert!(bascule_checks::PATTERN_MAX == bascule_compile::MAX_PATTERN);
+const _: () = assert!(bascule_checks::AUTHORITIES_MAX == bascule_compile::MAX_AUTHORITIES);
+
 /// What is done to find out.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum What {

@@ -15,6 +15,7 @@ use super::service::{Member, Service, first_port, is_judged};
 use super::shortage::Shortages;
 use super::spec::{self, Key, Subject, What, Whom};
 use super::told;
+use super::unmade::Unmade;
 use crate::notify::Change;
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 
@@ -57,7 +58,7 @@ pub(super) struct Effects {
 pub(super) struct State {
     prober: Prober,
     /// Whether files are watched at all.
-    files: bool,
+    pub(super) files: bool,
     pub(super) scheduler: Scheduler<ProbeId>,
     probes: BTreeMap<ProbeId, Probing>,
     by_key: HashMap<Arc<Key>, ProbeId>,
@@ -74,6 +75,7 @@ pub(super) struct State {
     /// Something that is to be kept has changed.
     pub(super) unsaved: bool,
     shortages: Shortages,
+    unmade: Unmade,
 }
 
 impl State {
@@ -94,6 +96,7 @@ impl State {
             kept,
             unsaved: false,
             shortages: Shortages::default(),
+            unmade: Unmade::default(),
         }
     }
 
@@ -117,6 +120,7 @@ impl State {
                 Some(spec) => self.checks.insert(key.clone(), Arc::clone(spec)),
                 None => self.checks.remove(key),
             };
+            self.unmade.forget(key);
             affected.extend(self.by_check.get(key).into_iter().flatten().cloned());
         }
         let bindings: Vec<_> = match &update.change {
@@ -139,19 +143,49 @@ impl State {
                 effects.live.insert(key.clone(), Arc::clone(&service.judgement));
             }
         }
-        for key in affected {
-            let spec = self.services.get(&key).map(|service| Arc::clone(&service.spec));
-            self.put(now, &key, spec.as_ref(), &mut effects, &mut given_up);
-        }
-        for (id, user) in given_up {
-            self.release(id, &user);
-        }
+        self.renew(now, affected, &mut effects, &mut given_up);
+        self.let_go(given_up);
         if all {
             // What nobody asked for now, nobody will.
             self.kept.clear();
         }
         update.live.clone_from(&effects.live);
         effects
+    }
+
+    /// Tries again the checks that cannot be run: files, certificates and the like may have come since.
+    pub(super) fn retry(&mut self, now: Time) -> Effects {
+        let (mut effects, mut given_up) = (Effects::default(), Vec::new());
+        if !self.unmade.is_empty() {
+            let services = self.services.iter().filter(|(_, service)| !service.is_whole());
+            let services = services.map(|(key, _)| key.clone()).collect();
+            self.renew(now, services, &mut effects, &mut given_up);
+            self.let_go(given_up);
+        }
+        effects
+    }
+
+    /// Looks at services again whose bindings are as they were.
+    fn renew(
+        &mut self,
+        now: Time,
+        services: BTreeSet<BindingKey>,
+        effects: &mut Effects,
+        given_up: &mut Vec<(ProbeId, BindingKey)>,
+    ) {
+        for key in services {
+            let spec = self.services.get(&key).map(|service| Arc::clone(&service.spec));
+            self.put(now, &key, spec.as_ref(), effects, given_up);
+        }
+    }
+
+    fn let_go(&mut self, given_up: Vec<(ProbeId, BindingKey)>) {
+        for (id, user) in given_up {
+            self.release(id, &user);
+        }
+        for line in self.unmade.lines() {
+            tracing::warn!("{line}");
+        }
     }
 
     /// Takes a binding, none when it is gone. The probes that it does not use any more go to `given_up`.
@@ -228,6 +262,7 @@ impl State {
                 users.remove(key);
                 if users.is_empty() {
                     self.by_check.remove(check);
+                    self.unmade.forget(check);
                 }
             }
         }
@@ -256,6 +291,9 @@ impl State {
                     Some(check) => self.may_probe(check).and_then(|()| spec::key(check, &whom)),
                 };
                 let probe = probe.and_then(|probe| self.acquire(now, &check, probe, key));
+                if let Err(reason) = &probe {
+                    self.unmade.note(&check, reason);
+                }
                 members.push(Member { name: Arc::clone(&check.name), probe, before: Reading::default() });
             }
             before.carry_over(server, &mut members, |member| {

@@ -47,6 +47,8 @@ pub struct ServerView {
 pub struct CheckView {
     /// Name of the HealthCheck.
     pub name: String,
+    /// Whether it can be run at all; [`CheckView::message`] says why not.
+    pub runs: bool,
     /// Whether it passes; none when it is not known.
     pub passing: Option<bool>,
     /// Why.
@@ -78,11 +80,22 @@ pub(super) fn quorum(service: &Service) -> u32 {
 /// Of a check that has not spoken, of a real server of which something was known.
 const CARRIED: &str = "not probed yet: it counts as it did before the change";
 
+impl ServiceView {
+    /// Checks of real servers that cannot be run, each for each real server.
+    pub fn not_running(&self) -> impl Iterator<Item = &CheckView> {
+        self.servers.iter().flat_map(|server| &server.checks).filter(|check| !check.runs)
+    }
+}
+
 pub(super) fn services(state: &State) -> BTreeMap<BindingKey, ServiceView> {
     let check = |member: &Member| match &member.probe {
-        Err(why) => {
-            CheckView { name: member.name.to_string(), passing: None, message: why.clone(), since: None }
-        }
+        Err(why) => CheckView {
+            name: member.name.to_string(),
+            runs: false,
+            passing: None,
+            message: why.clone(),
+            since: None,
+        },
         Ok(id) => {
             let verdict = state.scheduler.verdict(id);
             let health = verdict.map(|verdict| verdict.health).filter(|health| *health != Health::Unknown);
@@ -90,6 +103,7 @@ pub(super) fn services(state: &State) -> BTreeMap<BindingKey, ServiceView> {
             let carried = health.is_none() && message.is_empty() && member.before.health != Health::Unknown;
             CheckView {
                 name: member.name.to_string(),
+                runs: true,
                 passing: health.map(|health| health == Health::Up),
                 message: if carried { CARRIED.to_owned() } else { message },
                 since: verdict.filter(|_| health.is_some()).map(|verdict| verdict.since),

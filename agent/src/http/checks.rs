@@ -40,6 +40,12 @@ pub(super) fn encode(checked: &Checked, to: &mut DescriptorEncoder<'_>) -> fmt::
         "Probes that may run at once, programs not counted: bounded by the limit of open files",
         checked.at_once,
     )?;
+    gauge(
+        to,
+        "checks_not_running",
+        "Checks of real servers that cannot be run, each for each real server",
+        checked.services.values().map(|service| service.not_running().count()).sum(),
+    )?;
     let mut results = to.encode_descriptor(
         "probe_results",
         "Results of probes; undecided: not carried out, as this machine lacked something",

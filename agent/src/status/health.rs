@@ -1,5 +1,7 @@
 //! What the checks of real servers say, as status shows it.
 
+use std::collections::BTreeSet;
+
 use bascule_checks_core::Time;
 
 use super::{CheckStatus, HealthStatus};
@@ -39,14 +41,26 @@ pub(super) fn conditions(checked: &ServiceView) -> [Condition; 2] {
         (false, false, false) => condition("QuorumMet", false, "Kept", format!("{sum}; those alive go on")),
     };
     let down: Vec<&ServerView> = checked.servers.iter().filter(|server| server.state == "Down").collect();
-    let degraded = if down.is_empty() {
-        condition("Degraded", false, "NoneDown", String::new())
-    } else {
+    let mut told = Vec::new();
+    if !down.is_empty() {
         let named: Vec<_> = down.iter().take(NAMED).map(|server| why(server)).collect();
-        let message = format!("{} of {} down: {}", down.len(), checked.servers.len(), named.join("; "));
-        condition("Degraded", true, "RealServerDown", message)
+        told.push(format!("{} of {} down: {}", down.len(), checked.servers.len(), named.join("; ")));
+    }
+    told.extend(not_running(checked));
+    let reason = match (down.is_empty(), told.is_empty()) {
+        (_, true) => "NoneDown",
+        (true, _) => "CheckCannotRun",
+        (false, _) => "RealServerDown",
     };
+    let degraded = condition("Degraded", !told.is_empty(), reason, told.join("; "));
     [quorum, degraded]
+}
+
+/// Checks that cannot be run, by name and reason: their real servers stay what they were.
+fn not_running(checked: &ServiceView) -> Option<String> {
+    let checks: BTreeSet<_> = checked.not_running().map(|check| (&*check.name, &*check.message)).collect();
+    let named: Vec<_> = checks.iter().take(NAMED).map(|(name, why)| format!("{name} ({why})")).collect();
+    (!named.is_empty()).then(|| format!("cannot be run: {}", named.join("; ")))
 }
 
 /// A real server that is down, and the first check that says so.
@@ -77,4 +91,58 @@ pub(super) fn servers(checked: &ServiceView, now: Time) -> Vec<HealthStatus> {
             .collect(),
     };
     checked.servers.iter().map(server).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::CheckView;
+
+    #[test]
+    fn a_check_that_cannot_be_run_degrades_a_service() {
+        let check = |runs, passing, message: &str| CheckView {
+            name: "answers".into(),
+            runs,
+            passing,
+            message: message.into(),
+            since: None,
+        };
+        let server = |state, checks| ServerView {
+            name: "srv1".into(),
+            address: [172, 16, 193, 10].into(),
+            state,
+            weight: 1,
+            checks,
+        };
+        let degraded = |servers| {
+            let [_, degraded] = conditions(&ServiceView {
+                quorum_met: true,
+                alive: 1,
+                quorum: 1,
+                sorry: false,
+                withdrawn: false,
+                servers,
+            });
+            (degraded.status, degraded.reason, degraded.message)
+        };
+        let told = |status: &str, reason: &str, message: &str| {
+            (status.to_owned(), reason.to_owned(), message.to_owned())
+        };
+        let up = server("Up", vec![check(true, Some(true), "connected")]);
+        let odd = server("Up", vec![check(false, None, "no authorities")]);
+        let down = server("Down", vec![check(true, Some(false), "refused")]);
+        assert_eq!(degraded(vec![up.clone()]), told("False", "NoneDown", ""));
+        assert_eq!(
+            degraded(vec![odd.clone(), odd.clone(), up]),
+            told("True", "CheckCannotRun", "cannot be run: answers (no authorities)")
+        );
+        assert_eq!(
+            degraded(vec![odd, down]),
+            told(
+                "True",
+                "RealServerDown",
+                "1 of 2 down: srv1 (answers: refused); cannot be run: answers (no authorities)"
+            )
+        );
+    }
 }

@@ -3,16 +3,21 @@
 use std::net::IpAddr;
 
 use bascule_crds::common::Family;
-use bascule_crds::health_check::{BodyMatch, HealthCheckSpec};
+use bascule_crds::health_check::{BodyMatch, HealthCheckSpec, HttpProbe, HttpScheme};
 use regex::bytes::RegexBuilder;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
+use webpki::anchor_from_trusted_cert;
 
 use crate::problem::Problems;
 use crate::service::not_of_a_machine;
 use crate::types::Problem;
 
-/// Bytes that a regular expression may take once it is compiled, at most. Whoever runs it is to allow as many: the time of a match
-/// grows with this, whatever the body is.
+/// Bytes that a regular expression may take once it is compiled, at most. Whoever runs it allows as many: the time of a match grows
+/// with this, whatever the body is.
 pub const MAX_PATTERN: usize = 256 * 1024;
+/// Certificates in one bundle at most. Whoever verifies by it allows as many.
+pub const MAX_AUTHORITIES: usize = 256;
 
 /// What a service has to know of a HealthCheck that it names. What is not in it can change without anybody being looked at anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,20 +55,47 @@ pub(crate) fn problems(spec: &HealthCheckSpec) -> Vec<Problem> {
             problems.invalid(field, format!("{address} is {what}, which no machine can have"));
         }
     }
-    if let Some(body) = spec.http.as_ref().and_then(|http| http.body.as_ref()) {
-        let BodyMatch { matches, not_matches } = body;
-        for (field, pattern) in [("matches", matches), ("notMatches", not_matches)] {
-            if let Some(why) = pattern.as_deref().and_then(not_a_pattern) {
-                problems.invalid(format!("spec.http.body.{field}"), why);
-            }
-        }
-    }
-    if let Some(bundle) = spec.http.as_ref().and_then(|http| http.tls.as_ref()?.ca_bundle.as_deref())
-        && let Some(why) = not_certificates(bundle)
-    {
-        problems.invalid("spec.http.tls.caBundle", why);
+    if let Some(http) = &spec.http {
+        http_problems(http, &mut problems);
     }
     problems.0
+}
+
+fn http_problems(http: &HttpProbe, problems: &mut Problems) {
+    let BodyMatch { matches, not_matches } = http.body.clone().unwrap_or_default();
+    for (field, pattern) in [("matches", matches), ("notMatches", not_matches)] {
+        if let Some(why) = pattern.as_deref().and_then(not_a_pattern) {
+            problems.invalid(format!("spec.http.body.{field}"), why);
+        }
+    }
+    if http.scheme != HttpScheme::Https {
+        return;
+    }
+    let tls = http.tls.clone().unwrap_or_default();
+    if let Some(why) = tls.ca_bundle.as_deref().and_then(not_authorities) {
+        problems.invalid("spec.http.tls.caBundle", why);
+    }
+    let (field, name) = match (&tls.server_name, &http.host) {
+        (Some(name), _) => ("spec.http.tls.serverName", &**name),
+        (None, Some(host)) => ("spec.http.host", without_port(host)),
+        (None, None) => return,
+    };
+    if ServerName::try_from(name).is_err() {
+        let what = if tls.server_name.is_some() { "" } else { ", which TLS asks for: set tls.serverName" };
+        problems.invalid(field, format!("{name} is not the name of a server{what}"));
+    }
+}
+
+/// A host without its port and without the brackets of an IPv6 address.
+fn without_port(host: &str) -> &str {
+    if let Some((inside, _)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return inside;
+    }
+    match host.split_once(':') {
+        // More colons than one are an IPv6 address.
+        Some((name, port)) if !port.contains(':') => name,
+        _ => host,
+    }
 }
 
 /// Why a text is no regular expression that can be run, if so. The syntax is that of RE2 and of Go: no look-around and no
@@ -83,7 +115,24 @@ fn not_a_pattern(text: &str) -> Option<String> {
     }
 }
 
-/// Why a text is not a row of certificates in PEM (RFC 7468), if so. What stands in them, whoever uses them finds out.
+/// Why a text does not hold certificates of authorities, if so.
+fn not_authorities(text: &str) -> Option<String> {
+    if let Some(why) = not_certificates(text) {
+        return Some(why.into());
+    }
+    for (index, certificate) in CertificateDer::pem_slice_iter(text.as_bytes()).enumerate() {
+        if index == MAX_AUTHORITIES {
+            return Some(format!("has more than {MAX_AUTHORITIES} certificates"));
+        }
+        let is_one = certificate.is_ok_and(|der| anchor_from_trusted_cert(&der).is_ok());
+        if !is_one {
+            return Some(format!("certificate {} is broken, or cannot be that of an authority", index + 1));
+        }
+    }
+    None
+}
+
+/// Why a text is not a row of certificates in PEM (RFC 7468), if so.
 fn not_certificates(text: &str) -> Option<&'static str> {
     let mut inside = false;
     let mut digits = 0;
@@ -118,7 +167,17 @@ mod tests {
 
     #[test]
     fn what_explodes_is_no_pattern() {
-        for good in ["^ok$", "a|b", r"\d{3}", "(?i)it works", "[[:alpha:]]+", "(a*)*b", r"\x00\xff"] {
+        for good in [
+            "^ok$",
+            "a|b",
+            "(a|b){1500}",
+            r"\w+@\w+\.\w+",
+            r"\d{3}",
+            "(?i)it works",
+            "[[:alpha:]]+",
+            "(a*)*b",
+            r"\x00\xff",
+        ] {
             assert_eq!(not_a_pattern(good), None, "{good}");
         }
         for (bad, words) in [
@@ -127,6 +186,8 @@ mod tests {
             (r"(a)\1", "backreferences"),
             ("[z-a]", "invalid character class range"),
             ("((a{100}){100}){100}", "more than 256 KiB"),
+            // Of some 45 KiB each.
+            (r"\w{6}", "more than 256 KiB"),
         ] {
             let why = not_a_pattern(bad).unwrap_or_default();
             assert!(why.contains(words), "{bad}: {why}");
@@ -147,6 +208,36 @@ mod tests {
             (one.replace("END", "BEGIN"), "nothing else"),
         ] {
             assert!(not_certificates(&bad).is_some_and(|why| why.contains(words)), "{bad}");
+        }
+    }
+
+    /// Of an authority, from `openssl req -x509`.
+    const AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBcTCCARegAwIBAgIUVdudIvEiyvljUASOkb99x6ovUTcwCgYIKoZIzj0EAwIw\n\
+DTELMAkGA1UEAwwCY2EwIBcNMjYxMTI3MjE1NzAwWhgPMjEyNjExMDMyMTU3MDBa\n\
+MA0xCzAJBgNVBAMMAmNhMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEX62sQLo5\n\
+q8cHTTnG7IBVdwlBjZU3HcoZcjG4XBtl+RsareTOZqrE/dVgS8YC68PLHvH/yeHk\n\
+CmDT9SuTujLxOaNTMFEwHQYDVR0OBBYEFNccc4+WOh8Hs6bVDlimhDKIHpuMMB8G\n\
+A1UdIwQYMBaAFNccc4+WOh8Hs6bVDlimhDKIHpuMMA8GA1UdEwEB/wQFMAMBAf8w\n\
+CgYIKoZIzj0EAwIDSAAwRQIhAOMpr6EVjBB9U2NbM2Lab/av3qela9hlmerN1BSP\n\
+9R1uAiBiCBphkyao/OrAgGVmOhm2lUqInG/1AFG04PwUF9GVfA==\n\
+-----END CERTIFICATE-----\n\
+";
+
+    #[test]
+    fn a_bundle_holds_authorities() {
+        assert_eq!(not_authorities(AUTHORITY), None);
+        assert_eq!(not_authorities(&format!("ours:\n{AUTHORITY}\n{AUTHORITY}")), None);
+        let broken = AUTHORITY.replacen("MII", "MIA", 1);
+        let none = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+        for (bad, words) in [
+            (none.to_owned(), "certificate 1 is broken"),
+            (format!("{AUTHORITY}{none}"), "certificate 2 is broken"),
+            (broken, "certificate 1 is broken"),
+            (AUTHORITY.repeat(MAX_AUTHORITIES + 1), "more than 256 certificates"),
+        ] {
+            assert!(not_authorities(&bad).is_some_and(|why| why.contains(words)), "{bad}");
         }
     }
 }

@@ -21,7 +21,7 @@ mod unsupported;
 mod warnings;
 
 pub use bounds::{MAX_ELEMENTS, MAX_PAIRS, MAX_SERVICES};
-pub use checks::MAX_PATTERN;
+pub use checks::{MAX_AUTHORITIES, MAX_PATTERN};
 pub use compiler::{Change, Compiler, Trust};
 pub use judge::{is_refused_whole, only_here, problems_of};
 pub use snapshot::{Snapshot, compile};

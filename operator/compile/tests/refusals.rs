@@ -492,6 +492,17 @@ fn a_check_that_cannot_be_run_is_refused_at_its_field() {
             http(json!({"body": {"matches": "(((a{50}){50}){50}){50}"}})),
         ),
         ("spec.http.tls.caBundle", "without its end", tls("-----BEGIN CERTIFICATE-----\nAAAA")),
+        (
+            "spec.http.tls.caBundle",
+            "certificate 1 is broken",
+            tls("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"),
+        ),
+        (
+            "spec.http.tls.serverName",
+            "a..b is not the name",
+            http(json!({"scheme": "HTTPS", "tls": {"serverName": "a..b"}})),
+        ),
+        ("spec.http.host", "set tls.serverName", http(json!({"scheme": "HTTPS", "host": "a..b:8443"}))),
         ("spec.address", "multicast", json!({"tcp": {}, "address": "224.0.0.18"})),
         ("spec.sourceAddress", "unspecified", json!({"tcp": {}, "sourceAddress": "::"})),
     ] {

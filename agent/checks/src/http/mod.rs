@@ -21,6 +21,7 @@ use judge::{Judge, Wanted};
 
 pub use fetch::Page;
 pub(crate) use pattern::Patterns;
+pub use pattern::SIZE_MAX as PATTERN_MAX;
 
 /// Characters of a path that a message has room for.
 const PATH_SHOWN: usize = 40;

@@ -8,9 +8,9 @@ use tokio::sync::Semaphore;
 
 use crate::{Invalid, words};
 
-/// Bytes of a compiled expression at most. The time that a match takes grows with this times the window, whatever the body is:
-/// about a second for the worst ones.
-const SIZE_MAX: usize = 128 * 1024;
+/// Bytes of a compiled regular expression at most. The time that a match takes grows with this times the window, whatever the body
+/// is: some seconds for the worst ones.
+pub const SIZE_MAX: usize = 256 * 1024;
 /// Bytes of a compiled expression that is matched where the probe runs: some ten milliseconds for the worst ones, microseconds for
 /// `It works`. What is larger (`\w+`, long repetitions) goes to a thread of its own, so that no other probe waits for it.
 const LIGHT: usize = 8 * 1024;
@@ -35,7 +35,7 @@ struct Compiled {
 }
 
 impl Pattern {
-    /// Whether the expression matches somewhere. Dropped, it goes on to its end on its thread, which is about a second away at most.
+    /// Whether the expression matches somewhere. Dropped, it goes on to its end on its thread, which is some seconds away at most.
     pub(crate) async fn is_match(&self, bytes: &Arc<[u8]>) -> Result<bool, String> {
         if self.compiled.light {
             return Ok(self.compiled.regex.is_match(bytes));

@@ -3,7 +3,8 @@
 mod words;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -22,13 +23,41 @@ use crate::{Invalid, PrepareError};
 pub(crate) use words::words;
 
 /// Certificates of authorities in one bundle at most.
-const AUTHORITIES_MAX: usize = 256;
+pub const AUTHORITIES_MAX: usize = 256;
+
+/// From looking for the system's authorities in vain to looking again: thousands of checks may ask at once.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// What one configuration differs from others in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     verify: Verify,
     http: bool,
+}
+
+/// What looking for the system's authorities came to, and when that was.
+#[derive(Debug)]
+struct Authorities {
+    found: Result<Arc<RootCertStore>, String>,
+    since: Instant,
+}
+
+impl Authorities {
+    fn load() -> Self {
+        let loaded = rustls_native_certs::load_native_certs();
+        let mut roots = RootCertStore::empty();
+        let (added, _) = roots.add_parsable_certificates(loaded.certs);
+        let found = match loaded.errors.first() {
+            _ if added > 0 => Ok(Arc::new(roots)),
+            Some(error) => Err(error.to_string()),
+            None => Err("none found".into()),
+        };
+        Self { found, since: Instant::now() }
+    }
+
+    fn is_of_use(&self) -> bool {
+        self.found.is_ok() || self.since.elapsed() < AGAIN
+    }
 }
 
 /// Configurations, one for each distinct set of settings.
@@ -39,8 +68,9 @@ struct Key {
 pub(crate) struct Configs {
     provider: Arc<CryptoProvider>,
     made: Mutex<HashMap<Key, Weak<ClientConfig>>>,
-    /// The system's authorities, read when first needed.
-    system: OnceLock<Result<Arc<RootCertStore>, String>>,
+    /// The system's authorities, read when first needed. Where there were none, they are looked for again: somebody may have done
+    /// as the message says.
+    system: Mutex<Option<Authorities>>,
 }
 
 impl Configs {
@@ -48,7 +78,7 @@ impl Configs {
         Self {
             provider: Arc::new(rustls::crypto::ring::default_provider()),
             made: Mutex::default(),
-            system: OnceLock::new(),
+            system: Mutex::default(),
         }
     }
 
@@ -86,17 +116,15 @@ impl Configs {
     }
 
     fn system(&self) -> Result<Arc<RootCertStore>, PrepareError> {
-        let roots = self.system.get_or_init(|| {
-            let found = rustls_native_certs::load_native_certs();
-            let mut roots = RootCertStore::empty();
-            let (added, _) = roots.add_parsable_certificates(found.certs);
-            match found.errors.first() {
-                _ if added > 0 => Ok(Arc::new(roots)),
-                Some(error) => Err(error.to_string()),
-                None => Err("none found".into()),
-            }
-        });
-        roots.clone().map_err(PrepareError::NoAuthorities)
+        self.look(Authorities::load).map_err(PrepareError::NoAuthorities)
+    }
+
+    fn look(&self, load: impl FnOnce() -> Authorities) -> Result<Arc<RootCertStore>, String> {
+        let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*system {
+            Some(authorities) if authorities.is_of_use() => authorities.found.clone(),
+            _ => system.insert(load()).found.clone(),
+        }
     }
 }
 
@@ -167,4 +195,23 @@ pub(crate) async fn handshake(
     connection.no_delay()?;
     let connector = TlsConnector::from(Arc::clone(config));
     connector.connect(name.clone(), connection).await.map_err(|error| words(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_are_looked_for_until_there_are_some() {
+        let configs = Configs::new();
+        let none = |since| Authorities { found: Err("none found".into()), since };
+        let long_ago = Instant::now().checked_sub(2 * AGAIN).unwrap();
+        assert!(configs.look(|| none(long_ago)).is_err());
+        assert!(configs.look(|| none(Instant::now() + AGAIN)).is_err(), "looked again");
+        assert!(configs.look(|| panic!("not at once")).is_err());
+        configs.system.lock().unwrap().as_mut().unwrap().since = long_ago;
+        let found = || Authorities { found: Ok(Arc::new(RootCertStore::empty())), since: long_ago };
+        assert!(configs.look(found).is_ok());
+        assert!(configs.look(|| panic!("once is enough")).is_ok());
+    }
 }

@@ -85,6 +85,21 @@ fn a_check_that_goes_or_cannot_be_run_leaves_them_what_they_were() {
 }
 
 #[test]
+fn a_check_that_could_not_be_run_is_tried_again() {
+    let mut state = state(nothing());
+    let file = vec![check("answers", json!({"file": {"name": "x"}}))];
+    state.configure(at(1), &mut all(&[("web", checked(&["answers"], json!({})))], file));
+    let view = |state: &State| view::services(state)[&key("web")].clone();
+    assert_eq!(view(&state).not_running().count(), 2);
+    state.retry(at(60));
+    assert_eq!(view(&state).not_running().count(), 2);
+    // What it lacked has come.
+    state.files = true;
+    state.retry(at(120));
+    assert_eq!((view(&state).not_running().count(), state.watched().len()), (0, 1));
+}
+
+#[test]
 fn a_second_check_does_not_take_out_who_is_alive() {
     for initial in ["Up", "Down"] {
         let mut state = half_dead(initial, json!({}));
