@@ -1,11 +1,13 @@
 //! How far one run of a probe has come, and how long it may take.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::words;
 
@@ -28,8 +30,10 @@ pub(crate) enum Phase {
 /// One run.
 #[derive(Debug)]
 pub(crate) struct Course {
-    deadline: Instant,
+    begun: Instant,
     timeout: Duration,
+    /// How long it has waited for its turn, in nanoseconds: by as much its end has moved.
+    waited: AtomicU64,
     phase: AtomicU8,
     short: AtomicBool,
 }
@@ -38,8 +42,9 @@ impl Course {
     /// A run that begins now.
     pub(crate) fn new(timeout: Duration) -> Self {
         Self {
-            deadline: Instant::now() + timeout,
+            begun: Instant::now(),
             timeout,
+            waited: AtomicU64::new(0),
             phase: AtomicU8::new(Phase::Connect as u8),
             short: AtomicBool::new(false),
         }
@@ -65,7 +70,43 @@ impl Course {
 
     /// Carries out a future, or says what it was waiting for when the time was up.
     pub(crate) async fn within<T>(&self, future: impl Future<Output = T>) -> Result<T, String> {
-        timeout_at(self.deadline, future).await.map_err(|_| self.late())
+        let mut future = pin!(future);
+        let mut end = pin!(sleep_until(self.deadline()));
+        poll_fn(|cx| {
+            if let Poll::Ready(made) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(made));
+            }
+            // It may have begun or ended to wait for its turn.
+            let deadline = self.deadline();
+            if end.deadline() != deadline {
+                end.as_mut().reset(deadline);
+            }
+            end.as_mut().poll(cx).map(|()| Err(self.late()))
+        })
+        .await
+    }
+
+    /// Waits for a turn that other runs have to give first. That is no time of the target's: the end of the run moves by it. A run
+    /// waits no longer than it may take; none is to say that it did so in vain, and does not know about its target.
+    pub(crate) async fn turn<T>(&self, turn: impl Future<Output = T>) -> Option<T> {
+        let begun = Instant::now();
+        let before = Duration::from_nanos(self.waited.load(Ordering::Relaxed));
+        let most = self.timeout.saturating_sub(before);
+        self.wait(before + most);
+        let got = timeout_at(begun + most, turn).await.ok();
+        self.wait(before + begun.elapsed().min(most));
+        if got.is_none() {
+            self.short.store(true, Ordering::Relaxed);
+        }
+        got
+    }
+
+    fn wait(&self, so_long: Duration) {
+        self.waited.store(u64::try_from(so_long.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn deadline(&self) -> Instant {
+        self.begun + self.timeout + Duration::from_nanos(self.waited.load(Ordering::Relaxed))
     }
 
     /// How long the run may take.
@@ -75,7 +116,7 @@ impl Course {
 
     /// The end of the run, or a moment that comes before it.
     pub(crate) fn at_most(&self, wait: Duration) -> Instant {
-        self.deadline.min(Instant::now() + wait)
+        self.deadline().min(Instant::now() + wait)
     }
 
     fn late(&self) -> String {
@@ -109,6 +150,34 @@ fn is_shortage(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn to_wait_for_a_turn_takes_nothing_of_the_targets_time() {
+        let course = Course::new(Duration::from_secs(60));
+        let end = course.deadline();
+        let (give, turn) = tokio::sync::oneshot::channel();
+        let waits = async {
+            let got = course.turn(turn).await;
+            (got, course.deadline())
+        };
+        let gives = async {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            give.send(()).unwrap();
+        };
+        let (waited, ()) = tokio::join!(course.within(waits), gives);
+        let (got, later) = waited.unwrap();
+        assert!(got.is_some() && later > end && !course.was_short(), "{later:?}");
+
+        // In vain: as long as it may take, and then it does not know.
+        let course = Course::new(Duration::from_millis(20));
+        let waits = course.within(course.turn(std::future::pending::<()>())).await;
+        assert_eq!(waits, Ok(None));
+        assert!(course.was_short());
+        // There is nothing left to wait with, and the end is where it is.
+        assert_eq!(course.turn(std::future::pending::<()>()).await, None);
+        assert_eq!(course.deadline(), course.begun + 2 * course.timeout);
+        assert!(course.within(std::future::pending::<()>()).await.is_err());
+    }
 
     #[tokio::test]
     async fn what_this_machine_lacks_and_what_others_did() {

@@ -2,7 +2,8 @@
 //!
 //! A [`Prober`] makes a [`Probe`] and a [`Target`] ready, once; [`Prepared::run`] then probes as often as wanted. A run never
 //! takes longer than it may, holds little memory whatever comes (the bounds are in [`answer`]), and closes its sockets when it
-//! is dropped. It needs a tokio runtime with I/O and time, takes no thread, and waits for no other probe.
+//! is dropped. It needs a tokio runtime with I/O and time, and neither takes a thread nor waits for another probe, but to match a
+//! large regular expression.
 //!
 //! ```
 //! use std::time::Duration;

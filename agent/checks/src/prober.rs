@@ -103,7 +103,7 @@ enum Kind {
 }
 
 impl Prepared {
-    /// Probes once. It ends within `timeout`; dropping it gives the probe up and closes its sockets. Where this machine lacks
+    /// Probes once. It ends within `timeout`, or within twice that where it waits for the matches of others; dropping it gives the probe up and closes its sockets. Where this machine lacks
     /// what it takes to ask, such as descriptors, memory, ports or the source address, the outcome is
     /// [undecided](Outcome::undecided).
     pub fn run(&self, timeout: Duration) -> impl Future<Output = Outcome> + Send + 'static + use<> {

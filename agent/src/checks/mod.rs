@@ -53,7 +53,8 @@ pub use view::{CheckView, ServerView, ServiceView};
 
 /// Probes that are started in one go; then others have a turn.
 const BATCH: usize = 64;
-/// How much longer than its timeout a probe may take before it is given up from outside.
+/// How much longer than twice its timeout, which it may take where it waits for others, a probe may take before it is given up from
+/// outside.
 const GRACE: Duration = Duration::from_secs(1);
 /// How much longer a program may take: it is asked to end, killed, and waited for.
 const PROGRAM_GRACE: Duration = Duration::from_secs(10);
@@ -333,7 +334,7 @@ async fn probe(shared: Arc<Shared>, start: Start<ProbeId>, runnable: Runnable) {
     let timeout = start.timeout;
     let outcome = match runnable {
         Runnable::Net(prepared) => match shared.places.try_acquire() {
-            Ok(_place) => bounded(timeout + GRACE, Box::pin(prepared.run(timeout))).await,
+            Ok(_place) => bounded(timeout * 2 + GRACE, Box::pin(prepared.run(timeout))).await,
             // It does not wait: those that run may take long, and the next time comes.
             Err(_) => Outcome::undecided(format!("{} probes run already (LimitNOFILE)", shared.at_once)),
         },

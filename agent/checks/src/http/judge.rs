@@ -110,12 +110,12 @@ impl Take for Judge<'_> {
         course.enter(Phase::Match);
         let window = Arc::from(self.window);
         if let Some(pattern) = &self.wanted.matches
-            && !pattern.is_match(&window).await?
+            && !pattern.is_match(&window, course).await?
         {
             return Err(format!("the body does not match {}", words::short(pattern.text(), PATTERN_SHOWN)));
         }
         if let Some(pattern) = &self.wanted.not_matches
-            && pattern.is_match(&window).await?
+            && pattern.is_match(&window, course).await?
         {
             return Err(format!("the body matches {}", words::short(pattern.text(), PATTERN_SHOWN)));
         }
