@@ -53,6 +53,11 @@ pub(crate) fn problems(spec: &HealthCheckSpec) -> Vec<Problem> {
     for (field, address) in [("spec.address", spec.address), ("spec.sourceAddress", spec.source_address)] {
         if let Some((address, what)) = address.and_then(|one| Some((one, not_of_a_machine(one)?))) {
             problems.invalid(field, format!("{address} is {what}, which no machine can have"));
+        } else if let Some(IpAddr::V6(address)) = address
+            && address.is_unicast_link_local()
+        {
+            // Two links can have the same one, and nothing here says which is meant: the kernel refuses it.
+            problems.invalid(field, format!("{address} is link-local: without an interface it leads nowhere"));
         }
     }
     if let Some(http) = &spec.http {

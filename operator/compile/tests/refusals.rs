@@ -505,6 +505,8 @@ fn a_check_that_cannot_be_run_is_refused_at_its_field() {
         ("spec.http.host", "set tls.serverName", http(json!({"scheme": "HTTPS", "host": "a..b:8443"}))),
         ("spec.address", "multicast", json!({"tcp": {}, "address": "224.0.0.18"})),
         ("spec.sourceAddress", "unspecified", json!({"tcp": {}, "sourceAddress": "::"})),
+        ("spec.address", "link-local", json!({"tcp": {}, "address": "fe80::1"})),
+        ("spec.sourceAddress", "link-local", json!({"tcp": {}, "sourceAddress": "fe80::1"})),
     ] {
         let object = object("HealthCheck", "up", &spec);
         let problems = problems_of(&object);
