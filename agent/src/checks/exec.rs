@@ -1,6 +1,7 @@
 //! Probes that are programs (keepalived: MISC_CHECK).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bascule_checks_core::Outcome;
@@ -11,6 +12,9 @@ use crate::exec::{Call, Cancel, ExecError, Exit, Runner};
 
 /// Longest that a program's last line is quoted, in characters.
 const QUOTED: usize = 100;
+
+/// How long after its time a program's end, or why it was never begun, is still heard.
+const MARGIN: Duration = Duration::from_millis(50);
 
 /// Runs the programs of checks.
 #[derive(Debug)]
@@ -35,7 +39,8 @@ impl Programs {
         Ok(Self { runner: runner.apart(at_once)?, at_once, places: Arc::new(Semaphore::new(at_once)) })
     }
 
-    /// Runs one. A program that outlives its time has a while to end on top, see [`crate::exec`].
+    /// Runs one. When its time is over the answer is there: while the program is asked to end and killed, see [`crate::exec`], it
+    /// keeps its place, but nobody waits.
     pub(super) async fn run(&self, key: Arc<Key>, timeout: Duration) -> Outcome {
         let started = tokio::time::Instant::now();
         let place = tokio::time::timeout(timeout, Arc::clone(&self.places).acquire_owned()).await;
@@ -46,16 +51,32 @@ impl Programs {
             return Outcome::undecided("the agent has no descriptors left");
         };
         let call_off = CallOff(cancel.clone());
-        let runner = self.runner.clone();
+        let (runner, late) = (self.runner.clone(), late(&key, timeout));
         let left = timeout.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
+        let begun = Arc::new(AtomicBool::new(false));
+        let begins = Arc::clone(&begun);
         let ran = tokio::task::spawn_blocking(move || {
             let _place = place;
+            begins.store(true, Ordering::Relaxed);
             call(&runner, &key, left, &cancel)
         });
-        let outcome = ran.await.unwrap_or_else(|error| Outcome::failed(format!("internal error: {error}")));
+        let outcome = match tokio::time::timeout(left + MARGIN, ran).await {
+            Ok(ran) => ran.unwrap_or_else(|error| Outcome::failed(format!("internal error: {error}"))),
+            Err(_) if begun.load(Ordering::Relaxed) => late,
+            Err(_) => Outcome::undecided("the agent has no thread left for the program"),
+        };
         drop(call_off);
         outcome
     }
+}
+
+/// What is said of a program that is not done in time.
+fn late(key: &Key, timeout: Duration) -> Outcome {
+    let What::Exec { program, .. } = &key.subject.what else {
+        return Outcome::failed("internal error: not a program");
+    };
+    let error = ExecError::TimedOut { program: program.clone(), after: timeout, last: String::new() };
+    Outcome::failed(error.to_string())
 }
 
 fn call(runner: &Runner, key: &Key, timeout: Duration, cancel: &Cancel) -> Outcome {
@@ -126,6 +147,50 @@ mod tests {
             let outcome = unfinished(&error);
             assert!(outcome.is_decided() && !outcome.is_passed(), "{error}");
         }
+    }
+
+    /// It is deaf to SIGTERM: it takes two seconds more to end it, which is no time that a verdict waits.
+    #[tokio::test]
+    async fn the_answer_is_there_when_the_time_is_over() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let allow = |path: &std::path::Path| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        allow(directory.path());
+        let program = directory.path().join("deaf");
+        // By a process of its own: see the tests of what runs programs.
+        let written = std::process::Command::new("sh")
+            .args(["-c", "printf '#!/bin/sh\\ntrap \"\" TERM\\nwhile :; do sleep 1; done\\n' >\"$1\"", "sh"])
+            .arg(&program)
+            .status();
+        assert!(written.unwrap().success());
+        allow(&program);
+        let root = nix::unistd::geteuid().is_root();
+        let own = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+        let user = if root { crate::exec::DEFAULT_USER.to_owned() } else { own };
+        let directory = Some(directory.path().to_owned());
+        let runner = Runner::new(&crate::exec::Options { directory, user, at_once: 16 }).unwrap();
+        let programs = Programs::new(&runner, 16).unwrap();
+        let spec = serde_json::from_value(serde_json::json!({"exec": {"program": "deaf"}})).unwrap();
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        let whom = crate::checks::spec::Whom { address, port: Some(80), check_host: None };
+        let key = Arc::new(crate::checks::spec::key(&spec, &whom).unwrap());
+        // On a machine that stands still for these two seconds it has ended: then once more.
+        let told_before_its_end = async {
+            for _ in 0..10 {
+                let outcome = programs.run(Arc::clone(&key), Duration::from_millis(200)).await;
+                assert!(outcome.is_decided() && !outcome.is_passed(), "{outcome:?}");
+                assert!(outcome.message().starts_with("deaf was killed"), "{outcome:?}");
+                if programs.places.available_permits() < 16 {
+                    return true;
+                }
+            }
+            false
+        };
+        assert!(told_before_its_end.await);
+        // And it ends.
+        let _all = programs.places.acquire_many(16).await.unwrap();
     }
 
     #[test]

@@ -57,7 +57,8 @@ pub(crate) fn problems(spec: &HealthCheckSpec) -> Vec<Problem> {
             && address.is_unicast_link_local()
         {
             // Two links can have the same one, and nothing here says which is meant: the kernel refuses it.
-            problems.invalid(field, format!("{address} is link-local: without an interface it leads nowhere"));
+            problems
+                .invalid(field, format!("{address} is link-local: without an interface it leads nowhere"));
         }
     }
     if let Some(http) = &spec.http {
