@@ -94,6 +94,8 @@ struct Shared {
     /// Who listens to changes.
     observer: OnceLock<Observer>,
     run_dir: PathBuf,
+    /// One writes at a time: the last one what is the case last.
+    writing: Mutex<()>,
 }
 
 /// The checks of a director. Dropping it gives up the probes that run.
@@ -168,6 +170,7 @@ impl Checks {
             tell: Box::new(tell),
             observer: OnceLock::new(),
             run_dir: options.run_dir.clone(),
+            writing: Mutex::new(()),
         });
         if let Some(directory) = options.allow_file.clone() {
             let shared = Arc::downgrade(&shared);
@@ -274,6 +277,7 @@ impl Shared {
 
     /// Writes the verdicts down, if they changed.
     fn save(&self) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = {
             let mut state = self.lock();
             if !std::mem::take(&mut state.unsaved) {
@@ -290,11 +294,18 @@ impl Shared {
     }
 }
 
+/// Of times that were missed, none is made up for.
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval
+}
+
 /// Starts the probes that are due, for ever.
 async fn drive(shared: Arc<Shared>) {
     let mut probes = JoinSet::new();
-    let mut keeping = tokio::time::interval(KEEPING);
-    let mut retrying = tokio::time::interval(AGAIN);
+    let mut keeping = interval(KEEPING);
+    let mut retrying = interval(AGAIN);
     loop {
         while probes.try_join_next().is_some() {}
         let (starts, next) = {
@@ -309,22 +320,34 @@ async fn drive(shared: Arc<Shared>) {
             *shared.sleeps_until.lock().unwrap_or_else(PoisonError::into_inner) = next;
             (starts, next)
         };
-        for (start, runnable) in starts {
-            probes.spawn(probe(Arc::clone(&shared), start, runnable));
+        let tasks: Vec<_> = starts
+            .into_iter()
+            .map(|(start, runnable)| {
+                let id = start.key;
+                (id, probes.spawn(probe(Arc::clone(&shared), start, runnable)))
+            })
+            .collect();
+        if !tasks.is_empty() {
+            shared.lock().carried_out_by(tasks.into_iter());
         }
         let left = next.map(|next| next.since(now()));
-        if left == Some(Duration::ZERO) {
-            tokio::task::yield_now().await;
-            continue;
-        }
+        // Also where something is due all the time, what else there is to do has its turn.
+        let rests = async {
+            if left == Some(Duration::ZERO) {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(left.unwrap_or(Duration::MAX)).await;
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(left.unwrap_or(Duration::MAX)) => {}
-            () = shared.wake.notified() => {}
-            _ = retrying.tick() => shared.retry(),
+            biased;
             _ = keeping.tick() => {
                 let shared = Arc::clone(&shared);
                 tokio::task::spawn_blocking(move || shared.save());
             }
+            _ = retrying.tick() => shared.retry(),
+            () = shared.wake.notified() => {}
+            () = rests => {}
         }
     }
 }

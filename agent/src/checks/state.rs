@@ -8,6 +8,7 @@ use bascule_checks_core::pool::{Judgement, Reading, Serving, Standing};
 use bascule_checks_core::{Health, Outcome, Scheduler, Time, Transition, Verdict};
 use bascule_compile::{BindingKey, CheckKey, only_here};
 use bascule_crds::{HealthCheckSpec, VirtualServiceBindingSpec, common::AddressPrefix};
+use tokio::task::AbortHandle;
 
 use super::before::Before;
 use super::keep::{Identity, Kept, KeptService};
@@ -41,6 +42,17 @@ struct Probing {
     users: BTreeSet<BindingKey>,
     /// A HealthCheck that it is of, for the log.
     name: CheckKey,
+    /// What runs.
+    running: Option<AbortHandle>,
+}
+
+impl Drop for Probing {
+    /// What nobody wants to know any more is not found out: it would hold its connection, or its program, up to its timeout.
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.abort();
+        }
+    }
 }
 
 /// What a change of a verdict, or of the configuration, comes to.
@@ -359,7 +371,7 @@ impl State {
         self.by_subject.entry(Arc::clone(&key.subject)).or_default().insert(id);
         self.by_key.insert(Arc::clone(&key), id);
         let users = BTreeSet::from([user.clone()]);
-        self.probes.insert(id, Probing { key, identity, runnable, users, name: name.clone() });
+        self.probes.insert(id, Probing { key, identity, runnable, users, name: name.clone(), running: None });
         Ok(id)
     }
 
@@ -395,6 +407,16 @@ impl State {
         self.probes.get(&id).map(|probing| probing.runnable.clone())
     }
 
+    /// What carries out probes that were started. Of those that nobody wants to know any more it is ended.
+    pub(super) fn carried_out_by(&mut self, tasks: impl Iterator<Item = (ProbeId, AbortHandle)>) {
+        for (id, task) in tasks {
+            match self.probes.get_mut(&id) {
+                Some(probing) => probing.running = Some(task),
+                None => task.abort(),
+            }
+        }
+    }
+
     /// Whom a probe is about.
     #[cfg(test)]
     pub(super) fn target(&self, id: ProbeId) -> Option<&bascule_checks::Target> {
@@ -412,6 +434,9 @@ impl State {
 
     /// Takes a result.
     pub(super) fn finished(&mut self, now: Time, id: ProbeId, run: u64, outcome: &Outcome) -> Effects {
+        if let Some(probing) = self.probes.get_mut(&id) {
+            probing.running = None;
+        }
         if !outcome.is_decided()
             && let Some(probing) = self.probes.get(&id)
             && let Some(times) = self.shortages.note(now)

@@ -454,6 +454,41 @@ fn no_more_probes_run_than_there_are_descriptors_for() {
     assert_eq!(states, ["Starting"; 20]);
 }
 
+/// What a probe holds is let go with it, not at its timeout.
+#[test]
+fn a_probe_that_nobody_wants_any_more_is_given_up() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    let options = super::Options {
+        director: "dir1".into(),
+        run_dir: run_dir.path().to_owned(),
+        allow_file: None,
+        descriptors: 1_024,
+    };
+    let runner = crate::exec::Runner::new(&crate::exec::Options::default()).unwrap();
+    let checks = super::Checks::spawn(&options, &runner, |_| {}).unwrap();
+    // It accepts, and says nothing.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let hang = |path: &str| {
+        let spec = json!({"interval": "10m", "timeout": "10m", "initialDelay": "0s", "port": port, "http": {"path": path}});
+        vec![check("hang", spec)]
+    };
+    let servers = json!([server("srv1", "127.0.0.1", json!({"healthChecks": ["hang"]}))]);
+    let web = web(json!({"realServers": servers}));
+    checks.configure(all(&[("web", web)], hang("/0")), |_| {});
+    for edit in 1..=3 {
+        let (mut connection, _) = listener.accept().unwrap();
+        checks.configure(some(Vec::new(), hang(&format!("/{edit}"))), |_| {});
+        // To its end, which the timeout would bring ten minutes later.
+        connection.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let ended = std::io::copy(&mut connection, &mut std::io::sink());
+        let timed_out = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+        assert!(!ended.as_ref().is_err_and(timed_out), "{ended:?}");
+    }
+}
+
 impl State {
     /// Whom a probe is about.
     fn address(&self, id: ProbeId) -> String {
