@@ -38,7 +38,11 @@ impl Connection {
         let socket = open(target, Type::STREAM, Protocol::TCP, course)?;
         let connecting = TcpSocket::from_std_stream(socket.into()).connect(address(target));
         let stream = connecting.await.map_err(|error| words::io(course.note(&error)))?;
-        Ok(Self { stream, orderly: false })
+        let itself = stream.local_addr().is_ok_and(|local| local == address(target));
+        let connection = Self { stream, orderly: false };
+        // On a port of this machine where nobody listens, the kernel may choose that very port for this side, and connects the
+        // socket to itself (simultaneous open, RFC 9293, section 3.5).
+        if itself { Err(words::io(&io::ErrorKind::ConnectionRefused.into())) } else { Ok(connection) }
     }
 
     /// Has each write sent at once: for what is more than one question and one answer.

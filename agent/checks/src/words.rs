@@ -26,6 +26,7 @@ pub(crate) fn io(error: &io::Error) -> String {
         Some(libc::ENOBUFS | libc::ENOMEM) => "this machine has no memory for it".into(),
         Some(libc::ENOSPC) => "this machine watches too many descriptors (fs.epoll.max_user_watches)".into(),
         Some(libc::EMSGSIZE) => "longer than a packet may be".into(),
+        _ if error.kind() == io::ErrorKind::ConnectionRefused => "connection refused".into(),
         _ if error.kind() == io::ErrorKind::UnexpectedEof => "the server closed the connection".into(),
         _ => error.to_string(),
     }

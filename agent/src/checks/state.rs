@@ -498,7 +498,8 @@ fn say(probing: &Probing, transition: &Transition) {
         }
         _ if from == to => {
             let weight = weight.map_or_else(|| "as configured".to_owned(), |weight| weight.to_string());
-            tracing::info!(%check, address = %target.address, port = target.port, services, "weight {weight}: {message}");
+            // It may be another one with each probe.
+            tracing::debug!(%check, address = %target.address, port = target.port, services, "weight {weight}: {message}");
         }
         _ => {
             tracing::info!(%check, address = %target.address, port = target.port, services, "{to}: {message}")

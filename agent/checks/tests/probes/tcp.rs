@@ -91,6 +91,17 @@ async fn a_dropped_probe_closes_its_connection() {
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
+/// Of one port that a connection may have, the kernel chooses that one, which here is the port that is probed.
+#[test]
+fn a_connection_to_itself_is_nobody_elses() {
+    in_namespace(|| async {
+        // Of this thread's namespace: /proc/sys/net is that of whoever opens it.
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50001 50001").unwrap();
+        let outcome = probe(&Probe::Tcp, "127.0.0.1:50001".parse().unwrap(), LONG).await;
+        failed(&outcome, "connection refused");
+    });
+}
+
 #[test]
 fn what_cannot_be_probed() {
     let prober = prober();
