@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bascule_crds::common::Duration as Written;
-use bascule_crds::virtual_service::{BelowQuorum, ForwardingMethod, PersistenceEngine};
+use bascule_crds::virtual_service::{
+    BelowQuorum, ForwardingMethod, OnFailure, PersistenceEngine, SchedulerName,
+};
 use bascule_crds::vrrp_group::Member;
 use bascule_crds::{VirtualServiceSpec, VrrpGroupSpec};
 
@@ -16,7 +18,7 @@ use crate::types::Warning;
 
 /// What is to be said of a VirtualService in which nothing is wrong. `weighs`: its checks may say what its real servers weigh.
 pub(crate) fn virtual_service(spec: &VirtualServiceSpec, weighs: bool) -> Vec<Warning> {
-    one_packet(spec).into_iter().chain(quorum(spec, weighs)).collect()
+    one_packet(spec).into_iter().chain(quorum(spec, weighs)).chain(refusing_scheduler(spec)).collect()
 }
 
 /// A quorum that cannot be reached, and sorry servers that never serve.
@@ -74,6 +76,35 @@ fn one_packet(spec: &VirtualServiceSpec) -> Option<Warning> {
              packets, and clients get answers from an address that they did not ask; this is for one-way traffic only, such as \
              syslog; for anything that answers use DirectRouting or Tunnel, or leave onePacket out",
             server.name
+        ),
+    })
+}
+
+/// A real server of weight 0 keeps its share of the clients of sh and dh, which are refused (net/netfilter/ipvs/ip_vs_sh.c:
+/// `ip_vs_sh_reassign` gives it a bucket all the same, and `ip_vs_sh_get` no answer; ip_vs_dh.c: weights do not count there). mh leaves
+/// it out.
+fn refusing_scheduler(spec: &VirtualServiceSpec) -> Option<Warning> {
+    let way_out = match spec.scheduler.name {
+        SchedulerName::Sh if !spec.scheduler.fallback => "set scheduler.fallback, or take mh",
+        SchedulerName::Dh => "take another scheduler",
+        _ => return None,
+    };
+    let idle = spec.real_servers.iter().enumerate().find(|(_, server)| server.drain || server.weight == 0);
+    let field = match idle {
+        Some((i, server)) if server.drain => format!("spec.realServers[{i}].drain"),
+        Some((i, _)) => format!("spec.realServers[{i}].weight"),
+        None if spec.on_failure == OnFailure::Quiesce => "spec.onFailure".into(),
+        None if spec.drain.as_ref().is_some_and(|drain| !drain.timeout.as_std().is_zero()) => {
+            "spec.drain".into()
+        }
+        None => return None,
+    };
+    Some(Warning {
+        field,
+        message: format!(
+            "the scheduler {} gives a real server of weight 0 its share of the clients all the same, and refuses them, \
+             for as long as it stands there: {way_out}",
+            spec.scheduler.name.as_str()
         ),
     })
 }
