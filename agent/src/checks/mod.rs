@@ -14,6 +14,7 @@ mod exec;
 mod file;
 mod hooks;
 mod keep;
+mod log;
 mod service;
 mod shortage;
 mod spec;

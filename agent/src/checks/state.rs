@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bascule_checks::{Prepared, Prober};
-use bascule_checks_core::pool::{Judgement, Reading, Serving, Standing};
+use bascule_checks_core::pool::{Reading, Standing};
 use bascule_checks_core::{Health, Outcome, Scheduler, Time, Transition, Verdict};
 use bascule_compile::{BindingKey, CheckKey, only_here};
 use bascule_crds::{HealthCheckSpec, VirtualServiceBindingSpec, common::AddressPrefix};
@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::before::Before;
 use super::keep::{Identity, Kept, KeptService};
+use super::log::{begin, note, say};
 use super::service::{Member, Service, first_port, is_judged};
 use super::shortage::Shortages;
 use super::spec::{self, Key, Subject, What, Whom};
@@ -458,7 +459,7 @@ impl State {
         let mut effects = Effects::default();
         let (Some(transition), Some(probing)) = (transition, self.probes.get(&id)) else { return effects };
         self.unsaved = true;
-        say(probing, &transition);
+        say(&probing.name, &probing.key.subject.target, probing.users.len(), &transition);
         for key in &probing.users {
             let Some(service) = self.services.get_mut(key) else { continue };
             let before = service.judgement.standing;
@@ -485,45 +486,4 @@ impl State {
         });
         Kept::new(self.kept.boot(), verdicts, services)
     }
-}
-
-/// A line for each transition, none for a probe.
-fn say(probing: &Probing, transition: &Transition) {
-    let Transition { from, to, weight, message } = transition;
-    let target = &probing.key.subject.target;
-    let (check, services) = (&probing.name, probing.users.len());
-    match to {
-        Health::Down => {
-            tracing::warn!(%check, address = %target.address, port = target.port, services, "down: {message}");
-        }
-        _ if from == to => {
-            let weight = weight.map_or_else(|| "as configured".to_owned(), |weight| weight.to_string());
-            // It may be another one with each probe.
-            tracing::debug!(%check, address = %target.address, port = target.port, services, "weight {weight}: {message}");
-        }
-        _ => {
-            tracing::info!(%check, address = %target.address, port = target.port, services, "{to}: {message}")
-        }
-    }
-}
-
-/// A service that begins, of which nothing was told in this start of the machine: with the quorum that is told as if it had been
-/// gained, without one as if it had been lost where something else stands in for the real servers, or nobody. (keepalived:
-/// `init_service_vs` and `update_quorum_state` in keepalived/check/ipwrapper.c; there, a sorry server alone makes the second case.)
-fn begin(key: &BindingKey, judgement: &Judgement, effects: &mut Effects) {
-    let serves = [judgement.ipv4, judgement.ipv6].iter().all(|serving| *serving == Serving::RealServers);
-    if judgement.standing == Standing::Met || !serves {
-        effects.quorums.push((key.clone(), judgement.standing));
-    }
-}
-
-fn note(key: &BindingKey, before: Standing, judgement: &Judgement, effects: &mut Effects) {
-    if before == judgement.standing {
-        return;
-    }
-    match judgement.standing {
-        Standing::Met => tracing::info!(service = %key, alive = judgement.alive, "quorum gained"),
-        Standing::Lost => tracing::warn!(service = %key, alive = judgement.alive, "quorum lost"),
-    }
-    effects.quorums.push((key.clone(), judgement.standing));
 }
