@@ -77,6 +77,14 @@ fn smtp_like() -> impl Strategy<Value = Vec<u8>> {
     vec(prop_oneof![6 => parts.prop_map(<[u8]>::to_vec), 1 => noise], 0..20).prop_map(|parts| parts.concat())
 }
 
+/// What random bytes hardly ever are.
+#[test]
+fn tls_byte_by_byte_is_tls() {
+    for record in [&b"\x16\x03\x01\0\x05"[..], b"\x16\x02", b"\x15\x03\x01", b"\x16"] {
+        assert_eq!(read_http(record, &[1], false), read_http(record, &[usize::MAX], false), "{record:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn random_bytes_as_http(

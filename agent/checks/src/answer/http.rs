@@ -320,6 +320,8 @@ fn begins_as_http(head: &[u8], more: &[u8]) -> Result<(), Fault> {
     // Alert or handshake of TLS 1.x (RFC 8446, section 5.1).
     match (begin.next(), begin.next()) {
         (Some(0x15 | 0x16), Some(0x03)) => Err(Fault::Tls),
+        // The next byte tells.
+        (Some(0x15 | 0x16), None) => Ok(()),
         _ => Err(Fault::NotHttp),
     }
 }
