@@ -123,6 +123,7 @@ fn until_decided(
         let mut result = session::run(scenario, options, &folder, seed)?;
         result.run = run;
         result.attempts = attempts;
+        doubt(scenario, &mut result);
         session::write_result(&folder, &result)?;
         if result.verdict != Verdict::Undecided || attempts > AGAIN || options.cancel.is_cancelled() {
             return Ok(result);
@@ -131,9 +132,35 @@ fn until_decided(
     }
 }
 
+/// What failed on a machine that stood still for longer than the scenario can bear has not been decided.
+fn doubt(scenario: &Scenario, result: &mut ScenarioResult) {
+    let Some(limit) = scenario.requires.lateness else { return };
+    let worst = result.steps.iter().map(|step| step.lateness_ms).fold(0.0, f64::max);
+    if result.verdict == Verdict::Failed && worst > limit.get().as_secs_f64() * 1000.0 {
+        result.verdict = Verdict::Undecided;
+        result.reason = format!("the machine stood still for {worst:.1} ms; {}", result.reason);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_fails_on_a_machine_that_stands_still_is_undecided() {
+        let mut scenario = unsupported("a");
+        let judged = |scenario: &Scenario, verdict, lateness_ms| {
+            let mut result = result::example("a", verdict);
+            result.steps = vec![result::example_step(lateness_ms)];
+            doubt(scenario, &mut result);
+            result.verdict
+        };
+        assert_eq!(judged(&scenario, Verdict::Failed, 900.0), Verdict::Failed, "nothing is said of it");
+        scenario.requires.lateness = Some(crate::scenario::Span::from_millis(200));
+        assert_eq!(judged(&scenario, Verdict::Failed, 201.0), Verdict::Undecided);
+        assert_eq!(judged(&scenario, Verdict::Failed, 199.0), Verdict::Failed);
+        assert_eq!(judged(&scenario, Verdict::Passed, 900.0), Verdict::Passed);
+    }
 
     /// A scenario that no machine can play.
     fn unsupported(name: &str) -> Scenario {

@@ -220,6 +220,19 @@ fn detail(result: &ScenarioResult) -> String {
 }
 
 #[cfg(test)]
+pub(super) fn example_step(lateness_ms: f64) -> StepResult {
+    StepResult {
+        name: "all came".into(),
+        action: "expect".into(),
+        verdict: expect::Verdict::Failed,
+        at_seconds: 1.0,
+        duration_seconds: 0.5,
+        lateness_ms,
+        judged: Vec::new(),
+    }
+}
+
+#[cfg(test)]
 pub(super) fn example(name: &str, verdict: Verdict) -> ScenarioResult {
     ScenarioResult {
         name: name.into(),

@@ -71,6 +71,10 @@ pub struct Requirements {
     /// Programs, by their names.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub programs: BTreeSet<String>,
+    /// For how long the machine may stand still in a step: where the programs take a longer silence for a failure of each other, what
+    /// they do says nothing about them. A run that fails after a longer one is `undecided`, and played again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lateness: Option<Span>,
 }
 
 impl Requirements {
