@@ -26,8 +26,8 @@ pub(crate) const FLUSHED: usize = 2;
 pub(crate) const PASSED_OVER: usize = 64;
 /// Budget that a quiet time can save up, in seconds of CPU.
 const SAVED: f64 = 0.02;
-/// Debt that one costly pass can make, in seconds of CPU: for twenty seconds there are samples only.
-const DEBT: f64 = 0.2;
+/// Debt that one costly pass can make, in seconds of CPU: for ten seconds there are samples only.
+const DEBT: f64 = 0.1;
 
 /// What to read next of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
