@@ -489,6 +489,17 @@ fn a_file_is_watched() {
     }
 }
 
+fn options(run_dir: &std::path::Path, descriptors: u64) -> super::Options {
+    super::Options { director: "dir1".into(), run_dir: run_dir.to_owned(), allow_file: None, descriptors }
+}
+
+/// A server that accepts and says nothing, and its port.
+fn silent() -> (std::net::TcpListener, u16) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
 /// More servers that hang than the descriptors allow probes: those that were not asked are not taken for dead, and no probe runs
 /// beyond the bound.
 #[test]
@@ -496,18 +507,11 @@ fn no_more_probes_run_than_there_are_descriptors_for() {
     let run_dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let _inside = runtime.enter();
-    let options = super::Options {
-        director: "dir1".into(),
-        run_dir: run_dir.path().to_owned(),
-        allow_file: None,
-        descriptors: 0,
-    };
+    let options = options(run_dir.path(), 0);
     let runner = crate::exec::Runner::new(&crate::exec::Options::default()).unwrap();
     let checks = super::Checks::spawn(&options, &runner, |_| {}, |_, _| {}).unwrap();
     assert_eq!(checks.at_once(), 16);
-    // It accepts, and says nothing.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let (_listener, port) = silent();
     let check_of = |number: usize| {
         let http = json!({"path": format!("/{number}")});
         let spec =
@@ -541,17 +545,10 @@ fn a_probe_that_nobody_wants_any_more_is_given_up() {
     let run_dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let _inside = runtime.enter();
-    let options = super::Options {
-        director: "dir1".into(),
-        run_dir: run_dir.path().to_owned(),
-        allow_file: None,
-        descriptors: 1_024,
-    };
+    let options = options(run_dir.path(), 1_024);
     let runner = crate::exec::Runner::new(&crate::exec::Options::default()).unwrap();
     let checks = super::Checks::spawn(&options, &runner, |_| {}, |_, _| {}).unwrap();
-    // It accepts, and says nothing.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let (listener, port) = silent();
     let hang = |path: &str| {
         let spec = json!({"interval": "10m", "timeout": "10m", "initialDelay": "0s", "port": port, "http": {"path": path}});
         vec![check("hang", spec)]
