@@ -271,7 +271,12 @@ impl Driver {
         // In the order of the group: from one that lives the addresses are taken before it hears of it and lets go, in place of one that
         // is dead others hear first. Guarded just before addresses come.
         let mut unguarded = true;
+        let mut too_late = false;
         for action in actions {
+            if claims(&action) && self.is_overtaken(name) {
+                too_late = true;
+                continue;
+            }
             if unguarded && (takes_over && takes(&action) || asserts(&action)) {
                 unguarded = false;
                 self.guard(name);
@@ -281,7 +286,10 @@ impl Driver {
         if moved {
             self.route(Cause::Moved);
         }
-        if speaks && let Some(member) = self.members.get_mut(name) {
+        if too_late && let Some(member) = self.members.get_mut(name) {
+            member.group.unsent();
+            self.handle(name, Input::Timer);
+        } else if speaks && let Some(member) = self.members.get_mut(name) {
             let record = member.group.record(&self.boot_id);
             member.record.write(&record);
             let error = member.record.error().map(ToOwned::to_owned);
@@ -289,6 +297,11 @@ impl Driver {
                 self.voice.warn(format!("{name}: {}", error.unwrap_or_default()));
             }
         }
+    }
+
+    /// Whether this process stood still since the group decided, for so long that its peers may have taken over.
+    fn is_overtaken(&self, name: &Arc<str>) -> bool {
+        self.members.get(name).is_some_and(|member| member.group.overtaken(clock::now().boot))
     }
 
     fn carry_out(&mut self, name: &Arc<str>, action: Action) {
@@ -493,4 +506,9 @@ pub(super) fn look(
         }
         other => other,
     }
+}
+
+/// Whether the network, or the kernel, would take it for a sign that this director is the active one.
+const fn claims(action: &Action) -> bool {
+    matches!(action, Action::Send { .. } | Action::Announce { .. } | Action::RenewAddresses { .. })
 }

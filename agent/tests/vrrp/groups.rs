@@ -116,6 +116,37 @@ fn nobody_to_take_over_means_to_go_on() {
     assert!(pair.dir1.has(OUTSIDE) && pair.dir1.has(INSIDE));
 }
 
+/// The successor decides to take over, stands still for longer than anybody waits, and goes on in the middle of what it decided. By
+/// then the other one is active again.
+#[test]
+fn who_stood_still_while_taking_over_says_nothing() {
+    if !can_run() {
+        return;
+    }
+    // dir1 outranks dir2: a member that does not may tell whoever follows it, once.
+    let pair = Pair::alike(r#"{"preempt": {"enabled": false, "delay": "0s"}}"#);
+    block(pair.one.handle.switchover("front")).unwrap();
+    pair.two.wait_for("front", "Active");
+    pair.all_settle(false);
+    let received = || -> Vec<u64> {
+        pair.two.status().groups[0].instances.iter().map(|router| router.received).collect()
+    };
+    let before = received();
+    pair.dir1.stall_once(Duration::from_secs(2));
+    let error = block(pair.two.handle.switchover("front")).unwrap_err();
+    assert!(error.contains("nobody took over"), "{error}");
+    pair.one.expect_history(&[
+        "Initialize -> Backup",
+        "Backup -> Active",
+        "Active -> Backup",
+        "Backup -> Active",
+        "Active -> Backup",
+    ]);
+    pair.all_settle(false);
+    assert_eq!(pair.two.state("front"), "Active");
+    assert_eq!(received(), before);
+}
+
 /// With a long interval Active_Down_Interval is longer than anybody waits for a program to end.
 #[test]
 fn addresses_do_not_stay_when_the_end_comes_before_a_successor() {

@@ -105,7 +105,7 @@ impl Net {
             ip(&format!("-n {namespace} address add {address} dev eth{network}"));
         }
         let directory = tempfile::tempdir().unwrap();
-        Machine { namespace, switch: self.switch.clone(), host, directory }
+        Machine { namespace, switch: self.switch.clone(), host, directory, stall: Arc::default() }
     }
 }
 
@@ -136,9 +136,15 @@ pub(crate) struct Machine {
     switch: String,
     host: u8,
     directory: tempfile::TempDir,
+    stall: Arc<Mutex<Duration>>,
 }
 
 impl Machine {
+    /// The next take-over stands still for so long between its decision and what it does.
+    pub(crate) fn stall_once(&self, time: Duration) {
+        *self.stall.lock().unwrap() = time;
+    }
+
     pub(crate) fn run_dir(&self) -> PathBuf {
         self.directory.path().join("run")
     }
@@ -153,6 +159,7 @@ impl Machine {
         let noted = Arc::clone(&transitions);
         let armed: Arc<AtomicU32> = Arc::default();
         let counted = Arc::clone(&armed);
+        let stall = Arc::clone(&self.stall);
         let options = Options {
             run_dir: self.run_dir(),
             state_dir: self.directory.path().join("state"),
@@ -161,7 +168,8 @@ impl Machine {
             // As long as a busy nf_tables takes: for that time nothing may depend on it that must not.
             arm: Some(Box::new(move |_| {
                 counted.fetch_add(1, Ordering::Relaxed);
-                std::thread::sleep(ARMING);
+                let stall = std::mem::take(&mut *stall.lock().unwrap());
+                std::thread::sleep(ARMING.max(stall));
                 Ok(())
             })),
             heritage,

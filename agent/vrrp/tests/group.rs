@@ -3,7 +3,7 @@
 mod common;
 
 use bascule_vrrp::group::{AgentLoss, Preempt, Switchover, Tracker};
-use bascule_vrrp::{Action, Group, GroupConfig, GroupState, Input, Link};
+use bascule_vrrp::{Action, BootTime, Group, GroupConfig, GroupState, Input, Link};
 use common::{Bench, changes, ip, ms, one_network, two_networks, words};
 
 /// Priority 200, 100 ms: Skew_Time 21.875 ms, Active_Down_Interval 321.875 ms.
@@ -444,6 +444,32 @@ fn late_beyond_the_peers_patience_it_steps_down_before_it_speaks() {
     alone.now += ms(60_000);
     alone.feed(Input::Timer);
     assert_eq!(alone.group.state(), GroupState::Active);
+}
+
+#[test]
+fn what_did_not_leave_before_the_peers_stopped_waiting_is_not_sent() {
+    let mut bench = Bench::active(two_networks(200));
+    bench.now += ms(100);
+    let said = words(&bench.feed(Input::Timer));
+    assert_eq!(said, ["outside says 200", "inside says 200"]);
+    let decided = BootTime::from_duration(bench.now);
+    // Patience is 300.78 ms from the advertisement before, at least 100 ms ago: until then the peers wait.
+    assert!(!bench.group.overtaken(decided + ms(100)));
+    assert!(bench.group.overtaken(decided + ms(201)));
+    // Were it sent, the next silence would count from now; as it was not, this member is late already.
+    bench.group.unsent();
+    bench.now += ms(201);
+    let said = words(&bench.feed(Input::Timer));
+    assert_eq!(said[..3], ["outside drops", "inside drops", "Active to Backup"]);
+    assert!(bench.reason().starts_with("had not run for 3"), "{}", bench.reason());
+    assert!(!bench.group.overtaken(decided + ms(10_000)), "it is none that speaks any more");
+    let mut alone = Bench::active(GroupConfig { alone: true, ..two_networks(200) });
+    alone.now += ms(100);
+    alone.feed(Input::Timer);
+    assert!(
+        !alone.group.overtaken(BootTime::from_duration(alone.now) + ms(60_000)),
+        "nobody could have taken over"
+    );
 }
 
 #[test]

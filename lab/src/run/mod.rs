@@ -30,7 +30,7 @@ use crate::scenario::Scenario;
 /// The file of all verdicts, in the folder of results.
 pub const JUNIT: &str = "junit.xml";
 /// How often a scenario is played again because its verdict was `undecided`.
-const AGAIN: u32 = 2;
+const AGAIN: u32 = 3;
 
 /// Told a line, without its end.
 pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;

@@ -177,13 +177,19 @@ fn indented(text: &str) -> String {
     text.trim_end().replace('\n', "\n            ")
 }
 
-/// One line a scenario.
+/// One line a scenario; what has not passed comes last, where a log that was cut short still has it.
 pub(super) fn all(summary: &Summary) -> String {
+    let mut results: Vec<&ScenarioResult> = summary.results.iter().collect();
+    results.sort_by_key(|result| result.verdict != Verdict::Passed);
     let mut rows = Vec::new();
-    for result in &summary.results {
+    for result in results {
+        let verdict = match result.attempts {
+            0 | 1 => result.verdict.name().to_owned(),
+            attempts => format!("{} ({attempts} plays)", result.verdict.name()),
+        };
         rows.push(vec![
             result.name.clone(),
-            result.verdict.name().into(),
+            verdict,
             format!("{:.1} s", result.setup_seconds + result.duration_seconds),
             result.reason.lines().next().unwrap_or_default().to_owned(),
         ]);
@@ -195,6 +201,18 @@ pub(super) fn all(summary: &Summary) -> String {
 mod tests {
     use super::super::result::{Judged, StepResult, example};
     use super::*;
+
+    #[test]
+    fn what_has_not_passed_comes_last() {
+        let mut again = example("b", Verdict::Passed);
+        again.attempts = 2;
+        let results = vec![example("a", Verdict::Failed), again, example("c", Verdict::Passed)];
+        let text = all(&Summary { results });
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        assert!(lines[0].starts_with("b  passed (2 plays)"), "{text}");
+        assert!(lines[1].starts_with("c  passed"), "{text}");
+        assert!(lines[2].starts_with("a  failed") && lines[2].contains("wanted 10 ok, seen 9"), "{text}");
+    }
 
     #[test]
     fn a_failure_says_what_was_wanted_and_seen_and_when() {

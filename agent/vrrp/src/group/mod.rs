@@ -389,6 +389,20 @@ impl Group {
         self.last_sent().map(|(last, patience)| last + patience)
     }
 
+    /// Whether what it last wanted to be sent comes too late at `now`: peers, who have not heard it since the time before, may have
+    /// taken over. Ask before each [`Action::Send`] is carried out, as the process may have stood still since [`Group::handle`]; what
+    /// is too late must not be sent, and [`Group::unsent`] be told. False while it is not Active, and when it has no peers.
+    pub fn overtaken(&self, now: BootTime) -> bool {
+        self.slots.iter().any(|slot| slot.router.overtaken(now).is_some())
+    }
+
+    /// What it last wanted to be sent was too late and not sent: with the next input it steps down.
+    pub fn unsent(&mut self) {
+        for slot in &mut self.slots {
+            slot.router.unsent();
+        }
+    }
+
     fn new_slots(&self) -> Vec<Slot> {
         let priority = self.priority();
         self.config

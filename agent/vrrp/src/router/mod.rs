@@ -169,6 +169,8 @@ pub struct Active {
     pub adver_at: BootTime,
     /// When it last spoke.
     pub last_sent: BootTime,
+    /// When it had spoken before: as long as the last advertisement has not left, the peers have been waiting since then.
+    pub sent_before: BootTime,
     /// How long the peers wait after that, by what they were told then: see [`timers::patience`].
     pub patience: Duration,
     /// Until then it answers no further advertisement: answers are no amplifier.
@@ -369,6 +371,25 @@ impl VirtualRouter {
                 (silent >= active.patience).then_some(silent)
             }
             _ => None,
+        }
+    }
+
+    /// If it is Active and decided to speak so long ago that its peers, who have not heard it since the time before, do not wait any
+    /// more: for how long they have not. What has not left by then must not leave.
+    pub fn overtaken(&self, now: BootTime) -> Option<Duration> {
+        match &self.state {
+            State::Active(active) if self.parameters.step_down_when_late => {
+                let silent = now.since(active.sent_before);
+                (silent >= active.patience).then_some(silent)
+            }
+            _ => None,
+        }
+    }
+
+    /// The last advertisement did not leave: it has been silent since the one before.
+    pub fn unsent(&mut self) {
+        if let State::Active(active) = &mut self.state {
+            active.last_sent = active.sent_before;
         }
     }
 }

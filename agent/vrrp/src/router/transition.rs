@@ -211,7 +211,7 @@ impl VirtualRouter {
             if !active.announcer.has_just_announced(now) {
                 actions.push(Action::Notice(Notice::AlsoActive { peer, priority: heard.priority }));
             }
-            (active.last_sent, active.patience) = (now, self.parameters.patience());
+            active.spoke(now, &self.parameters);
         }
         let times = active.announcer.assert(now, &self.parameters.announce);
         announce(times, actions);
@@ -258,6 +258,7 @@ impl VirtualRouter {
         let active = Active {
             adver_at: now + interval,
             last_sent: now,
+            sent_before: now,
             patience: self.parameters.patience(),
             answer_from: now,
             phase: Phase::Holding,
@@ -389,7 +390,15 @@ impl Active {
         actions.push(Action::Advertise { priority });
         let on_time = self.adver_at <= now && now.since(self.adver_at) < interval;
         self.adver_at = if on_time { self.adver_at + interval } else { now + interval };
-        (self.last_sent, self.patience) = (now, told.patience());
+        self.spoke(now, told);
+    }
+
+    /// Notes that it spoke.
+    fn spoke(&mut self, now: BootTime, told: &Parameters) {
+        if now > self.last_sent {
+            self.sent_before = std::mem::replace(&mut self.last_sent, now);
+        }
+        self.patience = told.patience();
     }
 
     /// Notes a tie, and whether it has lasted for two intervals.
