@@ -40,7 +40,7 @@ use bascule_crds::HealthCheckSpec;
 use futures::FutureExt as _;
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinSet};
 
 use self::bounds::Bounds;
 use self::exec::Programs;
@@ -109,7 +109,7 @@ struct Shared {
 /// The checks of a director. Dropping it gives up the probes that run.
 pub struct Checks {
     shared: Arc<Shared>,
-    driver: JoinHandle<()>,
+    driver: AbortHandle,
 }
 
 impl std::fmt::Debug for Checks {
@@ -154,7 +154,10 @@ fn prober(director: &str) -> Prober {
 impl Checks {
     /// Starts without any check, with the verdicts that a former process left. `tell` is told what verdicts come to, of the
     /// services concerned; `tell_groups`, of what groups track, that it fails now or not any more: what nobody was told of does not
-    /// fail. Needs a tokio runtime.
+    /// fail.
+    ///
+    /// # Errors
+    /// When a thread cannot be had.
     pub fn spawn(
         options: &Options,
         runner: &Runner,
@@ -189,7 +192,7 @@ impl Checks {
                 .name("checks-files".into())
                 .spawn(move || file::watch(&directory, &shared))?;
         }
-        let driver = tokio::spawn(drive(Arc::clone(&shared)));
+        let driver = on_its_own_thread(drive(Arc::clone(&shared)))?;
         Ok(Self { shared, driver })
     }
 
@@ -324,6 +327,21 @@ fn interval(period: Duration) -> tokio::time::Interval {
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     interval
+}
+
+/// Runs the driver and its probes on one thread: they wait for nobody who works for anything else, and no probe wakes another core.
+/// What takes long (programs, heavy patterns, files) has threads of its own.
+fn on_its_own_thread(driver: impl Future<Output = ()> + Send + 'static) -> std::io::Result<AbortHandle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // A task like any other: waking the future that a runtime is blocked on costs a system call.
+    let driver = runtime.spawn(driver);
+    let handle = driver.abort_handle();
+    std::thread::Builder::new().name("checks".into()).spawn(move || {
+        let _ = runtime.block_on(driver);
+        // Not waiting for programs that hang: they are killed with the process.
+        runtime.shutdown_background();
+    })?;
+    Ok(handle)
 }
 
 /// Starts the probes that are due, for ever.

@@ -273,23 +273,28 @@ impl Driver {
         let mut unguarded = true;
         let mut too_late = false;
         for action in actions {
+            if !too_late && unguarded && (takes_over && takes(&action) || asserts(&action)) {
+                unguarded = false;
+                self.guard(name);
+            }
             if claims(&action) && self.is_overtaken(name) {
                 too_late = true;
                 continue;
             }
-            if unguarded && (takes_over && takes(&action) || asserts(&action)) {
-                unguarded = false;
-                self.guard(name);
-            }
             self.carry_out(name, action);
+        }
+        if let Some(member) = self.members.get_mut(name) {
+            if too_late {
+                member.group.unsent();
+                self.handle(name, Input::Timer);
+            } else {
+                member.group.sent();
+            }
         }
         if moved {
             self.route(Cause::Moved);
         }
-        if too_late && let Some(member) = self.members.get_mut(name) {
-            member.group.unsent();
-            self.handle(name, Input::Timer);
-        } else if speaks && let Some(member) = self.members.get_mut(name) {
+        if speaks && let Some(member) = self.members.get_mut(name) {
             let record = member.group.record(&self.boot_id);
             member.record.write(&record);
             let error = member.record.error().map(ToOwned::to_owned);
@@ -510,5 +515,11 @@ pub(super) fn look(
 
 /// Whether the network, or the kernel, would take it for a sign that this director is the active one.
 const fn claims(action: &Action) -> bool {
-    matches!(action, Action::Send { .. } | Action::Announce { .. } | Action::RenewAddresses { .. })
+    matches!(
+        action,
+        Action::Send { .. }
+            | Action::Announce { .. }
+            | Action::HoldAddresses { .. }
+            | Action::RenewAddresses { .. }
+    )
 }

@@ -450,7 +450,7 @@ fn late_beyond_the_peers_patience_it_steps_down_before_it_speaks() {
 fn what_did_not_leave_before_the_peers_stopped_waiting_is_not_sent() {
     let mut bench = Bench::active(two_networks(200));
     bench.now += ms(100);
-    let said = words(&bench.feed(Input::Timer));
+    let said = words(&bench.group.handle(bench.clock(), Input::Timer));
     assert_eq!(said, ["outside says 200", "inside says 200"]);
     let decided = BootTime::from_duration(bench.now);
     // Patience is 300.78 ms from the advertisement before, at least 100 ms ago: until then the peers wait.
@@ -463,6 +463,16 @@ fn what_did_not_leave_before_the_peers_stopped_waiting_is_not_sent() {
     assert_eq!(said[..3], ["outside drops", "inside drops", "Active to Backup"]);
     assert!(bench.reason().starts_with("had not run for 3"), "{}", bench.reason());
     assert!(!bench.group.overtaken(decided + ms(10_000)), "it is none that speaks any more");
+    // Who goes on after a crash goes on from what the former process said last.
+    let before = Bench::active(two_networks(200));
+    let mut after = Bench::new(two_networks(200));
+    after.now = before.now + ms(150);
+    after.all_up();
+    after.group.remember(&before.group.record("boot"));
+    after.group.handle(after.clock(), Input::Start { resume: true });
+    assert_eq!(after.group.state(), GroupState::Active);
+    assert!(!after.group.overtaken(BootTime::from_duration(after.now)));
+    assert!(after.group.overtaken(BootTime::from_duration(after.now) + ms(151)));
     let mut alone = Bench::active(GroupConfig { alone: true, ..two_networks(200) });
     alone.now += ms(100);
     alone.feed(Input::Timer);

@@ -69,6 +69,9 @@ impl Group {
             self.graced = true;
             for (at, source) in sources.into_iter().enumerate() {
                 self.drive(now, at, router::Input::Resume { source });
+                if let Some(spoken) = self.spoken {
+                    self.slots[at].router.spoke_before(spoken);
+                }
             }
             self.rose(now, Reason::Resumed.to_string());
         } else if resume {

@@ -33,7 +33,7 @@ use crate::authentication::{Senders, Sequence};
 use crate::endpoint::Endpoint;
 use crate::packet::{Datagram, Family};
 use crate::resume::Record;
-use crate::router::{Reason, State, StateName, VirtualRouter};
+use crate::router::{Reason, Spoken, State, StateName, VirtualRouter};
 use crate::time::{BootTime, Now, earliest};
 use crate::timers::Interval;
 use differences::Differences;
@@ -276,6 +276,8 @@ pub struct Group {
     renewed_at: Option<BootTime>,
     /// When priority 0 is said once more after a fault.
     farewell_at: Option<BootTime>,
+    /// When a former process, of which this one may resume what it was about, spoke last.
+    spoken: Option<Spoken>,
     /// The virtual router that ceased to be Active first, in the call under way, and why.
     lost: Option<(usize, Reason)>,
     limiter: Limiter,
@@ -302,6 +304,7 @@ impl Group {
             failing: BTreeMap::new(),
             renewed_at: None,
             farewell_at: None,
+            spoken: None,
             lost: None,
             limiter: Limiter::default(),
             out: Vec::new(),
@@ -314,6 +317,7 @@ impl Group {
     /// Takes over what a former process of this machine left: sequence numbers that must go on growing, and a held switch-over.
     pub fn remember(&mut self, record: &Record) {
         self.hold = record.hold;
+        self.spoken = record.last_advertisement.map(|at| Spoken { at, patience: record.patience });
         for slot in &mut self.slots {
             let key = (slot.id.instance.to_string(), slot.id.family);
             if let Some((_, sequence)) = record.sequences.iter().find(|(id, _)| *id == key) {
@@ -390,10 +394,18 @@ impl Group {
     }
 
     /// Whether what it last wanted to be sent comes too late at `now`: peers, who have not heard it since the time before, may have
-    /// taken over. Ask before each [`Action::Send`] is carried out, as the process may have stood still since [`Group::handle`]; what
-    /// is too late must not be sent, and [`Group::unsent`] be told. False while it is not Active, and when it has no peers.
+    /// taken over, as the process may have stood still since [`Group::handle`]. Ask before each [`Action::Send`] is carried out. What
+    /// is too late must not be sent, and [`Group::unsent`] be told; else [`Group::sent`], once all is. False while it is not Active,
+    /// and when it has no peers.
     pub fn overtaken(&self, now: BootTime) -> bool {
-        self.slots.iter().any(|slot| slot.router.overtaken(now).is_some())
+        self.slots.iter().any(|slot| slot.router.overtaken(now))
+    }
+
+    /// All that it wanted to be sent has left, or been tried.
+    pub fn sent(&mut self) {
+        for slot in &mut self.slots {
+            slot.router.sent();
+        }
     }
 
     /// What it last wanted to be sent was too late and not sent: with the next input it steps down.

@@ -169,8 +169,9 @@ pub struct Active {
     pub adver_at: BootTime,
     /// When it last spoke.
     pub last_sent: BootTime,
-    /// When it had spoken before: as long as the last advertisement has not left, the peers have been waiting since then.
-    pub sent_before: BootTime,
+    /// What the peers go by as long as it is not known that the last advertisement has left; `None` once it has.
+    #[serde(default)]
+    pub before: Option<Spoken>,
     /// How long the peers wait after that, by what they were told then: see [`timers::patience`].
     pub patience: Duration,
     /// Until then it answers no further advertisement: answers are no amplifier.
@@ -181,6 +182,15 @@ pub struct Active {
     pub tie: Option<(BootTime, BootTime)>,
     /// Gratuitous ARP or neighbour advertisements to come.
     pub announcer: Announcer,
+}
+
+/// When a router spoke, and how long its peers wait after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spoken {
+    /// When.
+    pub at: BootTime,
+    /// How long they wait, by what they were told then.
+    pub patience: Duration,
 }
 
 /// What an active router is about.
@@ -374,22 +384,37 @@ impl VirtualRouter {
         }
     }
 
-    /// If it is Active and decided to speak so long ago that its peers, who have not heard it since the time before, do not wait any
-    /// more: for how long they have not. What has not left by then must not leave.
-    pub fn overtaken(&self, now: BootTime) -> Option<Duration> {
+    /// Whether it is Active and decided to speak so long ago that its peers, who have not heard it since the time before, do not wait
+    /// any more. What has not left by then must not leave.
+    pub fn overtaken(&self, now: BootTime) -> bool {
         match &self.state {
-            State::Active(active) if self.parameters.step_down_when_late => {
-                let silent = now.since(active.sent_before);
-                (silent >= active.patience).then_some(silent)
+            State::Active(Active { before: Some(before), .. }) if self.parameters.step_down_when_late => {
+                now.since(before.at) >= before.patience
             }
-            _ => None,
+            _ => false,
         }
     }
 
-    /// The last advertisement did not leave: it has been silent since the one before.
-    pub fn unsent(&mut self) {
+    /// What it wanted to say has left.
+    pub fn sent(&mut self) {
         if let State::Active(active) = &mut self.state {
-            active.last_sent = active.sent_before;
+            active.before = None;
+        }
+    }
+
+    /// What it wanted to say has not left: it has been silent since the time before.
+    pub fn unsent(&mut self) {
+        if let State::Active(active) = &mut self.state
+            && let Some(before) = active.before.take()
+        {
+            (active.last_sent, active.patience) = (before.at, before.patience);
+        }
+    }
+
+    /// It resumed what a former process was about, which had spoken for the last time then.
+    pub fn spoke_before(&mut self, before: Spoken) {
+        if let State::Active(active) = &mut self.state {
+            active.before = Some(before);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Action, Active, Afterwards, Announcer, Backup, Heard, Input, Notice, Parameters, Peer, Phase, Reason,
-    State, StateName, VirtualRouter, Waiting,
+    Spoken, State, StateName, VirtualRouter, Waiting,
 };
 use crate::packet::{PRIORITY_OWNER, PRIORITY_RELEASE};
 use crate::time::BootTime;
@@ -258,7 +258,7 @@ impl VirtualRouter {
         let active = Active {
             adver_at: now + interval,
             last_sent: now,
-            sent_before: now,
+            before: Some(Spoken { at: now, patience: self.parameters.patience() }),
             patience: self.parameters.patience(),
             answer_from: now,
             phase: Phase::Holding,
@@ -393,12 +393,10 @@ impl Active {
         self.spoke(now, told);
     }
 
-    /// Notes that it spoke.
+    /// Notes that it wants to speak. Until that has left the peers go by what they heard before.
     fn spoke(&mut self, now: BootTime, told: &Parameters) {
-        if now > self.last_sent {
-            self.sent_before = std::mem::replace(&mut self.last_sent, now);
-        }
-        self.patience = told.patience();
+        self.before.get_or_insert(Spoken { at: self.last_sent, patience: self.patience });
+        (self.last_sent, self.patience) = (now, told.patience());
     }
 
     /// Notes a tie, and whether it has lasted for two intervals.

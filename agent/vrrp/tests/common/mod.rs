@@ -92,7 +92,11 @@ impl Bench {
 
     pub(crate) fn feed(&mut self, input: Input<'_>) -> Vec<Action> {
         let now = self.clock();
-        self.group.handle(now, input)
+        let actions = self.group.handle(now, input);
+        // Carried out at once: nothing of it comes too late.
+        assert!(!self.group.overtaken(now.boot), "{actions:?}");
+        self.group.sent();
+        actions
     }
 
     /// Timers exactly when they are due, for so long.

@@ -120,7 +120,7 @@ impl Row {
             _ => State::Active(Active {
                 adver_at: timer(),
                 last_sent: at(-words.millis("sent").unwrap_or(0.0)),
-                sent_before: at(-words.millis("sent").unwrap_or(0.0)),
+                before: None,
                 patience: self.parameters().patience(),
                 answer_from: at(words.millis("quiet").unwrap_or(0.0)),
                 phase: words.value("releasing").map_or(Phase::Holding, releasing),
