@@ -10,6 +10,11 @@ use crate::{Time, time::nanos};
 /// lengths.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// Checks whose places are nearer to each other than this begin together, so that a process which has many wakes up once for several
+/// of them, and again once for their answers: waking up costs as much as a check. No more than a fiftieth of an interval, and as the
+/// points of a check stay an interval apart, none is late for it.
+const TOGETHER: Duration = Duration::from_millis(20);
+
 /// A place within the interval, as a fraction of 2^64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place(u64);
@@ -27,6 +32,14 @@ impl Place {
     }
 }
 
+/// The moment at which checks of that interval begin together, nearest before a place within it; where that was before the check was
+/// added, an interval later.
+fn together(added: Time, place: Duration, interval: Duration) -> Time {
+    let step = nanos(TOGETHER.min(interval / 50)).max(1);
+    let moment = (added + place).as_nanos() / step * step;
+    Time::from_nanos(if moment < added.as_nanos() { moment.saturating_add(nanos(interval)) } else { moment })
+}
+
 /// When a check is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Grid {
@@ -37,8 +50,11 @@ pub(super) struct Grid {
 impl Grid {
     /// The grid of a check that was added at a time.
     pub(super) fn new(added: Time, place: Place, timings: &Timings) -> Self {
-        let delay = timings.initial_delay.unwrap_or_else(|| place.within(timings.interval));
-        Self { first: added + delay, interval: nanos(timings.interval).max(1) }
+        let first = match timings.initial_delay {
+            Some(delay) => added + delay,
+            None => together(added, place.within(timings.interval), timings.interval),
+        };
+        Self { first, interval: nanos(timings.interval).max(1) }
     }
 
     /// The first point that is not before a time.
@@ -71,6 +87,32 @@ mod tests {
             assert_eq!(grid.after(Time::from_nanos(time)).as_nanos(), after, "{time}");
         }
         assert_eq!(grid.after(Time::from_nanos(u64::MAX)).as_nanos(), u64::MAX);
+    }
+
+    #[test]
+    fn checks_that_are_near_each_other_begin_together() {
+        let interval = Duration::from_secs(1);
+        let timings = Timings::every(interval);
+        let added = Time::from_nanos(123_456_789);
+        let firsts: Vec<u64> = (0..1_000)
+            .map(|ordinal| Grid::new(added, Place::new(7, ordinal), &timings).first.as_nanos())
+            .collect();
+        let mut moments: std::collections::BTreeMap<u64, usize> = std::collections::BTreeMap::new();
+        for first in firsts {
+            assert!(first >= added.as_nanos() && first < (added + interval).as_nanos());
+            *moments.entry(first).or_default() += 1;
+        }
+        // Twenty at each of fifty moments, a few more or less.
+        assert!(moments.len() <= 51, "{}", moments.len());
+        assert!(moments.values().all(|count| *count <= 23), "{moments:?}");
+        // Of a short interval, within a fiftieth of it.
+        let short = Duration::from_millis(100);
+        let moment =
+            |added, place| together(Time::from_nanos(added), Duration::from_nanos(place), short).as_nanos();
+        assert_eq!(moment(4_000_000, 0), 4_000_000);
+        assert_eq!(moment(4_000_000, 3_999_999), 6_000_000);
+        assert_eq!(moment(4_000_001, 0), 104_000_000, "not before it was added");
+        assert_eq!(together(Time::from_nanos(7), Duration::ZERO, Duration::from_nanos(10)).as_nanos(), 7);
     }
 
     #[test]
