@@ -11,8 +11,8 @@ use crate::{Time, time::nanos};
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Checks whose places are nearer to each other than this begin together, so that a process which has many wakes up once for several
-/// of them, and again once for their answers: waking up costs as much as a check. No more than a fiftieth of an interval, and as the
-/// points of a check stay an interval apart, none is late for it.
+/// of them, and again once for their answers: waking up costs nearly as much as a check. No more than a fiftieth of an interval. The
+/// points of a check stay an interval apart.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// A place within the interval, as a fraction of 2^64.
@@ -32,8 +32,8 @@ impl Place {
     }
 }
 
-/// The moment at which checks of that interval begin together, nearest before a place within it; where that was before the check was
-/// added, an interval later.
+/// The moment at which checks of that interval begin together: the last one that is not after the place within it. Where that was
+/// before the check was added, an interval later.
 fn together(added: Time, place: Duration, interval: Duration) -> Time {
     let step = nanos(TOGETHER.min(interval / 50)).max(1);
     let moment = (added + place).as_nanos() / step * step;

@@ -314,7 +314,8 @@ impl Group {
         Ok(group)
     }
 
-    /// Takes over what a former process of this machine left: sequence numbers that must go on growing, and a held switch-over.
+    /// Takes over what a former process of this machine left: sequence numbers that must go on growing, a held switch-over, and when it
+    /// spoke last, which is what peers go by should this one resume.
     pub fn remember(&mut self, record: &Record) {
         self.hold = record.hold;
         self.spoken = record.last_advertisement.map(|at| Spoken { at, patience: record.patience });
