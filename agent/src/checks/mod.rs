@@ -330,13 +330,18 @@ fn interval(period: Duration) -> tokio::time::Interval {
 }
 
 /// Runs the driver and its probes on one thread: they wait for nobody who works for anything else, and no probe wakes another core.
-/// What takes long (programs, heavy patterns, files) has threads of its own.
+/// What takes long (programs, heavy patterns, files) has threads of its own, and ordinary ones: this one goes before them, as a
+/// probe that begins late, or measures its own waiting, tells nothing of its target.
 fn on_its_own_thread(driver: impl Future<Output = ()> + Send + 'static) -> std::io::Result<AbortHandle> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_start(crate::priority::ordinary)
+        .build()?;
     // A task like any other: waking the future that a runtime is blocked on costs a system call.
     let driver = runtime.spawn(driver);
     let handle = driver.abort_handle();
     std::thread::Builder::new().name("checks".into()).spawn(move || {
+        crate::priority::raise();
         let _ = runtime.block_on(driver);
         // Not waiting for programs that hang: they are killed with the process.
         runtime.shutdown_background();
