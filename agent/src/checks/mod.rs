@@ -389,10 +389,10 @@ async fn drive(shared: Arc<Shared>) {
         };
         tokio::select! {
             biased;
-            _ = keeping.tick() => {
+            _ = keeping.tick() => if shared.lock().unsaved {
                 let shared = Arc::clone(&shared);
                 tokio::task::spawn_blocking(move || shared.save());
-            }
+            },
             _ = retrying.tick() => shared.retry(),
             () = shared.wake.notified() => {}
             () = rests => {}

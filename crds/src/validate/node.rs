@@ -110,6 +110,8 @@ pub(super) struct Rule {
     pub is_transition: bool,
     /// The fields of `self` that it reads; none when it may read anything.
     pub reads: Option<Vec<String>>,
+    /// All words in it, in alphabetical order: declared fields of other names it does not see, at whatever depth.
+    pub words: Vec<String>,
 }
 
 impl Node {
@@ -201,11 +203,41 @@ fn array(schema: &Value) -> Result<Kind, String> {
 
 impl Rule {
     /// Whether what it reads is as it was in a value that it found nothing wrong with.
-    pub(super) fn passed(&self, value: &Value, passed: Option<&Value>) -> bool {
-        passed.is_some_and(|passed| {
-            let mut reads = self.reads.iter().flatten();
-            self.reads.is_some() && reads.all(|name| passed.get(name) == value.get(name))
+    pub(super) fn passed(&self, node: &Node, value: &Value, passed: Option<&Value>) -> bool {
+        let (Some(passed), Some(reads)) = (passed, &self.reads) else { return false };
+        reads.iter().all(|name| match (value.get(name), passed.get(name), node.property(name)) {
+            (Some(value), Some(passed), Some(node)) => self.sees_the_same(node, value, passed),
+            (value, passed, _) => value == passed,
         })
+    }
+
+    /// Whether a declared field of that name may be looked at.
+    pub(super) fn names(&self, key: &str) -> bool {
+        self.words.binary_search_by(|word| word.as_str().cmp(key)).is_ok()
+    }
+
+    /// Whether two values differ in nothing that it looks at.
+    fn sees_the_same(&self, node: &Node, one: &Value, other: &Value) -> bool {
+        match (&node.kind, one, other) {
+            (Kind::Array { items: Some(items), .. }, Value::Array(ones), Value::Array(others)) => {
+                ones.len() == others.len()
+                    && ones.iter().zip(others).all(|(one, other)| self.sees_the_same(items, one, other))
+            }
+            // With a field that is not declared, or with free keys, it is compared as a whole.
+            (
+                Kind::Object { properties, others: None, open: false, .. },
+                Value::Object(ones),
+                Value::Object(others),
+            ) => {
+                properties.iter().filter(|(_, property)| self.names(&property.key)).all(|(name, property)| {
+                    match (ones.get(name), others.get(name)) {
+                        (Some(one), Some(other)) => self.sees_the_same(&property.node, one, other),
+                        (one, other) => one == other,
+                    }
+                })
+            }
+            _ => one == other,
+        }
     }
 
     fn new(rule: &Value, of: &Kind) -> Rule {
@@ -218,7 +250,8 @@ impl Rule {
             _ => None,
         };
         let (message, field_path) = (text("message"), text("fieldPath"));
-        Rule { source, program: OnceLock::new(), message, field_path, is_transition, reads }
+        let words = words(&source);
+        Rule { source, program: OnceLock::new(), message, field_path, is_transition, reads, words }
     }
 
     /// What evaluates it. A test makes those of every kind: a rule of ours that does not compile never leaves the house.
@@ -247,6 +280,15 @@ fn reads(rule: &str, properties: &BTreeMap<String, Property>) -> Option<Vec<Stri
     names.sort_unstable();
     names.dedup();
     Some(names)
+}
+
+/// All words of a rule. Those in quotes count, too.
+fn words(rule: &str) -> Vec<String> {
+    let words = rule.split(|one: char| !one.is_ascii_alphanumeric() && one != '_');
+    let mut words: Vec<_> = words.filter(|word| !word.is_empty()).map(ToOwned::to_owned).collect();
+    words.sort_unstable();
+    words.dedup();
+    words
 }
 
 /// Names that are words of CEL's grammar (cel-spec, "Reserved words").

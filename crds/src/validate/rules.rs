@@ -9,7 +9,7 @@ use kube_cel::cel::{Context, Value as Cel};
 use serde_json::Value;
 
 use super::Violation;
-use super::node::{Kind, Node, Rule};
+use super::node::{Kind, Node, Property, Rule};
 
 thread_local! {
     /// The functions of Kubernetes' CEL. Filling it in costs more than judging an object, and it cannot be shared.
@@ -64,14 +64,14 @@ fn walk(
     }
     // A rule that compares is not evaluated when there is nothing to compare with.
     let rules = node.rules.iter().filter(|rule| {
-        if rule.is_transition { beside.old.is_some() } else { !rule.passed(value, beside.passed) }
+        if rule.is_transition { beside.old.is_some() } else { !rule.passed(node, value, beside.passed) }
     });
     let rules: Vec<&Rule> = rules.collect();
     if !rules.is_empty() {
         let mut scope = functions.new_inner_scope();
         scope.add_variable_from_value("self", seen_by(&rules, node, value));
         if let Some(old) = beside.old {
-            scope.add_variable_from_value("oldSelf", cel(node, old));
+            scope.add_variable_from_value("oldSelf", cel(node, old, &all));
         }
         for rule in rules {
             judge(rule, &scope, path, found);
@@ -103,21 +103,32 @@ fn walk(
     }
 }
 
-/// `self` for some rules: where all of them say which fields they read, only those.
+/// Sees every field.
+fn all(_: &str) -> bool {
+    true
+}
+
+/// `self` for some rules: where all of them say which fields they read, only those, and below them only fields whose names stand in a
+/// rule. So a rule that compares objects as a whole would not see all of them, and what may be left unjudged in [`Rule::passed`]
+/// would depend on it: none of ours does.
 fn seen_by(rules: &[&Rule], node: &Node, value: &Value) -> Cel {
     let (Kind::Object { properties, .. }, Value::Object(map)) = (&node.kind, value) else {
-        return cel(node, value);
+        return cel(node, value, &all);
     };
     let mut names: Vec<&String> = Vec::new();
     for rule in rules {
-        let Some(reads) = &rule.reads else { return cel(node, value) };
+        // Those that compare with what was before do compare whole objects.
+        let Some(reads) = rule.reads.as_ref().filter(|_| !rule.is_transition) else {
+            return cel(node, value, &all);
+        };
         names.extend(reads);
     }
+    let seen = |key: &str| rules.iter().any(|rule| rule.names(key));
     names.sort_unstable();
     names.dedup();
     let fields = names.into_iter().filter_map(|name| {
         let (property, field) = (properties.get(name)?, map.get(name)?);
-        Some((Key::String(Arc::clone(&property.key)), cel(&property.node, field)))
+        Some((Key::String(Arc::clone(&property.key)), cel(&property.node, field, &seen)))
     });
     Cel::Map(Map { map: Arc::new(fields.collect()) })
 }
@@ -147,8 +158,8 @@ fn judge(rule: &Rule, scope: &Context<'_>, path: &str, found: &mut Vec<Violation
     });
 }
 
-/// The value as a rule sees it.
-fn cel(node: &Node, value: &Value) -> Cel {
+/// The value as rules see it: of declared fields only those that are `seen`.
+fn cel(node: &Node, value: &Value, seen: &impl Fn(&str) -> bool) -> Cel {
     match value {
         Value::Null => Cel::Null,
         Value::Bool(value) => Cel::Bool(*value),
@@ -164,23 +175,27 @@ fn cel(node: &Node, value: &Value) -> Cel {
                 Kind::Array { items: Some(items), .. } => items,
                 _ => &any,
             };
-            Cel::List(Arc::new(values.iter().map(|value| cel(items, value)).collect()))
+            Cel::List(Arc::new(values.iter().map(|value| cel(items, value, seen)).collect()))
         }
         Value::Object(map) => {
             let any = Node::default();
             let fields: HashMap<Key, Cel> = map
                 .iter()
-                .map(|(name, field)| match &node.kind {
-                    Kind::Object { properties, others, .. } => match properties.get(name) {
-                        Some(property) => {
-                            (Key::String(Arc::clone(&property.key)), cel(&property.node, field))
+                .filter_map(|(name, field)| {
+                    let (declared, others) = match &node.kind {
+                        Kind::Object { properties, others, .. } => (properties.get(name), others.as_deref()),
+                        _ => (None, None),
+                    };
+                    Some(match declared {
+                        Some(property) if !seen(&property.key) => return None,
+                        Some(Property { key, node }) => {
+                            (Key::String(Arc::clone(key)), cel(node, field, seen))
                         }
-                        None => (
-                            Key::String(Arc::new(name.clone())),
-                            cel(others.as_deref().unwrap_or(&any), field),
-                        ),
-                    },
-                    _ => (Key::String(Arc::new(name.clone())), cel(&any, field)),
+                        None => {
+                            let others = others.unwrap_or(&any);
+                            (Key::String(Arc::new(name.clone())), cel(others, field, seen))
+                        }
+                    })
                 })
                 .collect();
             Cel::Map(Map { map: Arc::new(fields) })
