@@ -26,6 +26,7 @@ pub const SHIPPED: &[Shipped] = shipped![
     "fwmark",
     "interop-checks",
     "ipv6",
+    "mass-failure",
     "persistence",
     "quorum-withdraw",
     "rogue-director",
