@@ -253,23 +253,36 @@ fn all(process: &Process) -> Vec<i32> {
     all
 }
 
+/// CPU time in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cpu {
+    /// In the program itself.
+    pub(super) user: f64,
+    /// In the kernel on its behalf.
+    pub(super) system: f64,
+}
+
 /// CPU time used so far, user and system, in seconds.
 pub(super) fn cpu_seconds(process: &Process) -> f64 {
-    let ticks: u64 = all(process)
-        .into_iter()
-        .filter_map(|pid| {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // The second field, in parentheses, may hold anything.
-            let mut fields = text.rsplit_once(") ")?.1.split(' ').skip(11);
-            let user: u64 = fields.next()?.parse().ok()?;
-            let system: u64 = fields.next()?.parse().ok()?;
-            Some(user + system)
-        })
-        .sum();
+    let Cpu { user, system } = cpu(process);
+    user + system
+}
+
+/// CPU time used so far.
+pub(super) fn cpu(process: &Process) -> Cpu {
+    let (mut user, mut system) = (0, 0);
+    for pid in all(process) {
+        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        // The second field, in parentheses, may hold anything.
+        let fields = text.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').skip(11);
+        let mut ticks = fields.map(|field| field.parse::<u64>().unwrap_or(0));
+        user += ticks.next().unwrap_or(0);
+        system += ticks.next().unwrap_or(0);
+    }
     let second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
     #[expect(clippy::cast_precision_loss, reason = "ticks since a start are far below 2^52")]
-    let seconds = ticks as f64 / second as f64;
-    seconds
+    let seconds = |ticks: u64| ticks as f64 / second as f64;
+    Cpu { user: seconds(user), system: seconds(system) }
 }
 
 /// Resident memory (VmRSS) in MB.

@@ -106,6 +106,7 @@ fn rows(bench: &Bench, plan: Plan, ours: Option<&Seen>, theirs: &Seen) -> Result
     let mut rows = vec![
         row("checks a second", "checks/s", &|seen| vec![seen.rate()])?.more_is_better(),
         row("lateness, p50", "ms", &|seen| vec![percentile(&seen.lateness, 50)])?,
+        row("CPU time of a check, without the kernel's", "µs", &|seen| vec![seen.user_per_check() * 1e6])?,
         row("memory (VmRSS)", "MB", &|seen| vec![seen.memory])?,
     ];
     let Some(ours) = ours else {

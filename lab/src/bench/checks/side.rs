@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::super::Bench;
 use super::super::rules::{DIRECTOR, INTERFACE};
-use super::super::site::{KEEPALIVED, MANIFESTS, Site, cpu_seconds, resident};
+use super::super::site::{Cpu, KEEPALIVED, MANIFESTS, Site, cpu, resident};
 use crate::programs::clock::monotonic_ns;
 use crate::world::{Exec, Node, Process, Spawn};
 
@@ -83,8 +83,8 @@ pub(super) struct Seen {
     requests: usize,
     /// For how long that was.
     time: Duration,
-    /// CPU time of the program meanwhile, in seconds.
-    cpu: f64,
+    /// CPU time of the program meanwhile.
+    cpu: Cpu,
     /// Resident memory in MB.
     pub(super) memory: f64,
     /// By how much the time between two requests to one server exceeded the interval, in ms.
@@ -100,7 +100,12 @@ impl Seen {
 
     /// Seconds.
     pub(super) fn cpu_per_check(&self) -> f64 {
-        self.cpu / count(self.requests.max(1))
+        (self.cpu.user + self.cpu.system) / count(self.requests.max(1))
+    }
+
+    /// Seconds, without what the kernel does.
+    pub(super) fn user_per_check(&self) -> f64 {
+        self.cpu.user / count(self.requests.max(1))
     }
 }
 
@@ -270,9 +275,10 @@ fn await_checked(
 /// Looks for a while.
 fn look(bench: &Bench, servers: &Node, plan: Plan, process: &Process) -> Result<Seen> {
     let offset = std::fs::metadata(servers.host_path(LOG.as_ref())?).context("the web server's log")?.len();
-    let (since, before) = (monotonic_ns(), cpu_seconds(process));
+    let (since, before) = (monotonic_ns(), cpu(process));
     bench.pause(plan.look)?;
-    let (until, cpu) = (monotonic_ns(), cpu_seconds(process) - before);
+    let (until, after) = (monotonic_ns(), cpu(process));
+    let cpu = Cpu { user: after.user - before.user, system: after.system - before.system };
     let memory = resident(process)?;
     let (arrivals, requests) = arrivals(servers, offset, until)?;
     let lateness = arrivals.values().flat_map(|times| lateness(times, plan.interval)).collect();
