@@ -26,6 +26,7 @@ pub(super) fn watch(directory: &Path, shared: &Weak<Shared>) {
     let mut watch = None;
     let mut read: Vec<(u64, String)> = Vec::new();
     let mut said = false;
+    let mut created = false;
     let mut looked = std::time::Instant::now();
     loop {
         let mut due = false;
@@ -50,7 +51,14 @@ pub(super) fn watch(directory: &Path, shared: &Weak<Shared>) {
         drop(descriptors);
         match watch.as_ref().map(Watch::events) {
             Some(Ok(events)) => {
-                due |= !events.is_empty();
+                // What was just created is about to be written, most likely, which ends with an event; a link is read a moment later.
+                due |= std::mem::take(&mut created);
+                for event in &events {
+                    match event {
+                        Event::Created(_) => created = true,
+                        _ => due = true,
+                    }
+                }
                 if events.contains(&Event::DirectoryGone) {
                     watch = None;
                 }

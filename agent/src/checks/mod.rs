@@ -402,6 +402,7 @@ async fn drive(shared: Arc<Shared>) {
 
 /// One probe, from its start to its result.
 async fn probe(shared: Arc<Shared>, start: Start<ProbeId>, runnable: Runnable) {
+    shared.lock().scheduler.begun(now(), &start.key, start.run);
     let timeout = start.timeout;
     let outcome = match runnable {
         Runnable::Net(prepared) => match shared.places.try_acquire() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use bascule_checks_core::pool::{Judged, Serving, Standing, State as ServerState};
 use bascule_checks_core::{Health, Time};
@@ -55,6 +56,10 @@ pub struct CheckView {
     pub message: String,
     /// Since when it does, or does not.
     pub since: Option<Time>,
+    /// How much later than due the last probe began.
+    pub lateness: Option<Duration>,
+    /// How long the last one took that said something about its target.
+    pub duration: Option<Duration>,
 }
 
 /// A state as it is written everywhere.
@@ -95,9 +100,12 @@ pub(super) fn services(state: &State) -> BTreeMap<BindingKey, ServiceView> {
             passing: None,
             message: why.clone(),
             since: None,
+            lateness: None,
+            duration: None,
         },
         Ok(id) => {
-            let verdict = state.scheduler.verdict(id);
+            let known = state.scheduler.view(id);
+            let verdict = known.map(|known| known.verdict);
             let health = verdict.map(|verdict| verdict.health).filter(|health| *health != Health::Unknown);
             let message = verdict.map(|verdict| verdict.message.clone()).unwrap_or_default();
             let carried = health.is_none() && message.is_empty() && member.before.health != Health::Unknown;
@@ -107,6 +115,8 @@ pub(super) fn services(state: &State) -> BTreeMap<BindingKey, ServiceView> {
                 passing: health.map(|health| health == Health::Up),
                 message: if carried { CARRIED.to_owned() } else { message },
                 since: verdict.filter(|_| health.is_some()).map(|verdict| verdict.since),
+                lateness: known.and_then(|known| known.lateness),
+                duration: known.and_then(|known| known.duration),
             }
         }
     };

@@ -87,6 +87,8 @@ pub(super) fn servers(checked: &ServiceView, now: Time) -> Vec<HealthStatus> {
                 passing: check.passing,
                 message: check.message.clone(),
                 since_seconds_ago: check.since.map(|since| now.since(since).as_secs_f64()),
+                lateness_seconds: check.lateness.map(|time| time.as_secs_f64()),
+                duration_seconds: check.duration.map(|time| time.as_secs_f64()),
             })
             .collect(),
     };
@@ -106,6 +108,8 @@ mod tests {
             passing,
             message: message.into(),
             since: None,
+            lateness: None,
+            duration: None,
         };
         let server = |state, checks| ServerView {
             name: "srv1".into(),

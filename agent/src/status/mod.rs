@@ -292,6 +292,12 @@ pub struct CheckStatus {
     /// For how long it has been passing, or not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since_seconds_ago: Option<f64>,
+    /// How much later than due the last probe began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lateness_seconds: Option<f64>,
+    /// How long the last one took that said something about its target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_seconds: Option<f64>,
 }
 
 /// A service in the kernel.

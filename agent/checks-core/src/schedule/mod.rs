@@ -52,7 +52,7 @@ pub enum Set {
 /// Figures of all checks together, since the scheduler was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// How much later than due the probes started.
+    /// How much later than due the probes began.
     pub lateness: Histogram,
     /// How long those took that said something about their target.
     pub duration: Histogram,
@@ -73,7 +73,7 @@ pub struct View<'a> {
     pub due: Option<Time>,
     /// Whether a probe runs.
     pub running: bool,
-    /// How much later than due the last probe started.
+    /// How much later than due the last probe began.
     pub lateness: Option<Duration>,
     /// How long the last probe took.
     pub duration: Option<Duration>,
@@ -178,10 +178,20 @@ impl<K: Ord + Clone> Scheduler<K> {
             probe.running = Some(Running { run, since: now });
             probe.last_start = Some(now);
             probe.lateness = Some(lateness);
-            self.figures.lateness.observe(lateness);
             starts.push(Start { key, run, timeout, lateness });
         }
         starts
+    }
+
+    /// A probe that [`Scheduler::poll`] started begins indeed: it may have waited for the processor since. Until then counts as
+    /// lateness, and what it takes from then on as its duration.
+    pub fn begun(&mut self, now: Time, key: &K, run: u64) {
+        let Some(probe) = self.probes.get_mut(key) else { return };
+        let Some(running) = probe.running.as_mut().filter(|running| running.run == run) else { return };
+        let lateness = probe.lateness.unwrap_or_default() + now.since(running.since);
+        running.since = now;
+        probe.lateness = Some(lateness);
+        self.figures.lateness.observe(lateness);
     }
 
     /// Takes the result of a probe that [`Scheduler::poll`] started; says what changed. The result of a check that was removed

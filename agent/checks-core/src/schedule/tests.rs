@@ -44,6 +44,7 @@ fn play(
             scheduler.finished(ends, &key, run, &if good { passed() } else { failed() });
         }
         for start in scheduler.poll(now, usize::MAX) {
+            scheduler.begun(now, &start.key, start.run);
             let (takes, outcome) = play(start.key, now);
             starts.entry(start.key).or_default().push(now.as_nanos() / 1_000_000);
             running.insert((now + ms(takes), start.key, start.run, outcome.is_passed()));
@@ -302,12 +303,16 @@ fn lateness_and_duration_are_measured() {
     scheduler.set(at(0), 1, at_once(100)).unwrap();
     let start = scheduler.poll(at(3), 1).remove(0);
     assert_eq!(start.lateness, ms(3));
-    scheduler.finished(at(10), &1, start.run, &passed());
+    // It waited for the processor, which is not the target's doing.
+    scheduler.begun(at(5), &1, start.run);
+    scheduler.begun(at(6), &1, start.run + 1);
+    scheduler.begun(at(6), &2, start.run);
+    scheduler.finished(at(12), &1, start.run, &passed());
     let view = scheduler.view(&1).unwrap();
-    assert_eq!((view.lateness, view.duration, view.running), (Some(ms(3)), Some(ms(7)), false));
+    assert_eq!((view.lateness, view.duration, view.running), (Some(ms(5)), Some(ms(7)), false));
     // The late start moved nothing.
     assert_eq!(view.due, Some(at(100)));
-    assert_eq!((scheduler.figures().lateness.sum(), scheduler.figures().duration.sum()), (ms(3), ms(7)));
+    assert_eq!((scheduler.figures().lateness.sum(), scheduler.figures().duration.sum()), (ms(5), ms(7)));
 }
 
 #[derive(Clone, Debug)]
