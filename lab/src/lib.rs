@@ -5,6 +5,7 @@
 //! kernels that lack something; [`doctor`] says what is there; [`bench`] measures; [`cli`] is the program.
 
 pub mod bench;
+mod canary;
 mod cancel;
 pub mod cli;
 pub mod doctor;

@@ -14,6 +14,8 @@ pub mod text;
 
 use serde::Serialize;
 
+pub use crate::canary::{Lateness, Span};
+
 /// What came of a judgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -62,40 +64,4 @@ impl Finding {
 /// The worst verdict of all; passed if there is none.
 pub fn worst(findings: &[Finding]) -> Verdict {
     findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Passed)
-}
-
-/// How late the machine was in a part of the run: by how much a thread that only had to wake up did so too late.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lateness {
-    /// At worst.
-    pub worst: std::time::Duration,
-    /// In sum, of that part.
-    pub sum: std::time::Duration,
-}
-
-/// How many processes have to run one after another between a failure and the answer that ends it: who notices, who takes over, who
-/// asks, and who measures. The reference says the same where it explains bounds.
-const HOPS: u32 = 4;
-
-impl Lateness {
-    /// How late the end of such a chain may be because the machine was: what it was late in sum, but no hop by more than at worst.
-    pub fn of_a_chain(self) -> std::time::Duration {
-        self.sum.min(self.worst * HOPS).max(self.worst)
-    }
-}
-
-/// A part of the run, CLOCK_MONOTONIC in nanoseconds: from `since`, up to but without `until`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// Its beginning.
-    pub since: u64,
-    /// Its end.
-    pub until: u64,
-}
-
-impl Span {
-    /// Whether `time` is in it.
-    pub fn contains(self, time: u64) -> bool {
-        (self.since..self.until).contains(&time)
-    }
 }

@@ -142,8 +142,9 @@ impl Tally {
             }
             let span = Span { since: request.scheduled, until: request.ended.max(request.scheduled + 1) };
             // An error that came before the time was up was not caused by slowness.
-            let timed_out = span.until - span.since
-                >= u64::try_from(load.timeout.as_nanos()).unwrap_or(u64::MAX) * 9 / 10;
+            let timed_out = request.again
+                || span.until - span.since
+                    >= u64::try_from(load.timeout.as_nanos()).unwrap_or(u64::MAX) * 9 / 10;
             let own = Times::of(request).own();
             if timed_out && lateness(span).sum.max(own) > load.timeout / 4 {
                 tally.unclear += 1;
@@ -354,6 +355,7 @@ mod tests {
                 answerer: ok.then(|| format!("SRV{c}")),
                 status: ok.then_some(200),
                 error: (!ok).then(|| "refused".into()),
+                again: false,
             }
         };
         pattern.chars().enumerate().map(request).collect()
@@ -379,6 +381,14 @@ mod tests {
         assert_eq!(verdict(&exact(4, 0), "121t", Duration::from_millis(400)), Verdict::Undecided);
         assert_eq!(verdict(&exact(4, 0), "121t", NONE), Verdict::Failed);
         assert_eq!(verdict(&exact(5, 0), "121t", Duration::from_millis(400)), Verdict::Failed);
+        // Connected by its second SYN, after a second: an error of its own, unless the machine stood still.
+        let again = |late| {
+            let mut requests = load("121x");
+            requests[3].again = true;
+            worst(&judge(&exact(4, 0), LOAD, &requests, ALL, &|_| Lateness { worst: late, sum: late }))
+        };
+        assert_eq!(again(NONE), Verdict::Failed);
+        assert_eq!(again(Duration::from_millis(400)), Verdict::Undecided);
         let least = RequestsExpectation {
             ok: Some(Count::Limits(Limits { at_least: Some(3), at_most: None })),
             ..expectation()

@@ -15,11 +15,10 @@ use tokio::{
 use super::{
     answer::read_stream_line,
     clock::monotonic_ns,
-    load::{
-        Answer, HttpConnection, LoadArgs, Protocol, Target, http_connect, http_exchange, line, tcp_exchange,
-        tcp_greeted,
-    },
+    load::{LoadArgs, Protocol, line, tcp_exchange, tcp_greeted},
+    patience::Patience,
     record::write_line,
+    target::{Answer, HttpConnection, Target, http_connect, http_exchange},
 };
 
 /// Headers of a page that are read.
@@ -81,7 +80,7 @@ enum Held {
 /// How connections are opened and held.
 struct Holder {
     target: Target,
-    timeout: Duration,
+    patience: Patience,
     exchange_every: Duration,
     download: bool,
     events: mpsc::Sender<Entry>,
@@ -113,7 +112,7 @@ pub(super) async fn run(args: LoadArgs, target: Target, count: u32) -> anyhow::R
     let mut interrupt = signal(SignalKind::interrupt())?;
     let holder = Arc::new(Holder {
         target,
-        timeout: args.timeout,
+        patience: Patience::new(args.timeout)?,
         exchange_every: args.exchange_every,
         download: args.download,
         events,
@@ -168,9 +167,7 @@ struct Opened {
 impl Holder {
     /// Whatever takes longer than the time-out has failed.
     async fn in_time<T>(&self, exchange: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-        tokio::time::timeout(self.timeout, exchange)
-            .await
-            .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} ms", self.timeout.as_millis())))
+        self.patience.within(Duration::ZERO, exchange).await
     }
 
     async fn open(&self, connection: u32) -> Option<Opened> {

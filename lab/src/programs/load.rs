@@ -10,34 +10,23 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::{Request as HttpRequest, Response, Uri, body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpSocket, TcpStream, UdpSocket},
+    net::{TcpStream, UdpSocket},
     signal::unix::{SignalKind, signal},
     sync::{Mutex, mpsc},
-    task::JoinHandle,
     time::Instant,
 };
 
 use super::{
-    answer::{SERVER_HEADER, answerer_in_line, answerer_in_page},
+    answer::answerer_in_line,
     clock::monotonic_ns,
     hold,
+    patience::Patience,
     ping::Pinger,
     record::{Recorder, Request},
+    target::{Answer, HttpConnection, Target, http_connect, http_exchange, is_again},
 };
-
-/// A page larger than this is a failure.
-const BODY_MAX: usize = 1 << 20;
-/// Time between two keepalives on a held connection.
-const KEEPALIVE: Duration = Duration::from_secs(1);
-/// So many unanswered keepalives end a connection: more than any failover takes.
-const KEEPALIVES_MAX: u32 = 60;
 
 /// An open-loop client of the lab, which runs inside a node.
 #[derive(Debug, Clone, clap::Args)]
@@ -60,7 +49,7 @@ pub struct LoadArgs {
     /// End after this time, as `10s` or `500ms`; without it and `--count`, at SIGTERM.
     #[arg(long, value_parser = duration)]
     pub duration: Option<Duration>,
-    /// A request that has not completed this long after it was due has failed.
+    /// A request that has not completed this long after it was due has failed; what the machine stood still meanwhile does not count.
     #[arg(long, default_value = "500ms", value_parser = duration)]
     pub timeout: Duration,
     /// Local address to connect from.
@@ -122,130 +111,6 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(wrong()) } else { Ok(total) }
 }
 
-/// Where requests go.
-#[derive(Debug, Clone)]
-pub(super) struct Target {
-    pub(super) protocol: Protocol,
-    pub(super) address: SocketAddr,
-    pub(super) source: Option<IpAddr>,
-    /// Keepalives that TCP sends on a connection that says nothing.
-    keepalive: Option<Duration>,
-    uri: Option<Uri>,
-}
-
-impl Target {
-    pub(super) fn parse(args: &LoadArgs) -> anyhow::Result<Self> {
-        let (address, uri) = if args.protocol == Protocol::Http {
-            let uri: Uri = args.target.parse().with_context(|| format!("`{}` is not a URL", args.target))?;
-            if uri.scheme_str() != Some("http") {
-                bail!("`{}` does not begin with http://", args.target);
-            }
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-            let ip = match host {
-                // Names are the nodes' own business; this one means the machine itself everywhere.
-                "localhost" => IpAddr::from([127, 0, 0, 1]),
-                host => host.parse().with_context(|| format!("`{host}` in the target is not an address"))?,
-            };
-            (SocketAddr::new(ip, uri.port_u16().unwrap_or(80)), Some(uri))
-        } else if args.protocol == Protocol::Ping {
-            let ip: IpAddr =
-                args.target.parse().with_context(|| format!("`{}` is not an address", args.target))?;
-            (SocketAddr::new(ip, 0), None)
-        } else {
-            let address = args.target.parse();
-            (address.with_context(|| format!("`{}` is not ADDRESS:PORT", args.target))?, None)
-        };
-        let keepalive = args.hold.map(|_| KEEPALIVE);
-        Ok(Self { protocol: args.protocol, address, source: args.source, keepalive, uri })
-    }
-
-    pub(super) async fn connect(&self) -> std::io::Result<TcpStream> {
-        let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if let Some(source) = self.source {
-            socket.bind(SocketAddr::new(source, 0))?;
-        }
-        let stream = socket.connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        if let Some(period) = self.keepalive {
-            let keepalive =
-                TcpKeepalive::new().with_time(period).with_interval(period).with_retries(KEEPALIVES_MAX);
-            SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-        }
-        Ok(stream)
-    }
-
-    pub(super) fn http_request(&self, close: bool) -> anyhow::Result<HttpRequest<Empty<Bytes>>> {
-        let uri = self.uri.as_ref().context("no URL")?;
-        let mut request = HttpRequest::get(uri.path_and_query().map_or("/", |path| path.as_str()))
-            .header("host", uri.authority().map_or("", |authority| authority.as_str()));
-        if close {
-            request = request.header("connection", "close");
-        }
-        Ok(request.body(Empty::new())?)
-    }
-}
-
-/// A connection that speaks HTTP, driven by a task of its own.
-#[derive(Debug)]
-pub(super) struct HttpConnection {
-    sender: http1::SendRequest<Empty<Bytes>>,
-    /// Reads and writes; ends with the connection.
-    task: JoinHandle<hyper::Result<()>>,
-}
-
-impl HttpConnection {
-    fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-
-    async fn ask(&mut self, request: HttpRequest<Empty<Bytes>>) -> anyhow::Result<Response<Incoming>> {
-        let error = match self.sender.ready().await {
-            Ok(()) => match self.sender.send_request(request).await {
-                Ok(response) => return Ok(response),
-                Err(error) => error,
-            },
-            Err(error) => error,
-        };
-        // It ended while nothing was asked: then only the one who read knows why.
-        if error.is_closed() || error.is_canceled() {
-            return match (&mut self.task).await {
-                Ok(Err(reason)) => Err(reason).context("while nothing was asked"),
-                Ok(Ok(())) => Err(error).context("the other side closed the connection"),
-                Err(_) => Err(error.into()),
-            };
-        }
-        Err(error.into())
-    }
-}
-
-pub(super) async fn http_connect(target: &Target) -> anyhow::Result<HttpConnection> {
-    let stream = target.connect().await.context("connect")?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    Ok(HttpConnection { sender, task: tokio::spawn(connection) })
-}
-
-pub(super) async fn http_exchange(
-    connection: &mut HttpConnection,
-    request: HttpRequest<Empty<Bytes>>,
-) -> anyhow::Result<Answer> {
-    let response = connection.ask(request).await?;
-    let status = response.status();
-    let header = response.headers().get(SERVER_HEADER).and_then(|name| name.to_str().ok()).map(str::to_owned);
-    let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
-    let body = body.map_err(|error| anyhow::anyhow!("body: {error}"))?.to_bytes();
-    let answerer = answerer_in_page(&String::from_utf8_lossy(&body)).or(header);
-    let error = (!status.is_success()).then(|| format!("status {}", status.as_u16()));
-    Ok(Answer { answerer, status: Some(status.as_u16()), error })
-}
-
-/// What came back.
-#[derive(Debug, Default)]
-pub(super) struct Answer {
-    pub(super) answerer: Option<String>,
-    pub(super) status: Option<u16>,
-    pub(super) error: Option<String>,
-}
-
 /// Runs until the count, the time or SIGTERM.
 ///
 /// # Errors
@@ -273,7 +138,7 @@ async fn load(args: LoadArgs, target: Target) -> anyhow::Result<()> {
         _ => None,
     };
     let kept = args.reuse.then(Mutex::default);
-    let client = Arc::new(Client { target, kept, pinger, timeout: args.timeout });
+    let client = Arc::new(Client { target, kept, pinger, patience: Patience::new(args.timeout)? });
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     println!("ready");
@@ -322,7 +187,7 @@ struct Client {
     target: Target,
     kept: Option<Mutex<Kept>>,
     pinger: Option<Arc<Pinger>>,
-    timeout: Duration,
+    patience: Patience,
 }
 
 /// What is kept between requests with `--reuse`.
@@ -336,18 +201,12 @@ struct Kept {
 impl Client {
     async fn request(&self, seq: u64, scheduled: u64, due: Instant) -> Request {
         let started = monotonic_ns();
-        let outcome = tokio::time::timeout_at(due + self.timeout, self.exchange(seq)).await;
+        let outcome = self.patience.within(due.elapsed(), self.exchange(seq)).await;
         let ended = monotonic_ns();
-        let answer = match outcome {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Answer { error: Some(format!("{error:#}")), ..Answer::default() },
-            Err(_) => Answer {
-                error: Some(format!("no answer within {} ms", self.timeout.as_millis())),
-                ..Answer::default()
-            },
-        };
-        let Answer { answerer, status, error } = answer;
-        Request { seq, scheduled, started, ended, ok: error.is_none(), answerer, status, error }
+        let again = outcome.as_ref().is_err_and(is_again);
+        let Answer { answerer, status, error } =
+            outcome.unwrap_or_else(|error| Answer { error: Some(format!("{error:#}")), ..Answer::default() });
+        Request { seq, scheduled, started, ended, ok: error.is_none(), answerer, status, error, again }
     }
 
     async fn exchange(&self, seq: u64) -> anyhow::Result<Answer> {

@@ -10,11 +10,13 @@ pub mod clock;
 pub mod hold;
 pub mod load;
 mod packet_socket;
+mod patience;
 pub mod pcapng;
 mod ping;
 pub mod record;
 pub mod rogue;
 pub mod serve;
+mod target;
 
 use std::process::ExitCode;
 

@@ -29,6 +29,9 @@ pub struct Request {
     pub status: Option<u16>,
     /// Why it failed, in a few words.
     pub error: Option<String>,
+    /// Its connection needed a second SYN: what was sent first, or its answer, was lost or took longer than a second.
+    #[serde(default)]
+    pub again: bool,
 }
 
 /// The last line of a record.
@@ -125,6 +128,7 @@ mod tests {
             answerer: answerer.map(str::to_owned),
             status: ok.then_some(200),
             error: (!ok).then(|| "timed out".to_owned()),
+            again: false,
         }
     }
 

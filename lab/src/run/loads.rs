@@ -267,6 +267,7 @@ mod tests {
                 answerer: Some("SRV1".into()),
                 status: Some(200),
                 error: None,
+                again: false,
             };
             serde_json::to_string(&Line::Request(request)).unwrap() + "\n"
         };

@@ -1,6 +1,5 @@
 //! Runs scenarios: builds the network, starts the programs, plays the steps, writes down what happened and what came of it.
 
-mod canary;
 mod captures;
 mod collect;
 mod error;

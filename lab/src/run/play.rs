@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::RunOptions;
-use super::canary::Canary;
 use super::captures::Capture;
 use super::error::{Error, Result};
 use super::loads::Load;
@@ -17,6 +16,7 @@ use super::programs::{MANIFESTS, Programs};
 use super::reals::Tables;
 use super::result::{Judged, StepResult};
 use super::timeline::Timeline;
+use crate::canary::Canary;
 use crate::expect::bound::show;
 use crate::expect::holders::History;
 use crate::expect::{Finding, Span, Verdict, worst};

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::canary::Canary;
 use super::captures::Capture;
 use super::collect::{collect, nearest};
 use super::error::{Error, Result};
@@ -19,6 +18,7 @@ use super::reals::{self, Tables};
 use super::result::{ScenarioResult, Verdict};
 use super::timeline::Timeline;
 use super::{Cancel, RunOptions, folder, table};
+use crate::canary::Canary;
 use crate::doctor::kernel::{self, Ability};
 use crate::expect::Span;
 use crate::expect::holders::History;

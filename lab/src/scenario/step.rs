@@ -255,7 +255,8 @@ pub struct Requests {
     /// For how long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<Span>,
-    /// A request counts as failed unless it completes within this of its scheduled time; 500 ms unless told.
+    /// A request counts as failed unless it completes within this of its scheduled time, which does not go on while the machine stands
+    /// still, and if its first SYN was not answered; 500 ms unless told.
     #[serde(default = "half_a_second")]
     pub timeout: Span,
     /// The source address.

@@ -52,6 +52,7 @@ mod tests {
                 answerer: None,
                 status: None,
                 error: None,
+                again: false,
             })
             .collect();
         // As they are recorded: by when they ended.
