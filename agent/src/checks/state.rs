@@ -386,9 +386,7 @@ impl State {
             }
         }
         let identity = Identity::of(&key);
-        if let Some(verdict) = self.known(&key, &identity) {
-            self.scheduler.restore(&id, verdict);
-        }
+        self.take_up(now, id, &key, &identity);
         self.by_subject.entry(Arc::clone(&key.subject)).or_default().insert(id);
         self.by_key.insert(Arc::clone(&key), id);
         let users = BTreeSet::from([user.clone()]);
@@ -396,13 +394,19 @@ impl State {
         Ok(id)
     }
 
-    /// What is known of a subject already: by a probe in another rhythm, or by a former process.
-    fn known(&self, key: &Key, identity: &Identity) -> Option<Verdict> {
-        let others = self.by_subject.get(&key.subject).into_iter().flatten();
-        let verdict =
-            others.filter_map(|id| self.scheduler.verdict(id)).find(|one| one.health != Health::Unknown);
+    /// Tells a new probe what is known of its subject already: by a former process, or by a probe in another rhythm.
+    fn take_up(&mut self, now: Time, id: ProbeId, key: &Key, identity: &Identity) {
         // What a former process knew in this very rhythm comes first.
-        self.kept.verdict(identity).or(verdict).cloned()
+        if let Some(verdict) = self.kept.verdict(identity).cloned() {
+            self.scheduler.restore(&id, verdict);
+        }
+        let knows = |id: &&ProbeId| {
+            self.scheduler.verdict(id).is_some_and(|verdict| verdict.health != Health::Unknown)
+        };
+        let others = || self.by_subject.get(&key.subject).into_iter().flatten();
+        if let Some(former) = others().find(knows).or_else(|| others().next()).copied() {
+            self.scheduler.succeed(now, &id, &former);
+        }
     }
 
     pub(super) fn release(&mut self, id: ProbeId, user: &User) {

@@ -19,6 +19,7 @@ macro_rules! shipped {
 pub const SHIPPED: &[Shipped] = shipped![
     "agent-restart",
     "agent-upgrade",
+    "checks-failover",
     "director-reboot",
     "drain",
     "drift",

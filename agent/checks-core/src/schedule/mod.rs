@@ -158,6 +158,21 @@ impl<K: Ord + Clone> Scheduler<K> {
         true
     }
 
+    /// Lets a check of which nothing is known go on where another one of the same target stands: with its verdict, its place within
+    /// the interval and its last start. So, a check that gets other timings again and again is probed all the same. True if it did.
+    pub fn succeed(&mut self, now: Time, key: &K, former: &K) -> bool {
+        let Some(former) = self.probes.get(former).cloned() else { return false };
+        let Some(probe) = self.probes.get_mut(key) else { return false };
+        if probe.verdict.health != Health::Unknown || probe.last_start.is_some() {
+            return false;
+        }
+        let before = probe.due;
+        probe.go_on(now, former);
+        let after = probe.due;
+        self.move_due(key, before, after);
+        true
+    }
+
     /// When to call [`Scheduler::poll`] next.
     pub fn next_deadline(&self) -> Option<Time> {
         self.due.first().map(|(due, _)| *due)

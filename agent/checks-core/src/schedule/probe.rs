@@ -70,6 +70,13 @@ impl Probe {
         }
     }
 
+    /// Goes on where another one stands, at its own timings.
+    pub(super) fn go_on(&mut self, now: Time, former: Probe) {
+        (self.added, self.place) = (former.added, former.place);
+        (self.verdict, self.last_start) = (former.verdict, former.last_start);
+        self.retime(now, self.timings().copied());
+    }
+
     /// When the next probe is due, if none runs: while it fails the retry interval after the last start, else at the next point
     /// of the grid after the last start. When that has passed meanwhile, it is due at once and counts as late, but points that
     /// were missed altogether are not made up for.

@@ -254,6 +254,33 @@ fn verdicts_survive_in_another_scheduler() {
     assert!(!successor.restore(&1, Verdict::unknown(at(0))), "its own word is newer");
 }
 
+/// A check is edited every 50 s, which makes it another one each time: it is probed every minute all the same.
+#[test]
+fn a_check_that_is_replaced_again_and_again_is_probed() {
+    let mut scheduler = Scheduler::new(3);
+    let minute = Timings::every(Duration::from_mins(1));
+    scheduler.set(at(0), 0, minute).unwrap();
+    let mut starts = Vec::new();
+    for second in 0..600 {
+        let now = at(second * 1_000);
+        if second > 0 && second % 50 == 0 {
+            let (former, key) = (second / 50 - 1, second / 50);
+            scheduler.set(now, key, minute).unwrap();
+            assert!(scheduler.succeed(now, &key, &former));
+            assert!(scheduler.remove(&former));
+        }
+        for start in scheduler.poll(now, 8) {
+            scheduler.finished(now, &start.key, start.run, &passed());
+            assert!(!scheduler.succeed(now, &start.key, &start.key), "it knows something itself");
+            starts.push(second);
+        }
+    }
+    assert_eq!(starts.len(), 10, "{starts:?}");
+    assert!(starts.windows(2).all(|pair| pair[1] - pair[0] == 60), "{starts:?}");
+    assert_eq!(scheduler.verdict(&11).unwrap().health, Health::Up);
+    assert!(!scheduler.succeed(at(0), &11, &0), "it is gone");
+}
+
 #[test]
 fn a_probe_that_could_not_be_carried_out_is_tried_again_at_its_next_time() {
     let short = || Outcome::undecided("no descriptors");
