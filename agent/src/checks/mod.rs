@@ -61,8 +61,11 @@ const BATCH: usize = 64;
 const GRACE: Duration = Duration::from_secs(1);
 /// How much longer a program may take: it is asked to end, killed, and waited for.
 const PROGRAM_GRACE: Duration = Duration::from_secs(10);
-/// Verdicts are written down at most so often.
-const KEEPING: Duration = Duration::from_secs(1);
+/// Changed verdicts are written down at once: an agent that is killed the next moment must not send anybody to a server that it found
+/// dead. After that there is a pause of so many times as long as that took, which bounds what it may cost where thousands change.
+const PAUSE: u32 = 20;
+/// The shortest and the longest pause.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(10));
 /// Checks that cannot be run are tried again so often: what this machine lacks may have come.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -104,6 +107,8 @@ struct Shared {
     run_dir: PathBuf,
     /// One writes at a time: the last one what is the case last.
     writing: Mutex<()>,
+    /// There is something to write.
+    keep: Notify,
 }
 
 /// The checks of a director. Dropping it gives up the probes that run.
@@ -185,6 +190,7 @@ impl Checks {
             tell_groups: Box::new(tell_groups),
             run_dir: options.run_dir.clone(),
             writing: Mutex::new(()),
+            keep: Notify::new(),
         });
         if let Some(directory) = options.allow_file.clone() {
             let shared = Arc::downgrade(&shared);
@@ -192,7 +198,10 @@ impl Checks {
                 .name("checks-files".into())
                 .spawn(move || file::watch(&directory, &shared))?;
         }
-        let driver = on_its_own_thread(drive(Arc::clone(&shared)))?;
+        let (drives, keeps) = (Arc::clone(&shared), Arc::clone(&shared));
+        let driver = on_its_own_thread(async {
+            tokio::join!(drive(drives), keep_verdicts(keeps));
+        })?;
         Ok(Self { shared, driver })
     }
 
@@ -209,6 +218,7 @@ impl Checks {
         let effects = state.configure(now(), &mut update);
         self.shared.say(&state, &effects);
         send(&update);
+        self.shared.keep(&state);
         drop(state);
         self.shared.wake.notify_one();
     }
@@ -270,6 +280,14 @@ impl Shared {
         self.say(state, &effects);
         if !effects.live.is_empty() {
             (self.tell)(effects.live);
+        }
+        self.keep(state);
+    }
+
+    /// Has written down what changed.
+    fn keep(&self, state: &State) {
+        if state.unsaved {
+            self.keep.notify_one();
         }
     }
 
@@ -352,7 +370,6 @@ fn on_its_own_thread(driver: impl Future<Output = ()> + Send + 'static) -> std::
 /// Starts the probes that are due, for ever.
 async fn drive(shared: Arc<Shared>) {
     let mut probes = JoinSet::new();
-    let mut keeping = interval(KEEPING);
     let mut retrying = interval(AGAIN);
     loop {
         while probes.try_join_next().is_some() {}
@@ -389,14 +406,23 @@ async fn drive(shared: Arc<Shared>) {
         };
         tokio::select! {
             biased;
-            _ = keeping.tick() => if shared.lock().unsaved {
-                let shared = Arc::clone(&shared);
-                tokio::task::spawn_blocking(move || shared.save());
-            },
             _ = retrying.tick() => shared.retry(),
             () = shared.wake.notified() => {}
             () = rests => {}
         }
+    }
+}
+
+/// Writes verdicts down as they change, for ever.
+async fn keep_verdicts(shared: Arc<Shared>) {
+    loop {
+        shared.keep.notified().await;
+        let began = Instant::now();
+        let writes = Arc::clone(&shared);
+        // That it panics is said by its thread; the next change is written down again.
+        let _ = tokio::task::spawn_blocking(move || writes.save()).await;
+        let (shortest, longest) = PAUSES;
+        tokio::time::sleep((began.elapsed() * PAUSE).clamp(shortest, longest)).await;
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bascule_checks::{Prepared, Prober};
 use bascule_checks_core::pool::{Reading, Standing};
-use bascule_checks_core::{Health, Outcome, Scheduler, Time, Transition, Verdict};
+use bascule_checks_core::{Health, Outcome, Scheduler, Time, Transition};
 use bascule_compile::{BindingKey, CheckKey, only_here};
 use bascule_crds::{HealthCheckSpec, VirtualServiceBindingSpec, common::AddressPrefix};
 use tokio::task::AbortHandle;
