@@ -56,7 +56,7 @@ fn update(change: ConfigChange, checks: Checks) -> ConfigUpdate {
 fn all(bindings: &[(&str, Arc<VirtualServiceBindingSpec>)], checks: Checks) -> ConfigUpdate {
     let bindings: BTreeMap<BindingKey, _> =
         bindings.iter().map(|(name, spec)| (key(name), Arc::clone(spec))).collect();
-    let config = NodeConfig { director: DirectorConfigSpec::default(), bindings };
+    let config = NodeConfig { bindings, ..NodeConfig::new(DirectorConfigSpec::default()) };
     update(ConfigChange::All(Arc::new(config)), checks)
 }
 
@@ -347,7 +347,7 @@ fn what_was_kept_is_told_without_an_agent() {
     let directory = tempfile::tempdir().unwrap();
     let config = |spec: &Arc<VirtualServiceBindingSpec>| {
         let bindings = BTreeMap::from([(key("web"), Arc::clone(spec))]);
-        Arc::new(NodeConfig { director: DirectorConfigSpec::default(), bindings })
+        Arc::new(NodeConfig { bindings, ..NodeConfig::new(DirectorConfigSpec::default()) })
     };
     let checks: BTreeMap<_, _> =
         every_second().into_iter().filter_map(|(key, spec)| Some((key, spec?))).collect();
@@ -405,7 +405,7 @@ fn groups_hear_of_the_checks_and_quorums_that_they_track() {
     let bindings = BTreeMap::from([(key("web"), spec)]);
     let director =
         tracking(&[("front", &["upstream", "gone"], &["web", "gone"]), ("back", &["upstream"], &[])]);
-    let config = NodeConfig { director, bindings };
+    let config = NodeConfig { bindings, ..NodeConfig::new(director) };
     let all = || ConfigChange::All(Arc::new(config.clone()));
     let effects = state.configure(at(1), &mut update(all(), checks.clone()));
     assert_eq!(told(&[effects]), [], "what has not spoken does not fail");

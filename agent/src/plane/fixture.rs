@@ -40,7 +40,7 @@ pub(crate) fn config<'a>(
     bindings: impl IntoIterator<Item = (&'a str, Arc<VirtualServiceBindingSpec>)>,
 ) -> NodeConfig {
     let bindings: BTreeMap<_, _> = bindings.into_iter().map(|(name, spec)| (key(name), spec)).collect();
-    NodeConfig { director: DirectorConfigSpec::default(), bindings }
+    NodeConfig { bindings, ..NodeConfig::new(DirectorConfigSpec::default()) }
 }
 
 /// A configuration as a change of everything.

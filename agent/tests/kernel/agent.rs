@@ -75,7 +75,7 @@ impl Agent {
     ) -> Self {
         let bindings: BTreeMap<_, _> =
             bindings.into_iter().map(|(name, spec)| (key(name), Arc::new(spec))).collect();
-        let config = NodeConfig { director, bindings };
+        let config = NodeConfig { bindings, ..NodeConfig::new(director) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let handle = spawn(options.clone()).unwrap();
         let mut agent = Self { handle: Some(handle), serial: 0, config, options, runtime, directory: None };
