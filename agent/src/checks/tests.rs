@@ -62,7 +62,7 @@ fn all(bindings: &[(&str, Arc<VirtualServiceBindingSpec>)], checks: Checks) -> C
 
 fn some(bindings: Vec<(&str, Option<Arc<VirtualServiceBindingSpec>>)>, checks: Checks) -> ConfigUpdate {
     let bindings = bindings.into_iter().map(|(name, spec)| (key(name), spec)).collect();
-    update(ConfigChange::Some { director: None, bindings }, checks)
+    update(ConfigChange::Some { director: None, bindings, nat_rules: Vec::new() }, checks)
 }
 
 /// Starts whatever is due; those of `dead` fail.
@@ -284,7 +284,7 @@ fn a_loopback_target_of_a_check_is_probed_only_where_that_is_allowed() {
     assert_eq!(state.scheduler.poll(at(3), usize::MAX).len(), 0);
     let director: DirectorConfigSpec =
         serde_json::from_value(json!({"director": "dir1", "allowedTargets": ["127.0.0.0/8"]})).unwrap();
-    let change = ConfigChange::Some { director: Some(director), bindings: Vec::new() };
+    let change = ConfigChange::Some { director: Some(director), bindings: Vec::new(), nat_rules: Vec::new() };
     state.configure(at(3), &mut update(change, Vec::new()));
     // One for both: it is the same target.
     assert_eq!(state.scheduler.poll(at(6), usize::MAX).len(), 1);
@@ -444,10 +444,12 @@ fn groups_hear_of_the_checks_and_quorums_that_they_track() {
     let change = ConfigChange::Some {
         director: Some(tracking(&[("front", &["upstream"], &[])])),
         bindings: Vec::new(),
+        nat_rules: Vec::new(),
     };
     let effects = state.configure(at(41), &mut update(change, Vec::new()));
     assert_eq!(told(&[effects]), [("back", CHECK, false)]);
-    let change = ConfigChange::Some { director: Some(tracking(&[])), bindings: Vec::new() };
+    let change =
+        ConfigChange::Some { director: Some(tracking(&[])), bindings: Vec::new(), nat_rules: Vec::new() };
     let effects = state.configure(at(42), &mut update(change, Vec::new()));
     assert_eq!((told(&[effects]), state.scheduler.len()), (vec![("front", CHECK, false)], 0));
 }

@@ -108,12 +108,20 @@ impl Agent {
             Some(spec) => self.config.bindings.insert(key(name), Arc::clone(spec)),
             None => self.config.bindings.remove(&key(name)),
         };
-        self.send(ConfigChange::Some { director: None, bindings: vec![(key(name), spec)] });
+        self.send(ConfigChange::Some {
+            director: None,
+            bindings: vec![(key(name), spec)],
+            nat_rules: Vec::new(),
+        });
     }
 
     pub(crate) fn director(&mut self, director: DirectorConfigSpec) {
         self.config.director = director.clone();
-        self.send(ConfigChange::Some { director: Some(director), bindings: Vec::new() });
+        self.send(ConfigChange::Some {
+            director: Some(director),
+            bindings: Vec::new(),
+            nat_rules: Vec::new(),
+        });
     }
 
     pub(crate) fn report(&self) -> Arc<Report> {

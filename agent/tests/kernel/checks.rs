@@ -66,7 +66,7 @@ impl Director {
 
     fn put(&mut self, spec: VirtualServiceBindingSpec) {
         let bindings: Vec<(BindingKey, _)> = vec![(key("web"), Some(Arc::new(spec)))];
-        self.send(ConfigChange::Some { director: None, bindings });
+        self.send(ConfigChange::Some { director: None, bindings, nat_rules: Vec::new() });
     }
 
     fn send(&mut self, change: ConfigChange) {

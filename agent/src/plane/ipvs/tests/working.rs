@@ -14,7 +14,7 @@ use crate::{
     },
     reconcile::{
         FailureReason,
-        inbox::Merged,
+        inbox::{Counted, Merged},
         ledger::{Entry, Identity, Ledger},
         runner::{Context, Plane as _, Turn},
     },
@@ -534,7 +534,8 @@ fn counters_of_a_big_table_come_from_the_looks() {
         bench.after(1000);
     }
     assert!(bench.model.0.borrow().reads > reads);
-    let counters = named(&bench.plane.figures(bench.now), bench.now);
+    let Counted::Services(figures) = bench.plane.figures(bench.now) else { panic!("of services") };
+    let counters = named(&figures, bench.now);
     assert_eq!(counters.services.len(), 400);
     assert_eq!(counters.services[7].binding, crate::plane::fixture::key("web00007"));
     assert_eq!(counters.services[7].destinations[0].name, "srv1");

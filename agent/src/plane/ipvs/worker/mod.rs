@@ -24,7 +24,7 @@ use super::{
     desired::Desired,
     drain::Drains,
     drained::{Clock, Drained},
-    figures::{Figures, Sampled},
+    figures::Figures,
     look::{Look, TICK},
     observe::{Io, Scope, observe},
     order::reverse_of_removal,
@@ -34,7 +34,7 @@ use super::{
 use crate::reconcile::{
     FailureReason, PlaneName, PlaneReport,
     backoff::Backoff,
-    inbox::Merged,
+    inbox::{Counted, Merged},
     ledger::Ledger,
     report::note_failures,
     runner::{Context, Plane, Turn},
@@ -413,7 +413,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
         &mut self.report
     }
 
-    fn figures(&mut self, now: Instant) -> Vec<Sampled> {
-        self.read_figures(now)
+    fn figures(&mut self, now: Instant) -> Counted {
+        Counted::Services(self.read_figures(now))
     }
 }
