@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Instant};
 
 use bascule_compile::NodeConfig;
-use bascule_ipvs::{Client, ServiceId};
+use bascule_ipvs::{Client, Error, ServiceId};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::{
@@ -154,6 +154,8 @@ fn plan_ipvs(config: &NodeConfig, live: &Lives, options: &Options, identity: &Id
     });
     let observed = match observed {
         Ok(observed) => observed,
+        // Where nothing is wanted of it, and nothing was, that is no matter.
+        Err(Error::Missing { .. }) if ids.is_empty() && desired.timeouts().is_none() => return,
         Err(error) => return sheet.problem(name, error),
     };
     let scope = ids.iter().map(|id| (*id, desired.services().get(id).map(|entry| &entry.wanted)));

@@ -474,6 +474,26 @@ fn without_ipvs_it_says_what_is_missing_stays_up_and_works_once_it_is_there() {
 }
 
 #[test]
+fn without_ipvs_nothing_is_missing_where_nobody_wants_a_service() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ledger, drained) = ledgers(&directory);
+    let connect = || Err::<Shared, _>(Error::Missing { advice: "modprobe ip_vs".into() });
+    let mut plane = IpvsPlane::new(connect, Box::new(Shared::default()), ledger, drained, false);
+    let now = Instant::now();
+    let turn = |plane: &mut IpvsPlane<Shared, _>| {
+        let turn = plane.turn(&Context { now, others_done: true, waited_for: &|| false });
+        (turn.done, plane.report().settled, plane.report().missing.is_some())
+    };
+    plane.configure(&all(&config([])));
+    assert_eq!(turn(&mut plane), (true, true, false));
+    // At once, without trying again.
+    plane.configure(&one("web", Some(web(json!({})))));
+    assert_eq!(turn(&mut plane), (true, true, true));
+    plane.configure(&one("web", None));
+    assert_eq!(turn(&mut plane), (true, true, false));
+}
+
+#[test]
 fn a_new_agent_removes_what_the_ledger_says_is_ours_and_nothing_else() {
     let mut first = Bench::new();
     first.start(&[("web", web(json!({}))), ("mail", web(json!({"addresses": ["10.0.0.25"]})))]);
