@@ -1,7 +1,7 @@
 //! The groups of a director as one: VRRP, the services that run where a group is active, and who is told of transitions.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::unix::net::UnixStream,
     path::Path,
@@ -37,7 +37,17 @@ pub struct Groups {
     waiting: Mutex<Waiting>,
     /// The groups of the configuration.
     configured: Mutex<BTreeSet<String>>,
+    roles: Mutex<Roles>,
 }
+
+/// Whether groups are active here, for whoever puts rules into the kernel that follow them.
+#[derive(Default)]
+struct Roles {
+    known: BTreeMap<Arc<str>, bool>,
+    tell: Option<Tell>,
+}
+
+type Tell = Box<dyn Fn(&Arc<str>, bool) + Send>;
 
 /// A configuration that came before groups may begin.
 #[derive(Default)]
@@ -85,6 +95,7 @@ impl Groups {
             synchronised: AtomicBool::new(false),
             waiting: Mutex::default(),
             configured: Mutex::default(),
+            roles: Mutex::default(),
         });
         let weak = Arc::downgrade(&groups);
         let _ = known_to_services.set(weak.clone());
@@ -126,6 +137,8 @@ impl Groups {
 
     fn observe(&self, transition: &Transition) {
         let Transition { group, from, to, reason, priority } = transition;
+        // First: clients wait for it.
+        self.role(group, *to == GroupState::Active);
         self.services.active(group, *to == GroupState::Active);
         let told = notify::Transition {
             group: group.to_string(),
@@ -144,7 +157,26 @@ impl Groups {
         let configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
         if *to == GroupState::Initialize && !configured.contains(&**group) {
             self.notifier.forget(group);
+            self.roles.lock().unwrap_or_else(PoisonError::into_inner).known.remove(group);
         }
+    }
+
+    fn role(&self, group: &Arc<str>, active: bool) {
+        let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
+        roles.known.insert(Arc::clone(group), active);
+        if let Some(tell) = &roles.tell {
+            tell(group, active);
+        }
+    }
+
+    /// Has somebody told, instead of who was told before, which groups are known to be active here and which not to be, and from
+    /// then on whenever that may have changed. It must not block.
+    pub fn follow(&self, tell: impl Fn(&Arc<str>, bool) + Send + 'static) {
+        let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
+        for (group, active) in &roles.known {
+            tell(group, *active);
+        }
+        roles.tell = Some(Box::new(tell));
     }
 
     /// Another configuration of this director. Before [`Groups::open`] it waits.

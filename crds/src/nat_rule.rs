@@ -94,7 +94,8 @@ pub struct PortForward {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<shape::Interface>")]
     pub in_interface: Option<String>,
-    /// Only what is sent to this address of the machine. Absent: to any of its own addresses.
+    /// Only what is sent to this address of the machine, also by itself unless `inInterface` is set. Absent: to any of its own
+    /// addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<shape::Unicast>")]
     pub address: Option<IpAddr>,
@@ -119,7 +120,8 @@ pub struct MasqueradeRule {
     /// The interface, or an alias of it.
     #[schemars(with = "shape::Interface")]
     pub out_interface: String,
-    /// Only what comes from these networks, at most 64. Absent: from anywhere.
+    /// Only what comes from these networks, at most 64. Absent: from any other machine by IPv4; IPv6 only where it is named, as
+    /// by `::/0`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<shape::Network>", length(max = 64), extend("x-kubernetes-list-type" = "set"))]
     pub sources: Vec<AddressPrefix>,
@@ -135,7 +137,7 @@ pub struct SourceNatRule {
     /// The interface, or an alias of it.
     #[schemars(with = "shape::Interface")]
     pub out_interface: String,
-    /// Only what comes from these networks, at most 64. Absent: from anywhere.
+    /// Only what comes from these networks, at most 64. Absent: from any other machine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<shape::Network>", length(max = 64), extend("x-kubernetes-list-type" = "set"))]
     pub sources: Vec<AddressPrefix>,
@@ -150,7 +152,7 @@ pub struct SourceNatRule {
 #[schemars(extend("x-kubernetes-validations" = [rule_at(".inside", "self.outside.contains(':') == self.inside.contains(':')",
     "inside must be of the family of outside")]))]
 pub struct StaticNat {
-    /// As others see it.
+    /// As others see it: an address of this machine or, if others are told to send it here, one of nobody.
     #[schemars(with = "shape::Unicast")]
     pub outside: IpAddr,
     /// As it is.

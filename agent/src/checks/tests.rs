@@ -56,13 +56,13 @@ fn update(change: ConfigChange, checks: Checks) -> ConfigUpdate {
 fn all(bindings: &[(&str, Arc<VirtualServiceBindingSpec>)], checks: Checks) -> ConfigUpdate {
     let bindings: BTreeMap<BindingKey, _> =
         bindings.iter().map(|(name, spec)| (key(name), Arc::clone(spec))).collect();
-    let config = NodeConfig { director: DirectorConfigSpec::default(), bindings };
+    let config = NodeConfig { bindings, ..NodeConfig::new(DirectorConfigSpec::default()) };
     update(ConfigChange::All(Arc::new(config)), checks)
 }
 
 fn some(bindings: Vec<(&str, Option<Arc<VirtualServiceBindingSpec>>)>, checks: Checks) -> ConfigUpdate {
     let bindings = bindings.into_iter().map(|(name, spec)| (key(name), spec)).collect();
-    update(ConfigChange::Some { director: None, bindings }, checks)
+    update(ConfigChange::Some { director: None, bindings, nat_rules: Vec::new() }, checks)
 }
 
 /// Starts whatever is due; those of `dead` fail.
@@ -284,7 +284,7 @@ fn a_loopback_target_of_a_check_is_probed_only_where_that_is_allowed() {
     assert_eq!(state.scheduler.poll(at(3), usize::MAX).len(), 0);
     let director: DirectorConfigSpec =
         serde_json::from_value(json!({"director": "dir1", "allowedTargets": ["127.0.0.0/8"]})).unwrap();
-    let change = ConfigChange::Some { director: Some(director), bindings: Vec::new() };
+    let change = ConfigChange::Some { director: Some(director), bindings: Vec::new(), nat_rules: Vec::new() };
     state.configure(at(3), &mut update(change, Vec::new()));
     // One for both: it is the same target.
     assert_eq!(state.scheduler.poll(at(6), usize::MAX).len(), 1);
@@ -347,7 +347,7 @@ fn what_was_kept_is_told_without_an_agent() {
     let directory = tempfile::tempdir().unwrap();
     let config = |spec: &Arc<VirtualServiceBindingSpec>| {
         let bindings = BTreeMap::from([(key("web"), Arc::clone(spec))]);
-        Arc::new(NodeConfig { director: DirectorConfigSpec::default(), bindings })
+        Arc::new(NodeConfig { bindings, ..NodeConfig::new(DirectorConfigSpec::default()) })
     };
     let checks: BTreeMap<_, _> =
         every_second().into_iter().filter_map(|(key, spec)| Some((key, spec?))).collect();
@@ -405,7 +405,7 @@ fn groups_hear_of_the_checks_and_quorums_that_they_track() {
     let bindings = BTreeMap::from([(key("web"), spec)]);
     let director =
         tracking(&[("front", &["upstream", "gone"], &["web", "gone"]), ("back", &["upstream"], &[])]);
-    let config = NodeConfig { director, bindings };
+    let config = NodeConfig { bindings, ..NodeConfig::new(director) };
     let all = || ConfigChange::All(Arc::new(config.clone()));
     let effects = state.configure(at(1), &mut update(all(), checks.clone()));
     assert_eq!(told(&[effects]), [], "what has not spoken does not fail");
@@ -444,10 +444,12 @@ fn groups_hear_of_the_checks_and_quorums_that_they_track() {
     let change = ConfigChange::Some {
         director: Some(tracking(&[("front", &["upstream"], &[])])),
         bindings: Vec::new(),
+        nat_rules: Vec::new(),
     };
     let effects = state.configure(at(41), &mut update(change, Vec::new()));
     assert_eq!(told(&[effects]), [("back", CHECK, false)]);
-    let change = ConfigChange::Some { director: Some(tracking(&[])), bindings: Vec::new() };
+    let change =
+        ConfigChange::Some { director: Some(tracking(&[])), bindings: Vec::new(), nat_rules: Vec::new() };
     let effects = state.configure(at(42), &mut update(change, Vec::new()));
     assert_eq!((told(&[effects]), state.scheduler.len()), (vec![("front", CHECK, false)], 0));
 }

@@ -305,6 +305,8 @@ async fn work(
     )
     .map(Arc::new);
     let checks = checks.map_err(|error| format!("checks cannot be started: {error}"))?;
+    let rules = reconcile.updates();
+    groups.follow(move |group, active| rules.role(group, active));
     let listening = Arc::clone(groups);
     checks.observe(move |change| listening.changed(change));
     let (updates, told, checked) = (reconcile.updates(), Arc::clone(groups), Arc::clone(&checks));

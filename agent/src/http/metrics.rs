@@ -92,7 +92,8 @@ impl Collector for Snapshot {
         checks::encode(&self.checks, to)?;
         self.connection_sync(to)?;
         self.services(to)?;
-        self.real_servers(to)
+        self.real_servers(to)?;
+        self.nat_rules(to)
     }
 }
 
@@ -316,6 +317,19 @@ impl Snapshot {
         Ok(())
     }
 
+    /// Nothing of it without NatRules in the kernel.
+    fn nat_rules(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if self.counters.nat_rules.is_empty() {
+            return Ok(());
+        }
+        let help = "Connections that the rule began to translate, since it was put into the kernel";
+        let mut metric = to.encode_descriptor("nat_rule_connections", help, None, MetricType::Counter)?;
+        for (key, counted) in &self.counters.nat_rules {
+            count(&mut metric, &[("namespace", &*key.namespace), ("nat_rule", &*key.name)], counted.packets)?;
+        }
+        Ok(())
+    }
+
     fn real_servers(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let table: [(&str, &str, MetricType, OfServer); 9] = [
             ("real_server_connections", "Connections given to it", MetricType::Counter, |one| {
@@ -420,6 +434,7 @@ mod tests {
     use bascule_ipvs::{DestinationId, Family, Protocol, Stats64};
 
     use super::*;
+    use crate::plane::nat_rules::Count;
     use crate::plane::sync::SyncState;
     use crate::reconcile::{Lag, LagHistogram, PlaneName};
     use crate::vrrp::{GroupStatus, InstanceStatus};
@@ -552,7 +567,12 @@ mod tests {
             checks: checks::Checked::default(),
             summary: Summary { serial: 3, started: true, files: 1, objects: 2, problems: 3, lost: None },
             report: Arc::new(report),
-            counters: Counters { services: services.into(), age: Duration::from_millis(1500) },
+            counters: Counters {
+                services: services.into(),
+                age: Duration::from_millis(1500),
+                nat_rules: [(BindingKey::new("tp", "web-from-outside"), Count { packets: 5, bytes: 300 })]
+                    .into(),
+            },
             vrrp: vrrp(),
             last_good_error: false,
             uptime: 12.5,

@@ -64,7 +64,8 @@ pub(super) fn directors_of(object: &Object) -> Vec<&str> {
             group.spec.members.iter().map(|member| member.director.as_str()).collect()
         }
         Object::Director(director) => director.metadata.name.iter().map(String::as_str).collect(),
-        Object::HealthCheck(_) | Object::NatRule(_) | Object::EndpointSlice(_) => Vec::new(),
+        Object::NatRule(rule) => rule.spec.director.iter().map(String::as_str).collect(),
+        Object::HealthCheck(_) | Object::EndpointSlice(_) => Vec::new(),
     }
 }
 
@@ -252,6 +253,11 @@ impl Engine {
                 .iter()
                 .map(|key| (key.clone(), config.bindings.get(key).cloned()))
                 .collect(),
+            nat_rules: node
+                .nat_rules
+                .iter()
+                .map(|key| (key.clone(), config.nat_rules.get(key).cloned()))
+                .collect(),
         })
     }
 
@@ -294,7 +300,7 @@ impl Engine {
                         || tracks(&node.director, &check)
                 })
             }),
-            _ => self.binding_key(reference).is_some(),
+            _ => self.binding_key(reference).is_some() || self.rule_key(reference).is_some(),
         }
     }
 
@@ -303,6 +309,13 @@ impl Engine {
         let key = BindingKey::new(reference.namespace.as_deref()?, &reference.name);
         let config = self.compiled().nodes.get(&self.director)?;
         (reference.kind == Kind::VirtualService && config.bindings.contains_key(&key)).then_some(key)
+    }
+
+    /// The binding of a NatRule on this director.
+    pub fn rule_key(&self, reference: &ObjectRef) -> Option<BindingKey> {
+        let key = BindingKey::new(reference.namespace.as_deref()?, &reference.name);
+        let config = self.compiled().nodes.get(&self.director)?;
+        (reference.kind == Kind::NatRule && config.nat_rules.contains_key(&key)).then_some(key)
     }
 
     /// The part of a step that the kernel does not have to wait for.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bascule_compile::{BindingKey, ConditionType};
-use bascule_crds::VirtualServiceBindingSpec;
+use bascule_crds::{NatRuleBindingSpec, VirtualServiceBindingSpec};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -59,6 +59,8 @@ pub struct ObjectView {
     pub last_good: bool,
     /// Its part of this director's configuration.
     pub binding: Option<BindingKey>,
+    /// Its part of this director's configuration, of a NatRule.
+    pub rule: Option<BindingKey>,
     /// This director has to do something for it: a binding, or a membership.
     pub ours: bool,
     /// Serial of the newest update that concerned it.
@@ -90,6 +92,8 @@ pub struct View {
     pub objects: Vec<ObjectView>,
     /// What this director has to do.
     pub bindings: BTreeMap<BindingKey, Arc<VirtualServiceBindingSpec>>,
+    /// What this director has to do for NatRules.
+    pub nat_rules: BTreeMap<BindingKey, Arc<NatRuleBindingSpec>>,
     /// What is wrong.
     pub problems: Vec<Problem>,
     /// What else there is to say.
@@ -113,6 +117,7 @@ impl View {
                     line: active.line,
                     last_good: engine.keeps_last_good(reference) || last_good.contains(reference),
                     binding: engine.binding_key(reference),
+                    rule: engine.rule_key(reference),
                     ours: engine.is_ours(reference),
                     told: 0,
                     conditions: conditions.iter().map(condition).collect(),
@@ -133,6 +138,12 @@ impl View {
                 .nodes
                 .get(director)
                 .map(|node| node.bindings.clone())
+                .unwrap_or_default(),
+            nat_rules: engine
+                .compiled()
+                .nodes
+                .get(director)
+                .map(|node| node.nat_rules.clone())
                 .unwrap_or_default(),
             problems,
             ..View::default()
@@ -201,6 +212,7 @@ fn accept(objects: &mut Vec<ObjectView>, engine: &Engine, problems: &[Problem]) 
             line: first.line.unwrap_or(1),
             last_good: false,
             binding: None,
+            rule: None,
             ours: false,
             told: 0,
             conditions: vec![refused(problems)],

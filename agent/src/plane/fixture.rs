@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bascule_compile::{BindingKey, NodeConfig};
-use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
+use bascule_crds::{DirectorConfigSpec, NatRuleBindingSpec, VirtualServiceBindingSpec};
 use serde_json::{Value, json};
 
 use crate::reconcile::inbox::Merged;
@@ -40,7 +40,7 @@ pub(crate) fn config<'a>(
     bindings: impl IntoIterator<Item = (&'a str, Arc<VirtualServiceBindingSpec>)>,
 ) -> NodeConfig {
     let bindings: BTreeMap<_, _> = bindings.into_iter().map(|(name, spec)| (key(name), spec)).collect();
-    NodeConfig { director: DirectorConfigSpec::default(), bindings }
+    NodeConfig { bindings, ..NodeConfig::new(DirectorConfigSpec::default()) }
 }
 
 /// A configuration as a change of everything.
@@ -50,8 +50,27 @@ pub(crate) fn all(config: &NodeConfig) -> Merged {
         all: true,
         director: Some(config.director.clone()),
         bindings: config.bindings.iter().map(|(key, spec)| (key.clone(), Some(Arc::clone(spec)))).collect(),
+        nat_rules: config.nat_rules.iter().map(|(key, spec)| (key.clone(), Some(Arc::clone(spec)))).collect(),
         ..Merged::default()
     }
+}
+
+/// A NatRule of this kind on dir1; of a group, if one is given.
+#[expect(clippy::needless_pass_by_value, reason = "json!() at the caller's")]
+pub(crate) fn rule(translation: Value, group: Option<&str>) -> Arc<NatRuleBindingSpec> {
+    let mut spec = json!({"natRule": "nat", "director": "dir1"});
+    for (field, value) in translation.as_object().unwrap() {
+        spec[field] = value.clone();
+    }
+    if let Some(group) = group {
+        spec["vrrpGroup"] = group.into();
+    }
+    Arc::new(serde_json::from_value(spec).unwrap())
+}
+
+/// A change of one NatRule.
+pub(crate) fn one_rule(name: &str, spec: Option<Arc<NatRuleBindingSpec>>) -> Merged {
+    Merged { serial: 2, nat_rules: BTreeMap::from([(key(name), spec)]), ..Merged::default() }
 }
 
 /// A change of one binding.

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod ipvs;
 pub mod nat;
+pub mod nat_rules;
 pub mod sync;
 pub mod sysctl;
 

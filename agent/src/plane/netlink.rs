@@ -277,6 +277,27 @@ impl Connection {
         Err(io::Error::new(io::ErrorKind::Interrupted, "the table kept changing while it was read"))
     }
 
+    /// Reads a whole table once, entry by entry, without keeping it. What changed meanwhile may be in it or not.
+    pub(crate) fn each(&mut self, kind: u16, payload: &[u8], mut entry: impl FnMut(&[u8])) -> io::Result<()> {
+        let sequence = self.next_sequence();
+        let mut buffer = Vec::with_capacity(HEADER + payload.len());
+        append(&mut buffer, kind, REQUEST | DUMP, sequence, payload);
+        self.send(&buffer)?;
+        loop {
+            // Large tables take their time; each datagram of them comes at once.
+            let datagram = self.receive(Instant::now() + TIMEOUT)?;
+            for (header, payload) in split(&datagram) {
+                match header.kind {
+                    _ if header.sequence != sequence => {}
+                    TYPE_DONE => return Ok(()),
+                    TYPE_ERROR => return Err(io::Error::from_raw_os_error(errno_of(payload))),
+                    TYPE_OVERRUN => {}
+                    _ => entry(payload),
+                }
+            }
+        }
+    }
+
     fn dump_once(&mut self, kind: u16, payload: &[u8]) -> io::Result<Option<Vec<Message>>> {
         let sequence = self.next_sequence();
         let mut buffer = Vec::with_capacity(HEADER + payload.len());

@@ -41,6 +41,10 @@ pub(super) const NEW_ELEMENTS: u16 = SUBSYSTEM | 12;
 pub(super) const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
 /// NFT_MSG_DELSETELEM.
 pub(super) const DELETE_ELEMENTS: u16 = SUBSYSTEM | 14;
+/// NFT_MSG_NEWOBJ.
+pub(super) const NEW_OBJECT: u16 = SUBSYSTEM | 18;
+/// NFT_MSG_GETOBJ.
+pub(super) const GET_OBJECT: u16 = SUBSYSTEM | 19;
 /// NFT_MSG_NEWGEN.
 pub(super) const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 const BATCH_BEGIN: u16 = 0x10;
@@ -59,12 +63,20 @@ pub(super) const LIST_ELEMENT: u16 = 1;
 /// NFTA_DATA_VALUE.
 pub(super) const DATA_VALUE: u16 = 1;
 
+/// NF_INET_PRE_ROUTING.
+pub(super) const PREROUTING: u32 = 0;
 /// NF_INET_LOCAL_IN.
 pub(super) const LOCAL_IN: u32 = 1;
 /// NF_INET_FORWARD.
 pub(super) const FORWARD: u32 = 2;
 /// NF_INET_LOCAL_OUT.
 pub(super) const LOCAL_OUT: u32 = 3;
+
+/// NF_INET_POST_ROUTING.
+pub(super) const POSTROUTING: u32 = 4;
+
+/// NF_ACCEPT.
+pub(super) const ACCEPT: i32 = 1;
 
 /// The register that a rule uses first, of 16 bytes (NFT_REG_1).
 pub(super) const FIRST: u32 = 1;
@@ -74,6 +86,10 @@ pub(super) const NETWORK: u32 = 1;
 pub(super) const TRANSPORT: u32 = 2;
 /// NFT_META_MARK.
 pub(super) const META_MARK: u32 = 3;
+/// NFT_META_IIFNAME.
+pub(super) const META_IN_INTERFACE: u32 = 6;
+/// NFT_META_OIFNAME.
+pub(super) const META_OUT_INTERFACE: u32 = 7;
 /// NFT_META_NFPROTO.
 pub(super) const META_FAMILY: u32 = 15;
 /// NFT_META_L4PROTO.
@@ -150,6 +166,11 @@ pub(super) fn payload(list: Writer, base: u32, offset: u32, bytes: usize, into: 
     })
 }
 
+/// The first register holds something else, or the rule ends.
+pub(super) fn equals_not(list: Writer, value: &[u8]) -> Writer {
+    compare(list, UNEQUAL, value)
+}
+
 fn compare(list: Writer, how: u32, with: &[u8]) -> Writer {
     expression(list, "cmp", |data| {
         data.network(1, FIRST).network(2, how).nest(3, |value| value.bytes(DATA_VALUE, with))
@@ -168,22 +189,22 @@ pub(super) fn has_bit(list: Writer, mask: u8) -> Writer {
 
 /// Of these bits in the byte of the first register others are set than these, or the rule ends.
 pub(super) fn differs(list: Writer, mask: u8, from: u8) -> Writer {
-    compare(masked(list, mask), UNEQUAL, &[from])
+    compare(masked(list, &[mask]), UNEQUAL, &[from])
 }
 
 /// Of these bits in the byte of the first register exactly these are set, or the rule ends.
 pub(super) fn agrees(list: Writer, mask: u8, with: u8) -> Writer {
-    compare(masked(list, mask), EQUAL, &[with])
+    compare(masked(list, &[mask]), EQUAL, &[with])
 }
 
-/// Keeps these bits of the byte in the first register.
-fn masked(list: Writer, mask: u8) -> Writer {
+/// Keeps these bits of the bytes in the first register.
+pub(super) fn masked(list: Writer, mask: &[u8]) -> Writer {
     expression(list, "bitwise", |data| {
         data.network(1, FIRST)
             .network(2, FIRST)
-            .network(3, 1)
-            .nest(4, |value| value.bytes(DATA_VALUE, &[mask]))
-            .nest(5, |value| value.bytes(DATA_VALUE, &[0]))
+            .network(3, length(mask.len()))
+            .nest(4, |value| value.bytes(DATA_VALUE, mask))
+            .nest(5, |value| value.bytes(DATA_VALUE, &vec![0; mask.len()]))
     })
 }
 

@@ -1,9 +1,12 @@
 //! Counters of services and real servers, for metrics and status.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bascule_compile::BindingKey;
 use bascule_ipvs::{DestinationId, ServiceId, Stats64};
+
+use crate::plane::nat_rules::Count;
 
 /// What the kernel counted.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -12,6 +15,8 @@ pub struct Counters {
     pub services: Vec<ServiceCounters>,
     /// The age of the oldest figure in it. Large tables are read piece by piece.
     pub age: Duration,
+    /// Of the NatRules that are in the kernel.
+    pub nat_rules: BTreeMap<BindingKey, Count>,
 }
 
 /// The counters of one virtual service in the kernel.

@@ -9,13 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bascule_compile::BindingKey;
 use bascule_ipvs::Client;
 use tokio::sync::{oneshot, watch};
 use tracing::error;
 
 use super::{
     ConfigUpdate, Counters, Lives, Options, PlaneName, Report,
-    inbox::Inbox,
+    inbox::{Counted, Inbox},
     ledger::{Identity, Ledger},
     runner::{Plane, Shared, run},
 };
@@ -23,6 +24,7 @@ use crate::plane::{
     address::{self, AddressPlane},
     ipvs::{IpvsPlane, KernelPause, Sampled, named},
     nat::{self, NatPlane},
+    nat_rules::{self, Count, NatRulesPlane},
     sync::{self, SyncPlane},
     sysctl::{self, SysctlPlane},
 };
@@ -43,6 +45,7 @@ pub struct Handle {
     threads: Vec<JoinHandle<()>>,
     /// What was read last of the kernel's counters.
     figures: Mutex<Arc<Vec<Sampled>>>,
+    counts: Mutex<BTreeMap<BindingKey, Count>>,
 }
 
 /// Where changes of the configuration go in. What waits for one binding is merged: the queue is never longer than the
@@ -61,6 +64,11 @@ impl Updates {
         for name in PlaneName::ALL.into_iter().filter(|name| *name != PlaneName::Ipvs) {
             self.shared.inbox(name).update(update);
         }
+    }
+
+    /// Tells the plane whose rules follow groups that one is active here now, or not any more.
+    pub fn role(&self, group: &Arc<str>, active: bool) {
+        self.shared.inbox(PlaneName::NatRules).role(Arc::clone(group), active);
     }
 
     /// Hands other verdicts on real servers to the plane that forwards to them.
@@ -83,7 +91,8 @@ pub fn spawn(options: Options) -> Result<Handle, SpawnError> {
         inboxes.insert(name, Arc::new(Inbox::new()?));
     }
     let shared = Arc::new(Shared::new(inboxes));
-    let mut handle = Handle { shared, threads: Vec::new(), figures: Mutex::default() };
+    let mut handle =
+        Handle { shared, threads: Vec::new(), figures: Mutex::default(), counts: Mutex::default() };
 
     let proc_sys = options.proc_sys.clone();
     handle.start(move || {
@@ -95,6 +104,8 @@ pub fn spawn(options: Options) -> Result<Handle, SpawnError> {
     })?;
     let (seal, of) = (options.seal(), identity.clone());
     handle.start(move || NatPlane::new(move || nat::Kernel::open(&seal, &of, true)))?;
+    let (notes, of) = (options.nat_rules(), identity.clone());
+    handle.start(move || NatRulesPlane::new(move || nat_rules::Kernel::open(&notes, &of, true)))?;
     let (path, of) = (options.ledger(PlaneName::ConnectionSync), identity.clone());
     handle.start(move || SyncPlane::new(sync::Kernel::open, Ledger::open(&path, &of)).listening())?;
     let (path, drains, of) = (options.ledger(PlaneName::Ipvs), options.drains(), identity.clone());
@@ -141,18 +152,29 @@ impl Handle {
     /// The counters of services and real servers. Where the kernel's table takes the plane's thread too long, they are those of the
     /// last time, with their age; empty before the first.
     pub async fn counters(&self) -> Counters {
-        let (sender, receiver) = oneshot::channel();
-        self.shared.inbox(PlaneName::Ipvs).read(sender);
-        let newest = tokio::time::timeout(COUNTERS, receiver).await.ok().and_then(Result::ok);
+        let (services, rules) = tokio::join!(self.read(PlaneName::Ipvs), self.read(PlaneName::NatRules));
         let figures = {
             let mut known = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(newest) = newest {
+            if let Counted::Services(newest) = services {
                 *known = Arc::new(newest);
             }
             Arc::clone(&known)
         };
+        let nat_rules = {
+            let mut known = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Counted::NatRules(newest) = rules {
+                *known = newest;
+            }
+            known.clone()
+        };
         let counters = tokio::task::spawn_blocking(move || named(&figures, Instant::now())).await;
-        counters.unwrap_or_default()
+        Counters { nat_rules, ..counters.unwrap_or_default() }
+    }
+
+    async fn read(&self, plane: PlaneName) -> Counted {
+        let (sender, receiver) = oneshot::channel();
+        self.shared.inbox(plane).read(sender);
+        tokio::time::timeout(COUNTERS, receiver).await.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     /// Ends the threads and waits for them, within a bound. Rules, addresses and settings stay in the kernel.
@@ -190,7 +212,7 @@ mod tests {
     fn handle() -> Handle {
         let inboxes = PlaneName::ALL.map(|name| (name, Arc::new(Inbox::new().unwrap())));
         let shared = Arc::new(Shared::new(inboxes.into()));
-        Handle { shared, threads: Vec::new(), figures: Mutex::default() }
+        Handle { shared, threads: Vec::new(), figures: Mutex::default(), counts: Mutex::default() }
     }
 
     #[test]
@@ -205,7 +227,7 @@ mod tests {
                 // Including the one that is no longer waited for.
                 let readers = inbox.take().readers;
                 let sent = readers.into_iter().filter(|reader| !reader.is_closed());
-                if sent.map(|reader| reader.send(sampled(read)).unwrap()).count() > 0 {
+                if sent.map(|reader| reader.send(Counted::Services(sampled(read))).unwrap()).count() > 0 {
                     return;
                 }
                 std::thread::sleep(Duration::from_millis(1));

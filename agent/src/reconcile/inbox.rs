@@ -11,14 +11,29 @@ use std::{
 };
 
 use bascule_compile::BindingKey;
-use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
+use bascule_crds::{DirectorConfigSpec, NatRuleBindingSpec, VirtualServiceBindingSpec};
 use tokio::sync::oneshot;
 
 use super::{ConfigChange, ConfigUpdate, Lives};
-use crate::plane::ipvs::Sampled;
+use crate::plane::{
+    ipvs::Sampled,
+    nat_rules::{Count, Roles},
+};
 
 /// Requests for counters that wait; whoever asks when there are more gets none.
 const MAX_READERS: usize = 16;
+
+/// What a plane's kernel table counted.
+#[derive(Debug, Default)]
+pub(crate) enum Counted {
+    /// Nothing.
+    #[default]
+    None,
+    /// Of services and real servers, as read.
+    Services(Vec<Sampled>),
+    /// Of NatRules.
+    NatRules(BTreeMap<BindingKey, Count>),
+}
 
 /// Several updates as one.
 #[derive(Clone, Debug, Default)]
@@ -31,11 +46,20 @@ pub(crate) struct Merged {
     pub(crate) director: Option<DirectorConfigSpec>,
     /// The changed bindings; none where one is gone.
     pub(crate) bindings: BTreeMap<BindingKey, Option<Arc<VirtualServiceBindingSpec>>>,
+    /// The changed bindings of NatRules; none where one is gone.
+    pub(crate) nat_rules: BTreeMap<BindingKey, Option<Arc<NatRuleBindingSpec>>>,
+    /// What became known of groups.
+    pub(crate) roles: Roles,
     /// What the checks of bindings come to, of those in `bindings` and of others.
     pub(crate) live: Lives,
 }
 
 impl Merged {
+    /// Whether the configuration speaks, and not somebody else alone.
+    pub(crate) fn is_configuration(&self) -> bool {
+        self.serial > 0
+    }
+
     fn merge(&mut self, update: &ConfigUpdate) {
         self.serial = self.serial.max(update.serial);
         match &update.change {
@@ -45,8 +69,13 @@ impl Merged {
                 self.director = Some(config.director.clone());
                 self.bindings =
                     config.bindings.iter().map(|(key, spec)| (key.clone(), Some(Arc::clone(spec)))).collect();
+                self.nat_rules = config
+                    .nat_rules
+                    .iter()
+                    .map(|(key, spec)| (key.clone(), Some(Arc::clone(spec))))
+                    .collect();
             }
-            ConfigChange::Some { director, bindings } => {
+            ConfigChange::Some { director, bindings, nat_rules } => {
                 if let Some(director) = director {
                     self.director = Some(director.clone());
                 }
@@ -59,6 +88,13 @@ impl Merged {
                         self.bindings.insert(key.clone(), spec.clone());
                     }
                 }
+                for (key, spec) in nat_rules {
+                    if spec.is_none() && self.all {
+                        self.nat_rules.remove(key);
+                    } else {
+                        self.nat_rules.insert(key.clone(), spec.clone());
+                    }
+                }
             }
         }
         self.live.extend(update.live.iter().map(|(key, live)| (key.clone(), Arc::clone(live))));
@@ -68,7 +104,7 @@ impl Merged {
 #[derive(Default)]
 struct State {
     merged: Option<Merged>,
-    readers: Vec<oneshot::Sender<Vec<Sampled>>>,
+    readers: Vec<oneshot::Sender<Counted>>,
     stop: bool,
 }
 
@@ -78,7 +114,7 @@ pub(crate) struct Taken {
     /// The changes since the last time.
     pub(crate) merged: Option<Merged>,
     /// Who wants counters.
-    pub(crate) readers: Vec<oneshot::Sender<Vec<Sampled>>>,
+    pub(crate) readers: Vec<oneshot::Sender<Counted>>,
     /// The thread shall end.
     pub(crate) stop: bool,
 }
@@ -114,7 +150,13 @@ impl Inbox {
         self.wake();
     }
 
-    pub(crate) fn read(&self, reader: oneshot::Sender<Vec<Sampled>>) {
+    /// A group is active here now, or not any more.
+    pub(crate) fn role(&self, group: Arc<str>, active: bool) {
+        self.state().merged.get_or_insert_default().roles.insert(group, active);
+        self.wake();
+    }
+
+    pub(crate) fn read(&self, reader: oneshot::Sender<Counted>) {
         let mut state = self.state();
         if state.readers.len() < MAX_READERS {
             state.readers.push(reader);

@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
 use bascule_checks_core::pool::Judgement;
 use bascule_compile::{BindingKey, CheckKey, NodeConfig};
-use bascule_crds::{DirectorConfigSpec, HealthCheckSpec, VirtualServiceBindingSpec};
+use bascule_crds::{DirectorConfigSpec, HealthCheckSpec, NatRuleBindingSpec, VirtualServiceBindingSpec};
 
 pub use counters::{Counters, DestinationCounters, ServiceCounters};
 pub use handle::{Handle, SpawnError, Updates, spawn};
@@ -61,13 +61,15 @@ pub enum ConfigChange {
         director: Option<DirectorConfigSpec>,
         /// The bindings that changed; none where it is gone.
         bindings: Vec<(BindingKey, Option<Arc<VirtualServiceBindingSpec>>)>,
+        /// The bindings of NatRules that changed; none where it is gone.
+        nat_rules: Vec<(BindingKey, Option<Arc<NatRuleBindingSpec>>)>,
     },
 }
 
 impl ConfigChange {
     /// Nothing.
     pub const fn none() -> Self {
-        Self::Some { director: None, bindings: Vec::new() }
+        Self::Some { director: None, bindings: Vec::new(), nat_rules: Vec::new() }
     }
 
     /// The director's own settings, if they are said.
@@ -104,6 +106,11 @@ impl Options {
     /// Which real servers drain, and until when.
     fn drains(&self) -> PathBuf {
         self.run_dir.join("ipvs-drains.ledger")
+    }
+
+    /// What our nftables table for NatRules looked like after the last commit.
+    fn nat_rules(&self) -> PathBuf {
+        self.run_dir.join("nat-rules.notes")
     }
 
     /// What our nftables table looked like after the last commit.

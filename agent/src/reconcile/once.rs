@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Instant};
 
 use bascule_compile::NodeConfig;
-use bascule_ipvs::{Client, ServiceId};
+use bascule_ipvs::{Client, Error, ServiceId};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::{
@@ -16,6 +16,8 @@ use crate::plane::{
     ipvs::{self, Clock, Drained, Drains, Scope},
     nat,
     nat::Io as _,
+    nat_rules,
+    nat_rules::Io as _,
     sync,
     sync::{Io as _, Note, guard::Io as _},
     sysctl,
@@ -114,6 +116,7 @@ fn plan_here(config: &NodeConfig, live: &Lives, options: &Options) -> Result<Vec
             plan_ipvs(config, live, options, &identity, &mut ipvs);
             plan_sysctl(config, options, &mut sheet);
             plan_nat(config, options, &identity, &mut sheet);
+            plan_nat_rules(config, options, &identity, &mut sheet);
             plan_sync(config, options, &identity, &mut sheet);
             sheet.ops.append(&mut ipvs.ops);
             sheet.problems.append(&mut ipvs.problems);
@@ -151,6 +154,8 @@ fn plan_ipvs(config: &NodeConfig, live: &Lives, options: &Options, identity: &Id
     });
     let observed = match observed {
         Ok(observed) => observed,
+        // Where nothing is wanted of it, and nothing was, that is no matter.
+        Err(Error::Missing { .. }) if ids.is_empty() && desired.timeouts().is_none() => return,
         Err(error) => return sheet.problem(name, error),
     };
     let scope = ids.iter().map(|id| (*id, desired.services().get(id).map(|entry| &entry.wanted)));
@@ -226,6 +231,26 @@ fn plan_nat(config: &NodeConfig, options: &Options, identity: &Identity, sheet: 
             Some(_) if desired.sets().is_empty() => {}
             Some(message) => sheet.problem(name, message),
             None => sheet.problem(name, format_args!("cannot read our nftables table: {error}")),
+        },
+    }
+}
+
+/// Nothing is known here of groups: a rule that follows one is as it is in the kernel.
+fn plan_nat_rules(config: &NodeConfig, options: &Options, identity: &Identity, sheet: &mut Sheet) {
+    let name = PlaneName::NatRules;
+    let desired = nat_rules::desired(config);
+    let observed = nat_rules::Kernel::open(&options.nat_rules(), identity, false)
+        .and_then(|mut kernel| kernel.observe());
+    match observed {
+        Ok(observed) => {
+            if let Some(op) = nat_rules::plan(&desired, &observed) {
+                sheet.op(name, op.kind(), &op);
+            }
+        }
+        Err(error) => match nat_rules::missing(&error) {
+            Some(_) if desired.is_empty() => {}
+            Some(message) => sheet.problem(name, message),
+            None => sheet.problem(name, format_args!("cannot read our nftables table for NatRules: {error}")),
         },
     }
 }

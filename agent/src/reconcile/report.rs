@@ -18,8 +18,10 @@ use crate::plane::sync::SyncState;
 pub enum PlaneName {
     /// net.* settings.
     Sysctl,
-    /// Our nftables table.
+    /// Our nftables table for virtual services.
     Nat,
+    /// Our nftables table for NatRules.
+    NatRules,
     /// The daemons that synchronise connections, and the guard after a takeover.
     ConnectionSync,
     /// Virtual services and real servers.
@@ -31,13 +33,15 @@ pub enum PlaneName {
 impl PlaneName {
     /// All, in the order in which a new configuration reaches the kernel: what a service needs first, then the service, and
     /// its address last, so that nobody is answered with a reset meanwhile.
-    pub const ALL: [Self; 5] = [Self::Sysctl, Self::Nat, Self::ConnectionSync, Self::Ipvs, Self::Address];
+    pub const ALL: [Self; 6] =
+        [Self::Sysctl, Self::Nat, Self::NatRules, Self::ConnectionSync, Self::Ipvs, Self::Address];
 
     /// The name in metrics and status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sysctl => "sysctl",
             Self::Nat => "nat",
+            Self::NatRules => "nat-rules",
             Self::ConnectionSync => "connection-sync",
             Self::Ipvs => "ipvs",
             Self::Address => "address",
@@ -102,8 +106,10 @@ pub struct Failure {
     pub reason: FailureReason,
     /// What is the matter and the way out.
     pub message: String,
-    /// The bindings that want the object; empty when it is the director's.
+    /// The bindings that want the object; none when it is the director's.
     pub bindings: BTreeSet<BindingKey>,
+    /// The NatRules that want it.
+    pub nat_rules: BTreeSet<BindingKey>,
 }
 
 impl Failure {
@@ -114,6 +120,7 @@ impl Failure {
             reason: FailureReason::Invalid,
             message: message.to_owned(),
             bindings: BTreeSet::from([key.clone()]),
+            nat_rules: BTreeSet::new(),
         }
     }
 }
@@ -163,6 +170,8 @@ pub struct PlaneReport {
     pub last_error: Option<String>,
     /// Bindings whose change waits for something else: addresses for the services behind them.
     pub pending: Arc<BTreeSet<BindingKey>>,
+    /// NatRules that are not in the kernel because their group is not active here; only of [`PlaneName::NatRules`].
+    pub resting: Arc<BTreeSet<BindingKey>>,
     /// What is known of the synchronisation of connections; only of [`PlaneName::ConnectionSync`].
     pub connection_sync: Option<Arc<SyncState>>,
 }
@@ -245,6 +254,7 @@ impl Report {
                 reason: FailureReason::Missing,
                 message: missing,
                 bindings: BTreeSet::from([key.clone()]),
+                nat_rules: BTreeSet::new(),
             }]);
         }
         let failures: Vec<_> = self
@@ -257,6 +267,21 @@ impl Report {
         }
         let pending = self.planes.values().any(|plane| plane.pending.contains(key));
         if self.settled() && !pending { Programmed::Yes } else { Programmed::Pending }
+    }
+
+    /// The same of a NatRule. One whose group is not active here is carried out: there is nothing to do for it.
+    pub fn rule_programmed(&self, key: &BindingKey) -> Programmed {
+        let failures = self.failures().map(|(_, failure)| failure);
+        let failures: Vec<_> = failures
+            .filter(|failure| failure.reason.hinders() && failure.nat_rules.contains(key))
+            .cloned()
+            .collect();
+        let settled = self.planes.get(&PlaneName::NatRules).is_some_and(|plane| plane.settled);
+        match (failures.is_empty(), settled) {
+            (false, _) => Programmed::No(failures),
+            (true, true) => Programmed::Yes,
+            (true, false) => Programmed::Pending,
+        }
     }
 
     /// All failures with their planes.

@@ -12,9 +12,9 @@ use tracing::{debug, error};
 
 use super::{
     Lag, PlaneName, PlaneReport, Report,
-    inbox::{Inbox, Merged},
+    inbox::{Counted, Inbox, Merged},
 };
-use crate::plane::{ipvs::Sampled, netlink::wait};
+use crate::plane::netlink::wait;
 
 /// A thread looks around at least this often, whatever its plane says.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -61,8 +61,8 @@ pub(crate) trait Plane {
     fn report(&mut self) -> &mut PlaneReport;
 
     /// What the kernel counted, where it counts: as read, for somebody else to put names to.
-    fn figures(&mut self, _now: Instant) -> Vec<Sampled> {
-        Vec::new()
+    fn figures(&mut self, _now: Instant) -> Counted {
+        Counted::None
     }
 }
 
@@ -178,6 +178,12 @@ pub(crate) fn run<P: Plane>(mut plane: P, shared: &Shared) {
         drop(descriptors);
         let taken = inbox.take();
         if taken.stop {
+            // What follows a group goes with it.
+            if let Some(change) = taken.merged.filter(|change| !change.roles.is_empty()) {
+                plane.configure(&change);
+                let context = Context { now: Instant::now(), others_done: false, waited_for: &|| false };
+                plane.turn(&context);
+            }
             debug!(plane = %P::NAME, "ends");
             return;
         }

@@ -50,6 +50,7 @@ fn programmed_says_why_not() {
         reason,
         message: "m".into(),
         bindings: BTreeSet::from([key("web")]),
+        nat_rules: BTreeSet::new(),
     };
     let with = |reason| {
         let failures = Arc::new(BTreeMap::from([("x".to_owned(), failure(reason))]));
@@ -105,7 +106,7 @@ proptest! {
                 all.bindings.extend(bindings.iter().filter_map(|(key, spec)| Some((key.clone(), spec.clone()?))));
                 ConfigChange::All(Arc::new(all))
             } else {
-                ConfigChange::Some { director: None, bindings: bindings.clone() }
+                ConfigChange::Some { director: None, bindings: bindings.clone(), nat_rules: Vec::new() }
             };
             for (key, spec) in bindings {
                 match spec {

@@ -11,7 +11,7 @@ use super::{
     ConnectionSyncStatus, FailureStatus, HttpStatus, LagStatus, LastGoodStatus, ManifestsStatus,
     ObjectStatus, PlaneStatus, RealServerStatus, ReconcileStatus, ServiceStatus, Status, SyncPeerStatus,
 };
-use super::{groups, health};
+use super::{groups, health, rules};
 use crate::checks::{self, Checks, ServiceView};
 use crate::groups::Groups;
 use crate::manifests::{Condition, Manifests, ObjectView, Summary, View};
@@ -122,9 +122,13 @@ fn assemble(
     now: SystemTime,
 ) -> Status {
     let mut failures: BTreeMap<&BindingKey, Vec<&Failure>> = BTreeMap::new();
+    let mut of_rules = failures.clone();
     for (_, failure) in report.failures().filter(|(_, failure)| failure.reason.hinders()) {
         for binding in &failure.bindings {
             failures.entry(binding).or_default().push(failure);
+        }
+        for rule in &failure.nat_rules {
+            of_rules.entry(rule).or_default().push(failure);
         }
     }
     let mut services: BTreeMap<&BindingKey, Vec<&ServiceCounters>> = BTreeMap::new();
@@ -138,6 +142,10 @@ fn assemble(
         .map(|object| {
             let key = object.binding.as_ref();
             let failures = key.and_then(|key| failures.get(key)).map_or(&[][..], Vec::as_slice);
+            if let Some(key) = &object.rule {
+                let failures = of_rules.get(key).map_or(&[][..], Vec::as_slice);
+                return rules::object_status(object, key, view, report, failures);
+            }
             let services = key.and_then(|key| services.get(key)).map_or(&[][..], Vec::as_slice);
             object_status(object, report, failures, services, key.and_then(|key| checked.get(key)))
         })
@@ -222,16 +230,15 @@ fn object_status(
 }
 
 fn programmed(key: &BindingKey, told: u64, report: &Report, failures: &[&Failure]) -> Condition {
+    if let Some(condition) = refused(failures) {
+        return condition;
+    }
     let condition = |status: &str, reason: &str, message: String| Condition {
         type_: "Programmed".into(),
         status: status.into(),
         reason: reason.into(),
         message,
     };
-    if let Some(first) = failures.first() {
-        let words: Vec<_> = failures.iter().take(8).map(ToString::to_string).collect();
-        return condition("False", first.reason.as_str(), words.join("; "));
-    }
     if let Some(missing) = report.planes.get(&PlaneName::Ipvs).and_then(|plane| plane.missing.as_deref()) {
         return condition("False", "Missing", missing.to_owned());
     }
@@ -240,6 +247,18 @@ fn programmed(key: &BindingKey, told: u64, report: &Report, failures: &[&Failure
         return condition("Unknown", "Pending", "not carried out yet".into());
     }
     condition("True", "Programmed", String::new())
+}
+
+/// That something is not in the kernel, if so.
+pub(super) fn refused(failures: &[&Failure]) -> Option<Condition> {
+    let first = failures.first()?;
+    let words: Vec<_> = failures.iter().take(8).map(ToString::to_string).collect();
+    Some(Condition {
+        type_: "Programmed".into(),
+        status: "False".into(),
+        reason: first.reason.as_str().into(),
+        message: words.join("; "),
+    })
 }
 
 fn service_status(service: &ServiceCounters, checked: Option<&ServiceView>) -> ServiceStatus {
@@ -369,6 +388,7 @@ mod tests {
                 line: 1,
                 last_good: false,
                 binding: Some(key),
+                rule: None,
                 ours: true,
                 told,
                 conditions: vec![accepted],
@@ -395,7 +415,7 @@ mod tests {
             stats: Stats64::default(),
             destinations: weights.iter().enumerate().map(server).collect(),
         };
-        Counters { services: vec![service], age: Duration::ZERO }
+        Counters { services: vec![service], ..Counters::default() }
     }
 
     #[test]
@@ -407,6 +427,7 @@ mod tests {
             reason: FailureReason::Conflict,
             message: "somebody else's".into(),
             bindings: [key.clone()].into(),
+            nat_rules: [].into(),
         };
         let conflict =
             PlaneReport { failures: Arc::new([(failure.object.clone(), failure)].into()), ..plane(1) };
@@ -454,7 +475,7 @@ mod tests {
                 &read,
                 report(unsettled),
                 Err(
-                    "the first pass over the kernel is not done: sysctl, nat, connection-sync, ipvs (busy), address",
+                    "the first pass over the kernel is not done: sysctl, nat, nat-rules, connection-sync, ipvs (busy), address",
                 ),
             ),
         ];

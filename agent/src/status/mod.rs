@@ -3,6 +3,7 @@
 mod assemble;
 mod groups;
 mod health;
+mod rules;
 mod socket;
 mod text;
 

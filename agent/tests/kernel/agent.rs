@@ -75,7 +75,7 @@ impl Agent {
     ) -> Self {
         let bindings: BTreeMap<_, _> =
             bindings.into_iter().map(|(name, spec)| (key(name), Arc::new(spec))).collect();
-        let config = NodeConfig { director, bindings };
+        let config = NodeConfig { bindings, ..NodeConfig::new(director) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let handle = spawn(options.clone()).unwrap();
         let mut agent = Self { handle: Some(handle), serial: 0, config, options, runtime, directory: None };
@@ -108,12 +108,20 @@ impl Agent {
             Some(spec) => self.config.bindings.insert(key(name), Arc::clone(spec)),
             None => self.config.bindings.remove(&key(name)),
         };
-        self.send(ConfigChange::Some { director: None, bindings: vec![(key(name), spec)] });
+        self.send(ConfigChange::Some {
+            director: None,
+            bindings: vec![(key(name), spec)],
+            nat_rules: Vec::new(),
+        });
     }
 
     pub(crate) fn director(&mut self, director: DirectorConfigSpec) {
         self.config.director = director.clone();
-        self.send(ConfigChange::Some { director: Some(director), bindings: Vec::new() });
+        self.send(ConfigChange::Some {
+            director: Some(director),
+            bindings: Vec::new(),
+            nat_rules: Vec::new(),
+        });
     }
 
     pub(crate) fn report(&self) -> Arc<Report> {

@@ -59,14 +59,14 @@ impl Director {
         let mut director =
             Self { checks: Some(checks), handle: Some(handle), serial: 0, runtime, directory, files };
         let bindings = [(key("web"), Arc::new(spec))].into();
-        let config = NodeConfig { director: DirectorConfigSpec::default(), bindings };
+        let config = NodeConfig { bindings, ..NodeConfig::new(DirectorConfigSpec::default()) };
         director.send(ConfigChange::All(Arc::new(config)));
         director
     }
 
     fn put(&mut self, spec: VirtualServiceBindingSpec) {
         let bindings: Vec<(BindingKey, _)> = vec![(key("web"), Some(Arc::new(spec)))];
-        self.send(ConfigChange::Some { director: None, bindings });
+        self.send(ConfigChange::Some { director: None, bindings, nat_rules: Vec::new() });
     }
 
     fn send(&mut self, change: ConfigChange) {
@@ -120,7 +120,7 @@ fn health_checks() -> BTreeMap<CheckKey, Arc<HealthCheckSpec>> {
 /// What an agent that starts now would do, as `plan` says.
 fn planned(directory: &Path, spec: VirtualServiceBindingSpec) -> Vec<PlannedOp> {
     let bindings = [(key("web"), Arc::new(spec))].into();
-    let config = Arc::new(NodeConfig { director: DirectorConfigSpec::default(), bindings });
+    let config = Arc::new(NodeConfig { bindings, ..NodeConfig::new(DirectorConfigSpec::default()) });
     let (live, problem) = checks::kept("dir1", directory, &config, &health_checks());
     assert_eq!(problem, None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

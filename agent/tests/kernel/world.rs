@@ -23,20 +23,23 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// Without rights or without IPVS the test does not run, and says so; with BASCULE_KERNEL_TESTS=require it fails then.
 pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    in_plain_namespace(|| match Client::connect() {
+        Err(error @ Error::Missing { .. }) => not_run(&format!("kernel has no IPVS ({error})")),
+        Err(error) => panic!("{error}"),
+        Ok(_) => test(),
+    });
+}
+
+/// The same for what needs no IPVS.
+pub(crate) fn in_plain_namespace(test: impl FnOnce() + Send + 'static) {
     static LOG: Once = Once::new();
     LOG.call_once(|| tracing_subscriber::fmt().with_env_filter("info").with_test_writer().init());
     let thread = thread::spawn(move || {
         if let Err(errno) = unshare(CloneFlags::CLONE_NEWNET) {
             return not_run(&format!("cannot make a network namespace ({errno}), run as root"));
         }
-        match Client::connect() {
-            Err(error @ Error::Missing { .. }) => not_run(&format!("kernel has no IPVS ({error})")),
-            Err(error) => panic!("{error}"),
-            Ok(_) => {
-                ip("link set lo up");
-                test();
-            }
-        }
+        ip("link set lo up");
+        test();
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
@@ -189,6 +192,21 @@ impl Drop for Host {
 
 pub(crate) fn connect(target: &str) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&target.parse().unwrap(), Duration::from_secs(3))?;
+    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    Ok(stream)
+}
+
+/// As [`connect`], from an address of one's own.
+pub(crate) fn connect_from(own: &str, target: &str) -> std::io::Result<TcpStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
+    use std::net::SocketAddr;
+    use std::os::fd::AsRawFd as _;
+    let (own, target): (SocketAddr, SocketAddr) = (own.parse().unwrap(), target.parse().unwrap());
+    let family = if own.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(own))?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
+    let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(Duration::from_secs(3)))?;
     Ok(stream)
 }

@@ -45,7 +45,7 @@ fn a_ping_is_answered_or_not_as_it_is_configured_and_neighbours_always_are() {
             vrrp: vec![group(200, &more(accept))],
             ..DirectorConfigSpec::default()
         };
-        let config = NodeConfig { director: spec.clone(), bindings: BTreeMap::new() };
+        let config = NodeConfig::new(spec.clone());
         let change = ConfigChange::All(Arc::new(config));
         let update =
             ConfigUpdate { serial, seen: Instant::now(), change, checks: Vec::new(), live: BTreeMap::new() };

@@ -43,6 +43,7 @@ pub const SHIPPED: &[Shipped] = shipped![
     "tp-keepalived-checks",
     "tp-no-tolerance",
     "tp-no-tolerance-checks",
+    "tp-router-nat",
     "tp-sorry-server",
     "tp-two-directors",
     "tp-two-directors-v2",

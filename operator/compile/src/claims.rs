@@ -14,7 +14,7 @@ use crate::types::BindingKey;
 pub(crate) const MAX_RANGE: u32 = 256;
 
 /// What kind of thing is claimed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum What {
     /// Packets to a port of the addresses.
     Port { protocol: Protocol, port: u16 },
@@ -24,6 +24,20 @@ pub(crate) enum What {
     Interface,
     /// The addresses' owner: one namespace (where namespaces are trust domains).
     Namespace,
+    /// What a VirtualService takes before any NatRule: packets to a port of the addresses, or of any address of a family, which
+    /// is that family's unspecified one.
+    Served { protocol: Protocol, port: u16 },
+    /// What a VirtualService has of an address before any NatRule that wants all of it.
+    ServedAddress,
+    /// Packets to a port that a NatRule forwards: to the addresses or, by the family's unspecified one, to any; that come in by an
+    /// interface, or by any.
+    Forward { protocol: Protocol, port: u16, interface: Option<Arc<str>> },
+    /// An address that is exchanged for another as a whole.
+    Outside,
+    /// The address that it is exchanged for.
+    Inside,
+    /// Packets from a network, of which `addresses` is the first, that leave by an interface.
+    Source { interface: Arc<str>, length: u8 },
 }
 
 /// One thing that one object wants for itself on one director.
@@ -50,14 +64,31 @@ impl Claim {
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (addresses, director) = (&self.addresses, &self.director);
-        match self.what {
-            What::Port { protocol, port } => {
+        match &self.what {
+            What::Port { protocol, port } | What::Served { protocol, port } => {
                 write!(f, "{addresses} {protocol} port {port} on director {director}")
             }
             What::Mark(mark) => {
                 write!(f, "firewall mark {mark} ({}) on director {director}", addresses.family())
             }
-            What::Interface | What::Namespace => write!(f, "{addresses} on director {director}"),
+            What::Forward { protocol, port, interface } => {
+                if addresses.first.is_unspecified() {
+                    write!(f, "{protocol} port {port} of any address")?;
+                } else {
+                    write!(f, "{addresses} {protocol} port {port}")?;
+                }
+                if let Some(interface) = interface {
+                    write!(f, " on interface {interface}")?;
+                }
+                write!(f, " on director {director}")
+            }
+            What::Source { interface, length } => {
+                let network = addresses.first;
+                write!(f, "what leaves {interface} from {network}/{length} on director {director}")
+            }
+            What::Interface | What::Namespace | What::ServedAddress | What::Outside | What::Inside => {
+                write!(f, "{addresses} on director {director}")
+            }
         }
     }
 }
@@ -143,7 +174,7 @@ pub(crate) struct Claims {
 
 impl Claims {
     pub(crate) fn insert(&mut self, claim: &Claim, owner: &BindingKey) {
-        let bucket = self.buckets.entry((Arc::clone(&claim.director), claim.what)).or_default();
+        let bucket = self.buckets.entry((Arc::clone(&claim.director), claim.what.clone())).or_default();
         let Claim { addresses, tag, .. } = claim;
         if addresses.first == addresses.last {
             put_in(&mut bucket.singles, addresses.first, tag, owner);
@@ -153,7 +184,7 @@ impl Claims {
     }
 
     pub(crate) fn remove(&mut self, claim: &Claim, owner: &BindingKey) {
-        let place = (Arc::clone(&claim.director), claim.what);
+        let place = (Arc::clone(&claim.director), claim.what.clone());
         let Some(bucket) = self.buckets.get_mut(&place) else { return };
         if claim.addresses.first == claim.addresses.last {
             take_out(&mut bucket.singles, &claim.addresses.first, &claim.tag, owner);
@@ -176,7 +207,7 @@ impl Claims {
 
     /// Those with a claim that excludes this one, whoever's this one is. One may come several times.
     pub(crate) fn excluded<'a>(&'a self, claim: &'a Claim) -> impl Iterator<Item = &'a BindingKey> {
-        let bucket = self.buckets.get(&(Arc::clone(&claim.director), claim.what));
+        let bucket = self.buckets.get(&(Arc::clone(&claim.director), claim.what.clone()));
         bucket
             .into_iter()
             .flat_map(|bucket| {
@@ -225,15 +256,15 @@ mod tests {
 
     #[test]
     fn finds_what_overlaps_and_nothing_else() {
-        let http = What::Port { protocol: Protocol::Tcp, port: 80 };
+        let http = || What::Port { protocol: Protocol::Tcp, port: 80 };
         let all = [
-            ("single", claim(http, "10.0.0.7", None)),
-            ("short", claim(http, "10.0.0.5-10.0.0.9", None)),
-            ("long", claim(http, "10.0.0.0-10.0.0.255", None)),
+            ("single", claim(http(), "10.0.0.7", None)),
+            ("short", claim(http(), "10.0.0.5-10.0.0.9", None)),
+            ("long", claim(http(), "10.0.0.0-10.0.0.255", None)),
             ("other-port", claim(What::Port { protocol: Protocol::Tcp, port: 81 }, "10.0.0.7", None)),
             ("udp", claim(What::Port { protocol: Protocol::Udp, port: 80 }, "10.0.0.7", None)),
-            ("far", claim(http, "10.0.2.7", None)),
-            ("v6", claim(http, "::a00:7", None)),
+            ("far", claim(http(), "10.0.2.7", None)),
+            ("v6", claim(http(), "::a00:7", None)),
             ("eth0", claim(What::Interface, "10.0.0.7", Some("eth0"))),
             ("eth0-too", claim(What::Interface, "10.0.0.6-10.0.0.8", Some("eth0"))),
             ("eth1", claim(What::Interface, "10.0.0.7", Some("eth1"))),

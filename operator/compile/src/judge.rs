@@ -13,7 +13,7 @@ use crate::compiler::{Named, Trust};
 use crate::groups::{self, Group};
 use crate::problem::Problems;
 use crate::types::{Problem, Reason};
-use crate::{checked, checks, service, unsupported};
+use crate::{checked, checks, nat_rule, service, unsupported};
 
 /// A VirtualService in which nothing is wrong: what is to be where, by the director's name.
 pub(crate) type Placed = BTreeMap<Arc<str>, Arc<VirtualServiceBindingSpec>>;
@@ -26,7 +26,8 @@ pub fn problems_of(object: &Object) -> Vec<Problem> {
         Object::Director(object) => director(&object.spec),
         Object::VrrpGroup(object) => groups::problems(&object.spec),
         Object::HealthCheck(object) => checks::problems(&object.spec),
-        other => unsupported_kind(Trust::Files, other).unwrap_or_default(),
+        Object::NatRule(object) => nat_rule::problems(&object.spec),
+        Object::EndpointSlice(_) => unsupported_kind(Trust::Files, object).unwrap_or_default(),
     }
 }
 
@@ -52,7 +53,6 @@ pub(crate) fn director(spec: &DirectorSpec) -> Vec<Problem> {
 /// For a kind whose behaviour does not exist yet, that it does not.
 pub(crate) fn unsupported_kind(trust: Trust, object: &Object) -> Option<Vec<Problem>> {
     let what = match object {
-        Object::NatRule(_) => "NAT rules are",
         // In a cluster they are Kubernetes' own, and there whether or not we use them.
         Object::EndpointSlice(_) if trust == Trust::Files => "EndpointSlices are",
         _ => return None,
@@ -85,15 +85,49 @@ pub(crate) fn resolve(
     if let Some(placement) = &spec.director
         && !known(&Named::Director(placement.name.clone()))
     {
-        let name = &placement.name;
-        let message = match trust {
-            Trust::Files => format!(
-                "no director is called {name} here: neither a Director manifest nor the agent's --director says so; nothing is programmed for it"
-            ),
-            Trust::Cluster => format!("there is no Director {name}"),
-        };
-        problems.add(Reason::DirectorNotFound, "spec.director.name", message);
+        unknown_director(&placement.name, "spec.director.name", trust, problems);
     }
+}
+
+/// Says that there is no such director.
+pub(crate) fn unknown_director(name: &str, field: &str, trust: Trust, problems: &mut Problems) {
+    let message = match trust {
+        Trust::Files => format!(
+            "no director is called {name} here: neither a Director manifest nor the agent's --director says so; nothing is programmed for it"
+        ),
+        Trust::Cluster => format!("there is no Director {name}"),
+    };
+    problems.add(Reason::DirectorNotFound, field, message);
+}
+
+/// Says what is missing for something that follows the group; returns it if nothing is.
+pub(crate) fn group_in_force<'a>(
+    name: &str,
+    group: Option<&'a Group>,
+    trust: Trust,
+    problems: &mut Problems,
+) -> Option<&'a Group> {
+    let field = "spec.vrrpGroup";
+    let Some(group) = group else {
+        let message = match trust {
+            Trust::Files => format!("there is no VrrpGroup {name}, or what its manifest says is refused"),
+            Trust::Cluster => format!("there is no VrrpGroup {name}"),
+        };
+        problems.add(Reason::VrrpGroupNotFound, field, message);
+        return None;
+    };
+    if !group.is_in_force() {
+        let message =
+            format!("VrrpGroup {name} is not accepted, and nobody has its addresses; its conditions say why");
+        problems.add(Reason::VrrpGroupNotAccepted, field, message);
+        return None;
+    }
+    if group.members().next().is_none() {
+        let message = format!("no member of VrrpGroup {name} has a Director");
+        problems.add(Reason::DirectorNotFound, field, message);
+        return None;
+    }
+    Some(group)
 }
 
 /// Says what is missing for addresses that the VirtualService wants to have where a group is active.
@@ -104,26 +138,7 @@ pub(crate) fn in_group(
     trust: Trust,
     problems: &mut Problems,
 ) {
-    let field = "spec.vrrpGroup";
-    let Some(group) = group else {
-        let message = match trust {
-            Trust::Files => format!("there is no VrrpGroup {name}, or what its manifest says is refused"),
-            Trust::Cluster => format!("there is no VrrpGroup {name}"),
-        };
-        problems.add(Reason::VrrpGroupNotFound, field, message);
-        return;
-    };
-    if !group.is_in_force() {
-        let message =
-            format!("VrrpGroup {name} is not accepted, and nobody has its addresses; its conditions say why");
-        problems.add(Reason::VrrpGroupNotAccepted, field, message);
-        return;
-    }
-    if group.members().next().is_none() {
-        let message = format!("no member of VrrpGroup {name} has a Director");
-        problems.add(Reason::DirectorNotFound, field, message);
-        return;
-    }
+    let Some(group) = group_in_force(name, group, trust, problems) else { return };
     for (field, addresses) in wanted_addresses(spec) {
         for (i, wanted) in addresses.iter().enumerate().filter(|(_, wanted)| !group.has(**wanted)) {
             problems.add(

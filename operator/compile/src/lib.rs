@@ -13,6 +13,7 @@ mod compiler;
 mod contest;
 mod groups;
 mod judge;
+mod nat_rule;
 mod problem;
 mod service;
 mod snapshot;

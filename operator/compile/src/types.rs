@@ -6,21 +6,21 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use bascule_crds::common::MAX_CONDITION_MESSAGE;
-use bascule_crds::{DirectorConfigSpec, ObjectRef, VirtualServiceBindingSpec};
+use bascule_crds::{DirectorConfigSpec, NatRuleBindingSpec, ObjectRef, VirtualServiceBindingSpec};
 use serde::{Deserialize, Serialize};
 
-/// Names the VirtualService that a binding carries out; written `namespace/name`.
+/// Names the VirtualService, or the NatRule, that a binding carries out; written `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct BindingKey {
-    /// The VirtualService's namespace.
+    /// The object's namespace.
     pub namespace: Arc<str>,
-    /// The VirtualService's name.
+    /// The object's name.
     pub name: Arc<str>,
 }
 
 impl BindingKey {
-    /// The key of the VirtualService of that namespace and name.
+    /// The key of the object of that namespace and name.
     pub fn new(namespace: &str, name: &str) -> BindingKey {
         BindingKey { namespace: namespace.into(), name: name.into() }
     }
@@ -95,25 +95,35 @@ pub struct NodeConfig {
     /// One entry a VirtualService that this director serves.
     #[serde(default, with = "shared")]
     pub bindings: BTreeMap<BindingKey, Arc<VirtualServiceBindingSpec>>,
+    /// One entry a NatRule that this director carries out.
+    #[serde(default, with = "shared", skip_serializing_if = "BTreeMap::is_empty")]
+    pub nat_rules: BTreeMap<BindingKey, Arc<NatRuleBindingSpec>>,
+}
+
+impl NodeConfig {
+    /// Of a director that has nothing to do for anybody yet.
+    pub fn new(director: DirectorConfigSpec) -> NodeConfig {
+        NodeConfig { director, bindings: BTreeMap::new(), nat_rules: BTreeMap::new() }
+    }
 }
 
 /// Serde for shared bindings, each written as itself.
 mod shared {
-    use super::{Arc, BTreeMap, BindingKey, Deserialize, VirtualServiceBindingSpec};
+    use super::{Arc, BTreeMap, BindingKey, Deserialize};
 
-    type Bindings = BTreeMap<BindingKey, Arc<VirtualServiceBindingSpec>>;
+    type Bindings<T> = BTreeMap<BindingKey, Arc<T>>;
 
-    pub(super) fn serialize<S: serde::Serializer>(
-        bindings: &Bindings,
+    pub(super) fn serialize<T: serde::Serialize, S: serde::Serializer>(
+        bindings: &Bindings<T>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.collect_map(bindings.iter().map(|(key, spec)| (key, spec.as_ref())))
     }
 
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
         deserializer: D,
-    ) -> Result<Bindings, D::Error> {
-        let bindings = BTreeMap::<BindingKey, VirtualServiceBindingSpec>::deserialize(deserializer)?;
+    ) -> Result<Bindings<T>, D::Error> {
+        let bindings = BTreeMap::<BindingKey, T>::deserialize(deserializer)?;
         Ok(bindings.into_iter().map(|(key, spec)| (key, Arc::new(spec))).collect())
     }
 }
@@ -151,6 +161,8 @@ pub struct NodeDelta {
     pub director: bool,
     /// The bindings that came, changed or went.
     pub bindings: BTreeSet<BindingKey>,
+    /// The NatRules of which the binding came, changed or went.
+    pub nat_rules: BTreeSet<BindingKey>,
 }
 
 /// The conditions that compiling decides; `Programmed` and `Ready` are the agent's.

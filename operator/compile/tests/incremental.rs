@@ -130,6 +130,9 @@ fn director() -> impl Strategy<Value = Object> {
         if access == 2 {
             spec["allow"][0]["kinds"] = json!(["VirtualService", "HealthCheck"]);
         }
+        if access == 0 || sync == 3 {
+            spec["allow"][0]["kinds"] = json!(["VirtualService", "NatRule"]);
+        }
         if access == 0 {
             spec["allowedTargets"] = json!(["127.0.0.0/8"]);
             spec["failureDomain"] = "rack".into();
@@ -149,6 +152,7 @@ fn group() -> impl Strategy<Value = Object> {
         1 => Just(json!({"preferred": "dir1"})),
         1 => Just(json!({"allow": [{"namespaces": ["a"], "kinds": ["VirtualService"]}]})),
         1 => Just(json!({"allow": [{"namespaces": ["a"], "kinds": ["HealthCheck"], "exec": true}]})),
+        4 => Just(json!({"allow": [{"namespaces": ["a", "b"], "kinds": ["NatRule"], "addresses": ["10.0.0.0/30"]}]})),
         2 => Just(json!({"services": (0..6).map(|n| json!({"systemd": format!("s{n}")})).collect::<Vec<_>>()})),
         2 => Just(json!({"track": {
             "healthChecks": [{"namespace": "a", "name": "up"}, {"namespace": "b", "name": "up", "weight": -20}],
@@ -174,16 +178,66 @@ fn group() -> impl Strategy<Value = Object> {
     )
 }
 
+/// They meet each other and, with what they forward and exchange, the services.
+fn nat_rule() -> impl Strategy<Value = Object> {
+    let placement = prop_oneof![
+        6 => Just(json!({"director": "dir1"})),
+        2 => Just(json!({"director": "dir2"})),
+        1 => Just(json!({"director": "dir9"})),
+        3 => Just(json!({"vrrpGroup": "g0"})),
+        2 => Just(json!({"vrrpGroup": "g1"})),
+        1 => Just(json!({"vrrpGroup": "g9"})),
+    ];
+    let interface = || prop_oneof![Just("outside"), Just("eth0"), Just("eth1")];
+    let address = || (1..5u8).prop_map(|last| format!("10.0.0.{last}"));
+    let target = prop_oneof![8 => Just("172.16.0.1"), 1 => Just("127.0.0.1"), 1 => Just("169.254.1.1")];
+    let forward = (proptest::option::of(interface()), proptest::option::of(address()), 80..82u16, target)
+        .prop_map(|(interface, address, port, to)| {
+            let mut forward = json!({"protocol": "TCP", "port": port, "to": to});
+            match (interface, address) {
+                (None, None) => forward["inInterface"] = "eth0".into(),
+                (interface, address) => {
+                    if let Some(interface) = interface {
+                        forward["inInterface"] = interface.into();
+                    }
+                    if let Some(address) = address {
+                        forward["address"] = address.into();
+                    }
+                }
+            }
+            json!({"portForward": forward})
+        });
+    let sources = || {
+        let one = prop_oneof![Just("172.16.0.0/16"), Just("172.16.0.9/16"), Just("0.0.0.0/0")];
+        proptest::collection::btree_set(one, 0..3)
+    };
+    let what = prop_oneof![
+        5 => forward,
+        2 => (interface(), sources()).prop_map(|(interface, sources)| {
+            json!({"masquerade": {"outInterface": interface, "sources": sources}})
+        }),
+        2 => (interface(), sources(), address()).prop_map(|(interface, sources, address)| {
+            json!({"sourceNat": {"outInterface": interface, "sources": sources, "address": address}})
+        }),
+        2 => (address(), 1..3u8).prop_map(|(outside, last)| {
+            json!({"staticNat": {"outside": outside, "inside": format!("172.16.0.{last}")}})
+        }),
+    ];
+    let identity = (prop_oneof![Just("a"), Just("b")], 0..4u8, 0..4u32);
+    (identity, placement, what).prop_map(|((namespace, n, created), placement, what)| {
+        let mut spec = placement;
+        spec.as_object_mut().unwrap().extend(what.as_object().unwrap().clone());
+        manifest("NatRule", Some(namespace), &format!("nat{n}"), created, &spec)
+    })
+}
+
 fn change() -> impl Strategy<Value = Change> {
     let object = prop_oneof![
         8 => service(),
         4 => group(),
         3 => director(),
         4 => check(),
-        1 => (1..3u16).prop_map(|port| manifest("NatRule", Some("a"), "nat", 0, &json!({
-            "director": "dir1",
-            "portForward": {"address": "10.0.0.1", "protocol": "TCP", "port": 79 + port, "to": "172.16.0.1"},
-        }))),
+        5 => nat_rule(),
         1 => (1..3u8).prop_map(|last| object(json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "ports": [],
             "metadata": {"name": "web-1", "namespace": "a", "labels": {"kubernetes.io/service-name": "web"}},
@@ -208,6 +262,11 @@ fn difference(before: &Compiled, after: &Compiled) -> Delta {
             |node: Option<&bascule_compile::NodeConfig>| node.map(|n| n.bindings.clone()).unwrap_or_default();
         let (old, new) = (bindings(old), bindings(new));
         node.bindings =
+            old.keys().chain(new.keys()).filter(|k| old.get(*k) != new.get(*k)).cloned().collect();
+        let rules =
+            |compiled: &Compiled| compiled.nodes.get(name).map(|n| n.nat_rules.clone()).unwrap_or_default();
+        let (old, new) = (rules(before), rules(after));
+        node.nat_rules =
             old.keys().chain(new.keys()).filter(|k| old.get(*k) != new.get(*k)).cloned().collect();
     }
     let objects = before.conditions.keys().chain(after.conditions.keys());
@@ -381,6 +440,34 @@ fn a_change_among_ten_thousand_costs_only_itself() {
         delta.nodes["dir1"].bindings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["tp/a", "tp/web-77"]
     );
+}
+
+/// VirtualServices come first, and only those rules are looked at anew that wait for what changed.
+#[test]
+fn nat_rules_follow_what_services_leave() {
+    let mut compiler = Compiler::new(Trust::Files);
+    compiler.declare_director("dir1");
+    let forward = |n: u32, address: &str| {
+        let spec = json!({"director": "dir1", "portForward": {"address": address, "protocol": "TCP", "port": 80, "to": "172.16.0.9"}});
+        Change::Put(manifest("NatRule", Some("tp"), &format!("nat-{n}"), 0, &spec))
+    };
+    compiler.apply((0..1_000).map(|n| forward(n, &format!("10.0.{}.{}", n >> 8 & 255, n & 255))));
+    let delta = compiler.apply([Change::Put(web(77, 1))]);
+    let names = |delta: &Delta| {
+        let node = delta.nodes.get("dir1").cloned().unwrap_or_default();
+        (
+            node.bindings.len(),
+            node.nat_rules.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            delta.conditions.len(),
+        )
+    };
+    assert_eq!(names(&delta), (1, vec!["tp/nat-77".to_owned()], 2));
+    assert_eq!(compiler.compiled().nodes["dir1"].nat_rules.len(), 999);
+    // Another weight is nothing to it.
+    assert_eq!(names(&compiler.apply([Change::Put(web(77, 2))])), (1, vec![], 0));
+    // And it comes back when the service goes.
+    let delta = compiler.apply([Change::Delete(web(77, 1).reference())]);
+    assert_eq!(names(&delta), (1, vec!["tp/nat-77".to_owned()], 2));
 }
 
 /// Bindings name checks: what one says is between it and those who run it.

@@ -72,7 +72,8 @@ fn refused(object: Object, reason: Reason, field: &str, words: &str) {
     let accepted = conditions.iter().find(|c| c.type_ == ConditionType::Accepted).unwrap();
     assert!(!accepted.status, "{field}");
     assert!(accepted.message.contains(field), "{}", accepted.message);
-    assert!(compiler.compiled().nodes["dir1"].bindings.is_empty(), "{field}");
+    let node = &compiler.compiled().nodes["dir1"];
+    assert!(node.bindings.is_empty() && node.nat_rules.is_empty(), "{field}");
 }
 
 #[test]
@@ -125,13 +126,43 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         refused(object, Unsupported, field, "Secrets need a cluster; use file");
         documented(&format!("VrrpGroup {}", field.replace("[0]", "[]")));
     }
-    for (kind, spec) in [
-        ("NatRule", json!({"director": "dir1", "masquerade": {"outInterface": "eth0"}})),
-        ("EndpointSlice", json!({})),
+    refused(object("EndpointSlice", "x", &json!({})), Unsupported, "kind", "not supported by this version");
+    documented("EndpointSlice");
+}
+
+#[test]
+fn a_nat_rule_contradicts_itself_at_a_field() {
+    let forward = |patch: Value| {
+        let plain = json!({"inInterface": "eth0", "protocol": "TCP", "port": 80, "to": "172.16.193.30"});
+        json!({"portForward": patched(plain, &patch)})
+    };
+    let exchange = |outside: &str, inside: &str| json!({"staticNat": {"outside": outside, "inside": inside}});
+    let source = |address: &str, source: &str| json!({"sourceNat": {"outInterface": "eth0", "address": address, "sources": [source]}});
+    for (field, words, what) in [
+        ("portForward.to", "a loopback address", forward(json!({"to": "127.0.0.1"}))),
+        ("portForward.to", "a loopback address", forward(json!({"to": "::1"}))),
+        ("portForward.to", "a multicast address", forward(json!({"to": "224.0.0.18"}))),
+        ("portForward.address", "a loopback address", forward(json!({"address": "127.0.0.1"}))),
+        ("portForward.to", "is IPv4, and address is IPv6", forward(json!({"address": "2001:db8::1"}))),
+        ("portForward.to", "where the packets go without it", forward(json!({"address": "172.16.193.30"}))),
+        (
+            "portForward.to",
+            "where the packets go without it",
+            forward(json!({"address": "172.16.193.30", "toPort": 80})),
+        ),
+        ("sourceNat.address", "the unspecified address", source("0.0.0.0", "10.0.0.0/8")),
+        ("sourceNat.sources[0]", "is IPv6, and address is IPv4", source("192.0.2.1", "2001:db8::/64")),
+        ("staticNat.inside", "nothing to exchange", exchange("192.0.2.1", "192.0.2.1")),
+        ("staticNat.inside", "is IPv6, and outside is IPv4", exchange("192.0.2.1", "2001:db8::1")),
+        ("staticNat.outside", "a loopback address", exchange("127.0.0.1", "192.0.2.1")),
+        ("staticNat.inside", "the broadcast address", exchange("192.0.2.1", "255.255.255.255")),
     ] {
-        refused(object(kind, "x", &spec), Unsupported, "kind", "not supported by this version");
-        documented(kind);
+        let object = object("NatRule", "x", &patched(what, &json!({"director": "dir1"})));
+        refused(object, Invalid, &format!("spec.{field}"), words);
     }
+    // To another port of the machine itself.
+    let spec = forward(json!({"address": "172.16.193.30", "toPort": 8080}));
+    assert_eq!(problems_of(&object("NatRule", "x", &patched(spec, &json!({"director": "dir1"})))), []);
 }
 
 /// One instance, patched.

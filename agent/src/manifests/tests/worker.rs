@@ -145,7 +145,9 @@ fn checks_come_with_the_configuration_and_alone() {
     assert_eq!(falls(&first), [("tp/up".to_owned(), Some(2))]);
     live.put("check.yaml", &check(5));
     let next = live.update();
-    assert!(matches!(&next.change, ConfigChange::Some { director: None, bindings } if bindings.is_empty()));
+    assert!(
+        matches!(&next.change, ConfigChange::Some { director: None, bindings, .. } if bindings.is_empty())
+    );
     assert_eq!((falls(&next), next.serial > first.serial), (vec![("tp/up".to_owned(), Some(5))], true));
 }
 

@@ -171,6 +171,8 @@ struct Worker {
     serial: u64,
     /// The newest serial of the bindings that changed since the first update.
     told: HashMap<BindingKey, u64>,
+    /// The same of NatRules.
+    told_rules: HashMap<BindingKey, u64>,
     /// What the last good configuration has that cannot be used.
     notes: Vec<String>,
     /// What is wrong with names in the directory, as last looked at.
@@ -204,6 +206,7 @@ impl Worker {
             unwatched: None,
             serial: 0,
             told: HashMap::new(),
+            told_rules: HashMap::new(),
             notes,
             name_notes: Vec::new(),
         }
@@ -386,11 +389,17 @@ impl Worker {
             let change = step.config.take().unwrap_or_else(ConfigChange::none);
             let checks = std::mem::take(&mut step.checks).into_iter().collect();
             self.serial += 1;
-            if let ConfigChange::Some { bindings, .. } = &change {
+            if let ConfigChange::Some { bindings, nat_rules, .. } = &change {
                 for (key, binding) in bindings {
                     match binding {
                         Some(_) => self.told.insert(key.clone(), self.serial),
                         None => self.told.remove(key),
+                    };
+                }
+                for (key, binding) in nat_rules {
+                    match binding {
+                        Some(_) => self.told_rules.insert(key.clone(), self.serial),
+                        None => self.told_rules.remove(key),
                     };
                 }
             }
@@ -431,6 +440,7 @@ impl Worker {
         view.serial = self.serial;
         for object in &mut view.objects {
             let told = object.binding.as_ref().and_then(|key| self.told.get(key));
+            let told = told.or_else(|| self.told_rules.get(object.rule.as_ref()?));
             object.told = told.copied().unwrap_or(1);
         }
         view.files = self.signatures.len();

@@ -312,8 +312,13 @@ impl<I: Io, C: FnMut() -> io::Result<I>> AddressPlane<I, C> {
         for (place, (reason, message)) in &self.failing {
             let bindings = self.desired.places().get(place).cloned().unwrap_or_default();
             let object = place.to_string();
-            let failure =
-                Failure { object: object.clone(), reason: *reason, message: message.clone(), bindings };
+            let failure = Failure {
+                object: object.clone(),
+                reason: *reason,
+                message: message.clone(),
+                bindings,
+                nat_rules: BTreeSet::new(),
+            };
             failures.insert(object, failure);
         }
         if let Some(message) = self.ledger.error() {
@@ -322,6 +327,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> AddressPlane<I, C> {
                 reason: FailureReason::Ledger,
                 message: message.to_owned(),
                 bindings: BTreeSet::new(),
+                nat_rules: BTreeSet::new(),
             };
             failures.insert("ledger".to_owned(), failure);
         }

@@ -61,7 +61,7 @@ pub(crate) fn named(sampled: &[Sampled], now: Instant) -> Counters {
     });
     let mut services: Vec<_> = services.collect();
     services.sort_unstable_by_key(|service| service.id);
-    Counters { services, age }
+    Counters { services, age, ..Counters::default() }
 }
 
 fn destination(name: Option<&str>, entry: &DestinationEntry) -> DestinationCounters {

@@ -252,7 +252,7 @@ fn networks(connected: &Connected, host: IpAddr) -> impl Iterator<Item = Element
     })
 }
 
-fn number(protocol: Protocol) -> u8 {
+pub(super) fn number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,

@@ -16,8 +16,8 @@ use super::{Desired, Element, Set, Version, table::KeyWriter};
 use crate::plane::{
     attribute::Writer,
     nftables::{
-        FIRST, META_PROTOCOL, TRANSPORT, destination_address, equals, expression, meta, of_family, payload,
-        verdict,
+        ACCEPT, FIRST, META_PROTOCOL, TRANSPORT, destination_address, equals, expression, meta, of_family,
+        payload, verdict,
     },
 };
 
@@ -29,9 +29,8 @@ pub(super) const CHAIN: &str = "refused";
 const ICMPV6: u8 = 58;
 /// ICMPv6 types of neighbour solicitation and advertisement (RFC 4861 sections 4.3 and 4.4).
 const NEIGHBOUR_DISCOVERY: [u8; 2] = [135, 136];
-/// NF_DROP and NF_ACCEPT.
+/// NF_DROP.
 const DROP: i32 = 0;
-const ACCEPT: i32 = 1;
 
 /// The addresses whose packets are refused.
 pub(super) fn addresses(director: &DirectorConfigSpec) -> BTreeSet<IpAddr> {

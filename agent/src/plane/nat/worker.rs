@@ -181,7 +181,13 @@ impl<I: Io, C: FnMut() -> io::Result<I>> NatPlane<I, C> {
             let bindings = self.desired.owners();
             failures.insert(
                 object.clone(),
-                Failure { object, reason: *reason, message: message.clone(), bindings },
+                Failure {
+                    object,
+                    reason: *reason,
+                    message: message.clone(),
+                    bindings,
+                    nat_rules: BTreeSet::new(),
+                },
             );
         }
         for (key, message) in self.desired.invalid() {
@@ -191,8 +197,13 @@ impl<I: Io, C: FnMut() -> io::Result<I>> NatPlane<I, C> {
         for (element, owner, bindings) in self.desired.contested() {
             let object = format!("mark of {element}");
             let message = format!("VirtualService {owner} sets another mark already");
-            let failure =
-                Failure { object: object.clone(), reason: FailureReason::Conflict, message, bindings };
+            let failure = Failure {
+                object: object.clone(),
+                reason: FailureReason::Conflict,
+                message,
+                bindings,
+                nat_rules: BTreeSet::new(),
+            };
             failures.insert(object, failure);
         }
         failures

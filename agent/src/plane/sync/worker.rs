@@ -262,6 +262,7 @@ impl<I: Io, C: FnMut() -> io::Result<I>> SyncPlane<I, C> {
                 message: message.clone(),
                 // It is the director's: services work without.
                 bindings: BTreeSet::default(),
+                nat_rules: BTreeSet::default(),
             };
             (object.clone(), failure)
         });

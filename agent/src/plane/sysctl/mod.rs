@@ -1,8 +1,9 @@
-//! The kernel's settings that virtual services need.
+//! The kernel's settings that virtual services and NatRules need.
 //!
 //! Only what is needed is set, and nothing is set back when it is no longer needed: somebody else may rely on it by then.
 
 mod kernel;
+mod rules;
 mod synchronisation;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,8 @@ use std::{
 
 use bascule_compile::{BindingKey, NodeConfig};
 use bascule_crds::{
-    DirectorConfigSpec, ForwardingMethod, SourceNat, VirtualServiceBindingSpec, vrrp_group::Instance,
+    DirectorConfigSpec, ForwardingMethod, SourceNat, VirtualServiceBindingSpec, common::AddressOrRange,
+    vrrp_group::Instance,
 };
 
 pub(crate) use kernel::{Io, Kernel};
@@ -67,6 +69,8 @@ pub fn name(path: &str) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Needs {
     paths: BTreeSet<String>,
+    /// Its addresses, to which a NatRule may lead.
+    addresses: Vec<AddressOrRange>,
 }
 
 /// The wanted settings.
@@ -81,6 +85,7 @@ pub struct Desired {
     pub manage: bool,
     needed: BTreeMap<String, BTreeSet<BindingKey>>,
     bindings: BTreeMap<BindingKey, Needs>,
+    rules: rules::Rules,
 }
 
 /// Everything that a configuration wants.
@@ -89,6 +94,9 @@ pub fn desired(config: &NodeConfig) -> Desired {
     desired.set_director(&config.director);
     for (key, spec) in &config.bindings {
         desired.set(key, Some(spec));
+    }
+    for (key, spec) in &config.nat_rules {
+        desired.set_rule(key, Some(spec));
     }
     desired
 }
@@ -108,12 +116,14 @@ impl Desired {
         let interfaces = self.interfaces.iter().filter(|(path, _)| !self.needed.contains_key(*path));
         let interfaces = interfaces.map(|(path, value)| (path.as_str(), *value));
         let needed = self.needed.keys().map(|path| (path.as_str(), "1"));
-        director.chain(synchronisation).chain(needed).chain(interfaces)
+        let by_rules = self.rules.paths().filter(|path| !self.needed.contains_key(*path));
+        let by_rules = by_rules.map(|path| (path, "1"));
+        director.chain(synchronisation).chain(needed).chain(by_rules).chain(interfaces)
     }
 
-    /// The bindings that need a value; none when it is the director's.
-    pub fn who_needs(&self, path: &str) -> BTreeSet<BindingKey> {
-        self.needed.get(path).cloned().unwrap_or_default()
+    /// The bindings and the NatRules that need a value; none when it is the director's.
+    pub fn who_needs(&self, path: &str) -> (BTreeSet<BindingKey>, BTreeSet<BindingKey>) {
+        (self.needed.get(path).cloned().unwrap_or_default(), self.rules.who_needs(path))
     }
 
     /// Takes the director's settings; true when something changed.
@@ -142,7 +152,7 @@ impl Desired {
         }
         let before = self.bindings.is_empty();
         let old = self.bindings.remove(key).unwrap_or_default();
-        let mut changed = false;
+        let mut changed = self.rules.service(&old.addresses, new.as_ref().map(|new| &new.addresses[..]));
         if let Some(new) = &new {
             for path in new.paths.difference(&old.paths) {
                 let keys = self.needed.entry(path.clone()).or_default();
@@ -205,7 +215,9 @@ fn needs(spec: &VirtualServiceBindingSpec) -> Needs {
     if let (Some(interface), true) = (&spec.interface, ipv4) {
         paths.insert(promote_secondaries(interface));
     }
-    Needs { paths }
+    let marked = spec.fwmark.as_ref().and_then(|fwmark| fwmark.match_.as_ref());
+    let marked = marked.into_iter().flat_map(|matched| matched.addresses.iter());
+    Needs { paths, addresses: spec.addresses.iter().chain(marked).copied().collect() }
 }
 
 /// What the kernel holds; none where there is no such setting.

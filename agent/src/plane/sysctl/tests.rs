@@ -12,11 +12,11 @@ use std::{
 
 use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    plane::fixture::{all, config, key, one, server, web},
+    plane::fixture::{all, config, key, one, rule, server, web},
     reconcile::{
         FailureReason,
         runner::{Context, Plane as _, Turn},
@@ -53,6 +53,59 @@ fn what_a_binding_needs() {
         assert_eq!(paths(web(changes)), expected, "{what}");
     }
     assert_eq!(desired(&config([])).values().count(), 0, "a director without services is left alone");
+}
+
+#[test]
+fn what_a_nat_rule_needs() {
+    let forward =
+        |to: &str| json!({"portForward": {"inInterface": "eth0", "protocol": "TCP", "port": 80, "to": to}});
+    let out = |sources: &[&str]| json!({"masquerade": {"outInterface": "eth0", "sources": sources}});
+    let exchange = json!({"staticNat": {"outside": "2001:db8::1", "inside": "fd00::1"}});
+    for (what, translation, expected) in [
+        ("IPv4", forward("172.16.193.10"), vec![FORWARD_IPV4]),
+        ("IPv6", forward("2001:db8::10"), vec![FORWARD_IPV6]),
+        ("anybody's IPv4", out(&[]), vec![FORWARD_IPV4]),
+        ("what it names", out(&["fd00::/8"]), vec![FORWARD_IPV6]),
+        ("both", out(&["fd00::/8", "10.0.0.0/8"]), vec![FORWARD_IPV4, FORWARD_IPV6]),
+        ("exchanged", exchange, vec![FORWARD_IPV6]),
+    ] {
+        let mut config = config([]);
+        config.nat_rules.insert(key("nat"), rule(translation, Some("front")));
+        let desired = desired(&config);
+        let paths: Vec<_> = desired.values().map(|(path, _)| path).collect();
+        assert_eq!(paths, expected, "{what}");
+        for path in paths {
+            assert_eq!(desired.who_needs(path), (BTreeSet::new(), BTreeSet::from([key("nat")])));
+        }
+    }
+}
+
+#[test]
+fn a_rule_that_leads_to_a_service_has_its_connections_tracked() {
+    let forward = |to: &str| {
+        let forward = json!({"address": "10.9.9.9", "protocol": "TCP", "port": 8080, "to": to, "toPort": 80});
+        rule(json!({"portForward": forward}), None)
+    };
+    let is_tracked = |desired: &Desired| desired.values().any(|(path, _)| path == CONNTRACK);
+    let mut desired = Desired::default();
+    let service = |addresses: Value| web(json!({"addresses": addresses}));
+    desired.set(&key("web"), Some(&service(json!(["10.0.0.1-10.0.0.3", "10.0.0.9"]))));
+    assert!(desired.set_rule(&key("nat"), Some(&forward("10.0.0.4"))), "forwarding");
+    assert!(!is_tracked(&desired));
+    assert!(desired.set_rule(&key("nat"), Some(&forward("10.0.0.2"))));
+    assert!(is_tracked(&desired));
+    assert_eq!(desired.who_needs(CONNTRACK).1, BTreeSet::from([key("nat")]));
+    // Two services have it, and one goes.
+    assert!(!desired.set(&key("b"), Some(&service(json!(["10.0.0.2"])))));
+    assert!(!desired.set(&key("web"), Some(&service(json!(["10.0.0.1"])))));
+    assert!(is_tracked(&desired));
+    assert!(desired.set(&key("b"), None));
+    assert!(!is_tracked(&desired));
+    assert!(desired.set(&key("b"), Some(&service(json!(["10.0.0.0-10.0.0.2"])))));
+    assert!(is_tracked(&desired));
+    assert!(!desired.set_rule(&key("nat"), Some(&forward("10.0.0.2"))), "the same");
+    assert!(desired.set_rule(&key("nat"), None));
+    assert!(!is_tracked(&desired));
 }
 
 #[test]

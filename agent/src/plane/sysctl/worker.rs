@@ -146,8 +146,11 @@ impl<I: Io, C: FnMut() -> io::Result<I>> SysctlPlane<I, C> {
         }
         let failures = failing.iter().map(|(path, (reason, message))| {
             let object = name(path);
-            let bindings = self.desired.who_needs(path);
-            (object.clone(), Failure { object, reason: *reason, message: message.clone(), bindings })
+            let (bindings, nat_rules) = self.desired.who_needs(path);
+            (
+                object.clone(),
+                Failure { object, reason: *reason, message: message.clone(), bindings, nat_rules },
+            )
         });
         note_failures(&mut self.report, failures.collect());
         self.failing = failing;
@@ -205,6 +208,16 @@ impl<I: Io, C: FnMut() -> io::Result<I>> Plane for SysctlPlane<I, C> {
         }
         for (key, spec) in &change.bindings {
             self.dirty |= self.desired.set(key, spec.as_ref());
+        }
+        if change.all {
+            let gone: Vec<_> =
+                self.desired.rules().filter(|key| !change.nat_rules.contains_key(key)).cloned().collect();
+            for key in gone {
+                self.dirty |= self.desired.set_rule(&key, None);
+            }
+        }
+        for (key, spec) in &change.nat_rules {
+            self.dirty |= self.desired.set_rule(key, spec.as_ref());
         }
         // Which bindings a failure concerns may have changed, too.
         self.failures_changed |= !self.failing.is_empty();

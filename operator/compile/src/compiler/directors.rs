@@ -1,7 +1,5 @@
 //! The machines: which there are, how each is configured, and what is to be said of them.
 
-use std::collections::BTreeMap;
-
 use bascule_crds::director::{ConnectionSync, Director, DirectorSpec};
 use bascule_crds::{Kind, ObjectRef};
 
@@ -94,8 +92,7 @@ impl Compiler {
                 true
             }
             None => {
-                let node = NodeConfig { director: config, bindings: BTreeMap::new() };
-                self.compiled.nodes.insert(name.to_owned(), node);
+                self.compiled.nodes.insert(name.to_owned(), NodeConfig::new(config));
                 true
             }
         };

@@ -1,11 +1,12 @@
 //! Keeps what a set of objects means up to date while the objects change, one by one.
 //!
 //! A change is taken in from the machines to the services: directors first, then the groups that have them as members, then
-//! the configuration of each director, then the VirtualServices that use any of it.
+//! the configuration of each director, then the VirtualServices that use any of it, then the NatRules.
 
 mod conflict;
 mod directors;
 mod groups;
+mod nat_rules;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,7 +49,7 @@ pub enum Change {
     Delete(ObjectRef),
 }
 
-/// Something that a VirtualService names, and by which it is found when that changes.
+/// Something that a VirtualService or a NatRule names, and by which it is found when that changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Named {
     /// A director by its name.
@@ -109,6 +110,7 @@ pub struct Compiler {
     /// Who names it, or has it in force as part of a last good form.
     users: BTreeMap<Named, BTreeSet<BindingKey>>,
     contest: Contest,
+    nat: nat_rules::NatRules,
     /// On which directors a binding is now; not empty.
     programmed: BTreeMap<BindingKey, BTreeSet<Arc<str>>>,
     /// What was programmed before the first change.
@@ -132,7 +134,8 @@ impl Compiler {
             services: BTreeMap::new(),
             checks: BTreeMap::new(),
             users: BTreeMap::new(),
-            contest: Contest::new(Precedence::of(trust)),
+            contest: Contest::new(Precedence::of(trust)).with_journal(),
+            nat: nat_rules::NatRules::new(trust),
             programmed: BTreeMap::new(),
             remembered: BTreeMap::new(),
             pending: BTreeSet::new(),
@@ -160,6 +163,7 @@ impl Compiler {
             let placed = self.remembered.entry(key.clone()).or_default();
             placed.insert(Arc::clone(&director), Arc::clone(spec));
         }
+        self.nat.remember(self.trust, &director, node);
     }
 
     /// What all objects mean together.
@@ -184,6 +188,7 @@ impl Compiler {
             };
         }
         let mut services: BTreeMap<BindingKey, Option<services::Wish>> = BTreeMap::new();
+        let mut rules: BTreeMap<BindingKey, Option<nat_rules::Wish>> = BTreeMap::new();
         let mut changed_groups: BTreeMap<Arc<str>, Option<GroupWish>> = BTreeMap::new();
         let mut todo = Todo::default();
         for name in std::mem::take(&mut self.pending) {
@@ -197,6 +202,12 @@ impl Compiler {
                 }
                 (Kind::VirtualService, _) => {
                     services.insert(key_of(&reference), None);
+                }
+                (_, Some(Object::NatRule(object))) => {
+                    rules.insert(key_of(&reference), Some(nat_rules::Wish::of(*object)));
+                }
+                (Kind::NatRule, _) => {
+                    rules.insert(key_of(&reference), None);
                 }
                 (_, Some(Object::VrrpGroup(object))) => {
                     changed_groups.insert(reference.name.into(), Some(GroupWish::of(*object)));
@@ -221,6 +232,7 @@ impl Compiler {
         self.change_nodes(&mut todo, &mut delta);
         self.judge_directors(&todo, &mut delta);
         self.change_services(services, &mut todo, &mut delta);
+        self.change_nat_rules(rules, &todo, &mut delta);
         self.judge_groups(&todo, &mut delta);
         self.remembered.clear();
         for name in todo.gone {
@@ -285,6 +297,7 @@ impl Compiler {
     pub fn keeps_last_good(&self, reference: &ObjectRef) -> bool {
         match reference.kind {
             Kind::VirtualService => self.contest.form(&key_of(reference)) == Form::LastGood,
+            Kind::NatRule => self.nat.keeps_last_good(&key_of(reference)),
             Kind::VrrpGroup => self.groups.keeps_last_good(&reference.name),
             _ => false,
         }

@@ -98,6 +98,16 @@ pub(crate) struct Contest {
     reserved: Claims,
     /// What was held before the first settlement.
     remembered: BTreeMap<BindingKey, Vec<Claim>>,
+    /// Where somebody follows what is granted: what was, since the last time that it was asked for.
+    journal: Option<Vec<Entry>>,
+}
+
+/// Somebody was granted something, or gave it up.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) claim: Claim,
+    pub(crate) owner: BindingKey,
+    pub(crate) granted: bool,
 }
 
 impl Contest {
@@ -110,6 +120,25 @@ impl Contest {
             waiting: Claims::default(),
             reserved: Claims::default(),
             remembered: BTreeMap::new(),
+            journal: None,
+        }
+    }
+
+    /// From now on keeps a journal of what is granted, for those whose wishes come after these.
+    pub(crate) fn with_journal(mut self) -> Contest {
+        self.journal = Some(Vec::new());
+        self
+    }
+
+    /// What was granted and given up since the last time, in order.
+    pub(crate) fn take_journal(&mut self) -> Vec<Entry> {
+        self.journal.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn note(&mut self, claims: &[Claim], owner: &BindingKey, granted: bool) {
+        if let Some(journal) = &mut self.journal {
+            let entry = |claim: &Claim| Entry { claim: claim.clone(), owner: owner.clone(), granted };
+            journal.extend(claims.iter().map(entry));
         }
     }
 
@@ -210,6 +239,7 @@ impl Contest {
         for claim in old.has() {
             self.taken.remove(claim, key);
         }
+        self.note(old.has(), key, false);
         stir.claims.extend(old.has().iter().cloned());
         if old.form != Form::Wanted {
             for claim in &old.wanted {
@@ -223,6 +253,7 @@ impl Contest {
         for claim in contender.has() {
             self.taken.insert(claim, key);
         }
+        self.note(contender.has(), key, true);
         stir.claims.extend(contender.has().iter().cloned());
         stir.keys.insert(key.clone());
         if contender.form != Form::Wanted {

@@ -20,9 +20,9 @@ fn claim() -> impl Strategy<Value = Claim> {
     ];
     (what, 0u8..10, 0u8..4, any::<bool>()).prop_map(|(what, first, more, tag)| Claim {
         director: "dir1".into(),
+        tag: (what == What::Interface).then(|| if tag { "eth0".into() } else { "eth1".into() }),
         what,
         addresses: format!("10.0.0.{first}-10.0.0.{}", first + more).parse().unwrap(),
-        tag: (what == What::Interface).then(|| if tag { "eth0".into() } else { "eth1".into() }),
     })
 }
 

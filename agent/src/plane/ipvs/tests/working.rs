@@ -14,7 +14,7 @@ use crate::{
     },
     reconcile::{
         FailureReason,
-        inbox::Merged,
+        inbox::{Counted, Merged},
         ledger::{Entry, Identity, Ledger},
         runner::{Context, Plane as _, Turn},
     },
@@ -474,6 +474,26 @@ fn without_ipvs_it_says_what_is_missing_stays_up_and_works_once_it_is_there() {
 }
 
 #[test]
+fn without_ipvs_nothing_is_missing_where_nobody_wants_a_service() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ledger, drained) = ledgers(&directory);
+    let connect = || Err::<Shared, _>(Error::Missing { advice: "modprobe ip_vs".into() });
+    let mut plane = IpvsPlane::new(connect, Box::new(Shared::default()), ledger, drained, false);
+    let now = Instant::now();
+    let turn = |plane: &mut IpvsPlane<Shared, _>| {
+        let turn = plane.turn(&Context { now, others_done: true, waited_for: &|| false });
+        (turn.done, plane.report().settled, plane.report().missing.is_some())
+    };
+    plane.configure(&all(&config([])));
+    assert_eq!(turn(&mut plane), (true, true, false));
+    // At once, without trying again.
+    plane.configure(&one("web", Some(web(json!({})))));
+    assert_eq!(turn(&mut plane), (true, true, true));
+    plane.configure(&one("web", None));
+    assert_eq!(turn(&mut plane), (true, true, false));
+}
+
+#[test]
 fn a_new_agent_removes_what_the_ledger_says_is_ours_and_nothing_else() {
     let mut first = Bench::new();
     first.start(&[("web", web(json!({}))), ("mail", web(json!({"addresses": ["10.0.0.25"]})))]);
@@ -534,7 +554,8 @@ fn counters_of_a_big_table_come_from_the_looks() {
         bench.after(1000);
     }
     assert!(bench.model.0.borrow().reads > reads);
-    let counters = named(&bench.plane.figures(bench.now), bench.now);
+    let Counted::Services(figures) = bench.plane.figures(bench.now) else { panic!("of services") };
+    let counters = named(&figures, bench.now);
     assert_eq!(counters.services.len(), 400);
     assert_eq!(counters.services[7].binding, crate::plane::fixture::key("web00007"));
     assert_eq!(counters.services[7].destinations[0].name, "srv1");

@@ -24,7 +24,7 @@ use super::{
     desired::Desired,
     drain::Drains,
     drained::{Clock, Drained},
-    figures::{Figures, Sampled},
+    figures::Figures,
     look::{Look, TICK},
     observe::{Io, Scope, observe},
     order::reverse_of_removal,
@@ -34,7 +34,7 @@ use super::{
 use crate::reconcile::{
     FailureReason, PlaneName, PlaneReport,
     backoff::Backoff,
-    inbox::Merged,
+    inbox::{Counted, Merged},
     ledger::Ledger,
     report::note_failures,
     runner::{Context, Plane, Turn},
@@ -85,6 +85,8 @@ pub(crate) struct IpvsPlane<I, C> {
     /// The kernel's order of our services at the end of the last listing.
     ranks: BTreeMap<ServiceId, u32>,
     samples: BTreeMap<ServiceId, Arc<Figures>>,
+    /// Why this kernel has no IPVS, as last tried.
+    absent: Option<String>,
     report: PlaneReport,
 }
 
@@ -122,7 +124,25 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             listing: None,
             ranks: BTreeMap::new(),
             samples: BTreeMap::new(),
+            absent: None,
             report: PlaneReport::default(),
+        }
+    }
+
+    /// Something keeps the plane from its work. A kernel without IPVS matters only to those who want something of it.
+    fn lacks(&mut self, message: String) {
+        let nobody = self.desired.keys().next().is_none()
+            && self.desired.timeouts().is_none()
+            && self.ledger.entries().is_empty();
+        if self.absent.is_some() && nobody {
+            self.report.missing = None;
+            self.report.settled = true;
+            return;
+        }
+        if self.report.missing.as_ref() != Some(&message) {
+            warn!(plane = "ipvs", "{message}");
+            self.report.last_error = Some(message.clone());
+            self.report.missing = Some(message);
         }
     }
 
@@ -359,17 +379,17 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
                     self.io = Some(io);
                     self.full = true;
                     self.listing = None;
+                    self.absent = None;
                 }
                 Err(error) => {
-                    let message = error.to_string();
-                    if self.report.missing.as_ref() != Some(&message) {
-                        warn!(plane = "ipvs", "{message}");
-                    }
-                    self.report.last_error = Some(message.clone());
-                    self.report.missing = Some(message);
+                    self.absent = matches!(error, Error::Missing { .. }).then(|| error.to_string());
+                    self.lacks(error.to_string());
                     self.connection.failed(now);
                 }
             }
+        }
+        if let (None, Some(message)) = (&self.io, self.absent.clone()) {
+            self.lacks(message);
         }
         if self.io.is_some() {
             match self.work(context) {
@@ -406,14 +426,15 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
             self.connection.deadline()
         };
         // Without the kernel nothing was carried out; that is all that is possible only where something is missing, as is said then.
-        Turn { next, done: self.io.is_some() || self.report.missing.is_some() }
+        let is_lacking = self.report.missing.is_some() || self.absent.is_some();
+        Turn { next, done: self.io.is_some() || is_lacking }
     }
 
     fn report(&mut self) -> &mut PlaneReport {
         &mut self.report
     }
 
-    fn figures(&mut self, now: Instant) -> Vec<Sampled> {
-        self.read_figures(now)
+    fn figures(&mut self, now: Instant) -> Counted {
+        Counted::Services(self.read_figures(now))
     }
 }

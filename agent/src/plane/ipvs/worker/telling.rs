@@ -22,6 +22,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
                 reason: *reason,
                 message: message.clone(),
                 bindings: owner.into_iter().collect(),
+                nat_rules: BTreeSet::new(),
             };
             failures.insert(failure.object.clone(), failure);
         }
@@ -39,6 +40,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
                 reason: FailureReason::Conflict,
                 message,
                 bindings: losers.clone(),
+                nat_rules: BTreeSet::new(),
             };
             failures.insert(object, failure);
         }
@@ -53,7 +55,13 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
 }
 
 fn director_failure(object: &str, reason: FailureReason, message: &str) -> Failure {
-    Failure { object: object.to_owned(), reason, message: message.to_owned(), bindings: BTreeSet::new() }
+    Failure {
+        object: object.to_owned(),
+        reason,
+        message: message.to_owned(),
+        bindings: BTreeSet::new(),
+        nat_rules: BTreeSet::new(),
+    }
 }
 
 fn join(keys: &BTreeSet<BindingKey>) -> String {
