@@ -23,6 +23,9 @@ pub struct ApiServer {
     // Before `dir`: the children end before their folder goes.
     children: Children,
     dir: TempDir,
+    /// Where etcd's clients are.
+    etcd: String,
+    port: u16,
 }
 
 impl ApiServer {
@@ -72,11 +75,19 @@ impl ApiServer {
                 .args(["--initial-cluster", &format!("default={peer}"), "--unsafe-no-fsync"]),
             at("etcd.log"),
         )?;
+        let mut server = ApiServer { programs: programs.to_owned(), children, dir, etcd, port: api_port };
+        server.begin_api_server()?;
+        Ok(server)
+    }
+
+    /// Starts kube-apiserver, beside an etcd that runs, and waits until it is ready.
+    fn begin_api_server(&mut self) -> Result<()> {
+        let at = |name: &str| self.dir.path().join(name);
         let path = |flag: &str, name: &str| format!("--{flag}={}", at(name).display());
-        children.spawn(
-            Command::new(programs.join("kube-apiserver"))
-                .arg(format!("--etcd-servers={etcd}"))
-                .arg(format!("--secure-port={api_port}"))
+        self.children.spawn(
+            Command::new(self.programs.join("kube-apiserver"))
+                .arg(format!("--etcd-servers={}", self.etcd))
+                .arg(format!("--secure-port={}", self.port))
                 .args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.96.0.0/16"])
                 .args([
                     "--authorization-mode=RBAC",
@@ -88,9 +99,43 @@ impl ApiServer {
                 .arg(path("token-auth-file", "tokens.csv")),
             at("kube-apiserver.log"),
         )?;
-        let mut server = ApiServer { programs: programs.to_owned(), children, dir };
-        server.wait_until_ready().with_context(|| server.logs())?;
-        Ok(server)
+        self.wait_until_ready().with_context(|| self.logs())
+    }
+
+    /// Kills kube-apiserver, as a crash would. etcd lives on.
+    pub fn kill_api_server(&mut self) {
+        self.children.kill_last();
+    }
+
+    /// Starts kube-apiserver again, on the same port and with the same certificates.
+    pub fn restart_api_server(&mut self) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            match self.begin_api_server() {
+                Ok(()) => return Ok(()),
+                // The kernel may not have let go of the port yet.
+                Err(error) if format!("{error:#}").contains("ended:") && begin.elapsed() < START_BOUND => {
+                    self.children.kill_last();
+                    std::thread::sleep(Duration::from_millis(500));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The address at which etcd serves clients, gRPC and its JSON gateway alike.
+    pub fn etcd(&self) -> &str {
+        &self.etcd
+    }
+
+    /// Writes a kubeconfig for whoever has that token, and returns where it is.
+    pub fn kubeconfig(&self, name: &str, token: &str) -> Result<PathBuf> {
+        let admin = fs::read_to_string(self.dir.path().join("kubeconfig"))?;
+        let own = admin.split_once("token: ").and_then(|(_, rest)| rest.split_once('}'));
+        let (own, _) = own.context("the administrator's kubeconfig has no token")?;
+        let path = self.dir.path().join(name);
+        write_private(&path, &admin.replace(own, token))?;
+        Ok(path)
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -195,6 +240,13 @@ impl Children {
         let child = command.spawn().with_context(|| format!("{command:?} cannot be started"))?;
         self.0.push((child, log));
         Ok(())
+    }
+
+    fn kill_last(&mut self) {
+        if let Some((mut child, _)) = self.0.pop() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 
     fn check_alive(&mut self) -> Result<()> {
