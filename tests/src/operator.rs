@@ -35,7 +35,7 @@ impl Operator {
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .args(["--namespace", NAMESPACE, "--identity", name, "--listen", "127.0.0.1:0"])
-            .args(["--log-level", "info,bascule_operator=debug", "--log-format", "json"])
+            .args(["--log-level", "info,kube_client=off,bascule_operator=debug", "--log-format", "json"])
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file);
@@ -55,6 +55,11 @@ impl Operator {
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends it a signal.

@@ -12,7 +12,7 @@ use crate::cluster::Cluster;
 /// So many services are applied at once.
 const MANY: u16 = 150;
 
-fn services(name: &str, first_port: u16, count: u16) -> String {
+pub(crate) fn services(name: &str, first_port: u16, count: u16) -> String {
     let items: Vec<Value> = (0..count)
         .map(|n| {
             json!({
@@ -95,11 +95,9 @@ pub(crate) fn watches_expired(cluster: &mut Cluster) -> Result<()> {
     let name = cluster.binding("many-2", "dir1")?["metadata"]["name"].as_str().context("no name")?.to_owned();
     cluster.kubectl(&format!("delete vsb -n tp {name}"))?;
     cluster.kubectl("delete vs many-3 -n tp")?;
-    let revision: u64 = cluster
-        .kubectl("get vs -n tp -o jsonpath={.metadata.resourceVersion}")?
-        .trim()
-        .parse()
-        .context("no revision")?;
+    let list = cluster.kubectl("get --raw /apis/bascule.dev/v1alpha1/virtualservices?limit=1")?;
+    let list: Value = serde_json::from_str(&list)?;
+    let revision: u64 = list["metadata"]["resourceVersion"].as_str().context("no revision")?.parse()?;
     compact(cluster.server.etcd(), revision)?;
     // The server's memory of what happened goes with it.
     cluster.server.kill_api_server();

@@ -6,6 +6,7 @@ mod bindings;
 mod cluster;
 mod conflicts;
 mod disturbances;
+mod scale;
 mod statuses;
 
 use std::time::Instant;
@@ -19,8 +20,7 @@ type Part = (&'static str, fn(&mut Cluster) -> Result<()>);
 
 #[test]
 fn against_a_real_api_server() {
-    let mut cluster = Cluster::start().expect("a cluster with the operator");
-    let parts: [Part; 18] = [
+    play(&[
         ("what files give", bindings::what_files_give),
         ("nothing is written twice", bindings::nothing_is_written_twice),
         ("life and death of agents", statuses::life_and_death),
@@ -39,15 +39,23 @@ fn against_a_real_api_server() {
         ("the watches have expired", disturbances::watches_expired),
         ("a leader that was stopped", disturbances::a_leader_that_was_stopped),
         ("an end in order", disturbances::an_end_in_order),
-    ];
+    ]);
+}
+
+/// Takes minutes, and is for figures: `cargo test -p bascule-tests --test operator -- --ignored --nocapture`.
+#[test]
+#[ignore = "for figures; takes minutes"]
+fn many_services() {
+    play(&[("what files give", bindings::what_files_give), ("many services", scale::many_services)]);
+}
+
+fn play(parts: &[Part]) {
+    let mut cluster = Cluster::start().expect("a cluster with the operator");
     for (name, part) in parts {
         let begin = Instant::now();
-        let result = part(&mut cluster).with_context(|| name.to_owned());
-        println!(
-            "{name}: {} in {:.1} s",
-            if result.is_ok() { "ok" } else { "FAILED" },
-            begin.elapsed().as_secs_f64()
-        );
+        let result = part(&mut cluster).with_context(|| (*name).to_owned());
+        let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+        println!("{name}: {verdict} in {:.1} s", begin.elapsed().as_secs_f64());
         if let Err(error) = result {
             // The next ones build on it.
             panic!("{error:?}\n{}", cluster.keep());
