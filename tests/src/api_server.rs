@@ -4,13 +4,14 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
+
+use crate::die_with_us;
 
 /// How long an API server may take until it is ready; it takes about 4 s on an idle machine of two cores.
 const START_BOUND: Duration = Duration::from_secs(180);
@@ -228,16 +229,7 @@ impl Children {
     fn spawn(&mut self, command: &mut Command, log: PathBuf) -> Result<()> {
         let file = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == -1 {
-                    return Err(std::io::Error::last_os_error());
-                }
-                Ok(())
-            });
-        }
-        let child = command.spawn().with_context(|| format!("{command:?} cannot be started"))?;
+        let child = die_with_us(command).spawn().with_context(|| format!("{command:?} cannot be started"))?;
         self.0.push((child, log));
         Ok(())
     }

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::api_server::ApiServer;
+use crate::die_with_us;
 
 /// Namespace of the operator and its Leases.
 pub const NAMESPACE: &str = "bascule-system";
@@ -39,16 +39,9 @@ impl Operator {
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file);
-        // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == -1 {
-                    return Err(std::io::Error::last_os_error());
-                }
-                Ok(())
-            });
-        }
-        let child = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
+        let child = die_with_us(&mut command)
+            .spawn()
+            .with_context(|| format!("{} cannot be started", program.display()))?;
         Ok(Operator { child, log })
     }
 

@@ -108,7 +108,6 @@ pub(crate) fn a_weight_is_one_write(cluster: &mut Cluster) -> Result<()> {
         ensure!(binding["spec"]["realServers"][0]["weight"] == 7, "{binding}");
         Ok(())
     })?;
-    agent::live(cluster, "router")?;
     agent::carried_out(cluster, "on-the-router", "router", 1, 1)?;
     cluster.server.kubectl_ok([
         "wait",

@@ -9,8 +9,11 @@ use bascule_tests::api_server::ApiServer;
 use bascule_tests::operator::{NAMESPACE, Operator, eventually};
 use serde_json::Value;
 
+use crate::agent::Agents;
+
 /// Everything that a part needs.
 pub(crate) struct Cluster {
+    pub(crate) agents: Agents,
     pub(crate) operator: Operator,
     pub(crate) server: ApiServer,
     pub(crate) kubeconfig: PathBuf,
@@ -31,7 +34,8 @@ impl Cluster {
             server.kubectl_ok(["create", "token", "bascule-operator", "-n", NAMESPACE, "--duration=12h"])?;
         let kubeconfig = server.kubeconfig("operator.kubeconfig", token.trim())?;
         let operator = Operator::start(&server, &kubeconfig, "operator-0")?;
-        let mut cluster = Cluster { operator, server, kubeconfig, started: 0 };
+        let agents = Agents::start(&server)?;
+        let mut cluster = Cluster { agents, operator, server, kubeconfig, started: 0 };
         cluster.wait_until_it_leads()?;
         Ok(cluster)
     }
@@ -68,7 +72,13 @@ impl Cluster {
 
     fn pipe(&self, args: &[&str], input: &str) -> Result<()> {
         let mut command = self.server.kubectl();
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // kubectl would fetch all of the API's description each time, and not wait for it long.
+        command
+            .args(args)
+            .arg("--validate=false")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn()?;
         child.stdin.take().context("no standard input")?.write_all(input.as_bytes())?;
         let output = child.wait_with_output()?;
@@ -151,7 +161,8 @@ impl Cluster {
 
     /// Ends everything and says where the logs are.
     pub(crate) fn keep(self) -> String {
-        let Cluster { operator, server, .. } = self;
+        let Cluster { agents, operator, server, .. } = self;
+        drop(agents);
         let log = operator.log();
         let lines: Vec<&str> = log.lines().collect();
         let end = lines[lines.len().saturating_sub(40)..].join("\n");

@@ -24,12 +24,13 @@ pub(crate) fn life_and_death(cluster: &mut Cluster) -> Result<()> {
     agent::stop(cluster, "dir1")?;
     unknown(cluster, "dir1", "was stopped")?;
     // One that was renewed long ago, by a clock that was right.
-    agent::lease(cluster, "dir2", "dir2", "2026-01-01T00:00:00.000000Z")?;
+    agent::lived_once(cluster, "dir2")?;
     unknown(cluster, "dir2", "not been heard for 40 s")?;
     // And one that is not renewed any more.
     agent::live(cluster, "dir1")?;
     agent::machine(cluster, "dir1", Some(("Active", 200)))?;
     cluster.condition("vg front", "Ready", "True")?;
+    agent::die(cluster, "dir1");
     let took = unknown(cluster, "dir1", "not been heard for 40 s")?;
     println!("  unknown {:.0} s after its last sign of life", took.as_secs_f64());
     let group = cluster.get("vg front")?;
@@ -46,9 +47,6 @@ pub(crate) fn ready_when_agents_say_so(cluster: &mut Cluster) -> Result<()> {
     // The other one lives and has not said anything.
     cluster.because("vs web -n tp", "Ready", "Unknown", "Pending")?;
     agent::carried_out(cluster, "web", "dir2", 1, 2)?;
-    for director in ["dir1", "dir2"] {
-        agent::live(cluster, director)?;
-    }
     cluster.server.kubectl_ok(["wait", "--for=condition=Ready", "vs/web", "-n", "tp", "--timeout=120s"])?;
     eventually("the lowest count counts", || {
         let status = cluster.get("vs web -n tp")?["status"].take();
@@ -68,9 +66,6 @@ pub(crate) fn ready_when_agents_say_so(cluster: &mut Cluster) -> Result<()> {
     })?;
     let after = cluster.condition("vs web -n tp", "Ready", "True")?;
     ensure!(before == after, "{before} {after}");
-    for director in ["dir1", "dir2"] {
-        agent::live(cluster, director)?;
-    }
     // Until the agents have carried the change out, `Ready` speaks of what was before.
     let patch = r#"[{"op":"replace","path":"/spec/realServers/1/weight","value":3}]"#;
     cluster.server.kubectl_ok(["patch", "vs", "web", "-n", "tp", "--type=json", "-p", patch])?;
@@ -88,7 +83,6 @@ pub(crate) fn ready_when_agents_say_so(cluster: &mut Cluster) -> Result<()> {
         cluster.server.kubectl_ok(["wait", "--for=condition=Ready", "vs/web", "-n", "tp", "--timeout=1s"]);
     ensure!(early.is_err(), "kubectl wait took what was said of the generation before");
     for director in ["dir1", "dir2"] {
-        agent::live(cluster, director)?;
         agent::carried_out(cluster, "web", director, 2, 2)?;
     }
     cluster.server.kubectl_ok(["wait", "--for=condition=Ready", "vs/web", "-n", "tp", "--timeout=120s"])?;
@@ -96,10 +90,6 @@ pub(crate) fn ready_when_agents_say_so(cluster: &mut Cluster) -> Result<()> {
 }
 
 pub(crate) fn the_group_has_one_active(cluster: &mut Cluster) -> Result<()> {
-    let live = |cluster: &Cluster| {
-        agent::live(cluster, "dir1")?;
-        agent::live(cluster, "dir2")
-    };
     let status = |cluster: &Cluster, check: &dyn Fn(&Value) -> bool| {
         eventually("the group's status", || {
             let group = cluster.get("vg front")?;
@@ -107,7 +97,6 @@ pub(crate) fn the_group_has_one_active(cluster: &mut Cluster) -> Result<()> {
             Ok(())
         })
     };
-    live(cluster)?;
     agent::machine(cluster, "dir1", Some(("Active", 200)))?;
     agent::machine(cluster, "dir2", Some(("Backup", 100)))?;
     agent::machine(cluster, "router", None)?;
@@ -125,7 +114,6 @@ pub(crate) fn the_group_has_one_active(cluster: &mut Cluster) -> Result<()> {
     let since = group["status"]["since"].clone();
     ensure!(since.is_string(), "{group}");
     // A failover: at most two writes of the group.
-    live(cluster)?;
     cluster.settled()?;
     let before = cluster.writes(&["kind=\"VrrpGroup\""])?;
     let services = cluster.writes(&["kind=\"VirtualService\""])?;
@@ -133,7 +121,6 @@ pub(crate) fn the_group_has_one_active(cluster: &mut Cluster) -> Result<()> {
     agent::machine(cluster, "dir2", Some(("Active", 100)))?;
     status(cluster, &|status| status["active"] == json!(["dir2"]) && status["redundancy"] == 0)?;
     cluster.because("vg front", "Degraded", "True", "MemberFault")?;
-    live(cluster)?;
     cluster.settled()?;
     let writes = cluster.writes(&["kind=\"VrrpGroup\""])? - before;
     ensure!(writes <= 2, "{writes} writes of the group for a failover");
@@ -154,7 +141,6 @@ pub(crate) fn the_group_has_one_active(cluster: &mut Cluster) -> Result<()> {
         "{director}"
     );
     ensure!(director["status"]["virtualServices"] == 1, "{director}");
-    live(cluster)?;
     cluster.condition("director dir1", "Ready", "True")?;
     Ok(())
 }
