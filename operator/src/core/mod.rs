@@ -104,8 +104,6 @@ pub struct Core {
     noticed: BTreeMap<ObjectRef, Instant>,
     /// Why the API server refuses what an object should be.
     refused: BTreeMap<(Kind, Place), String>,
-    /// Bindings whose name is taken by something that has to go first.
-    obstructed: BTreeSet<Task>,
     /// Tasks that wait because an object that decides about them cannot be read.
     held: BTreeSet<Task>,
 }
@@ -128,7 +126,6 @@ impl Core {
             marked: BTreeMap::new(),
             noticed: BTreeMap::new(),
             refused: BTreeMap::new(),
-            obstructed: BTreeSet::new(),
             held: BTreeSet::new(),
         }
     }
@@ -198,9 +195,6 @@ impl Core {
             Source::VirtualServiceBinding => {
                 if let Some((key, director)) = self.index.binding(&change.place).map(crate::index::bound_to) {
                     self.mark_binding(key, director, false);
-                }
-                for task in std::mem::take(&mut self.obstructed) {
-                    self.mark(task, false);
                 }
             }
             Source::DirectorConfig => {
@@ -310,12 +304,7 @@ impl Core {
         }
         let write = match task {
             Task::Binding(key, director) => {
-                let (writes, obstructed) =
-                    plan::binding(&self.index, self.compiler.compiled(), key, director);
-                if obstructed {
-                    self.obstructed.insert(task.clone());
-                }
-                writes.into_iter().next()
+                plan::binding(&self.index, self.compiler.compiled(), key, director).into_iter().next()
             }
             Task::Config(name) => plan::config(&self.index, self.compiler.compiled(), name),
             Task::Director(name) => plan::director(&self.index, name),

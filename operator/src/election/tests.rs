@@ -207,3 +207,16 @@ fn a_lease_that_vanishes_or_is_taken_ends_it() {
         assert_eq!(a.leads(now), gone);
     }
 }
+
+#[test]
+fn a_renewal_counts_from_when_it_was_sent() {
+    let mut world = World::new();
+    let mut a = Election::new("a".into(), T, world.begin);
+    let sent = world.at(0);
+    a.read(Ok(None), sent);
+    assert_eq!(a.step(sent), Step::Create);
+    let answer = world.write("a".into(), None, 0, true);
+    // The answer took a while: others may have seen the renewal all that time.
+    a.wrote(answer, sent, world.at(3));
+    assert_eq!(a.until(), Some(sent + T.renew));
+}

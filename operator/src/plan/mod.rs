@@ -75,13 +75,13 @@ impl Write {
     }
 }
 
-/// What has to be written for a VirtualService on a director, and whether something is in the way that has to go first.
-pub fn binding(index: &Index, compiled: &Compiled, key: &BindingKey, director: &str) -> (Vec<Write>, bool) {
+/// What has to be written for a VirtualService on a director, in this order.
+pub fn binding(index: &Index, compiled: &Compiled, key: &BindingKey, director: &str) -> Vec<Write> {
     let service = Place { namespace: key.namespace.to_string(), name: key.name.to_string() };
     let owner = index.user(&service.reference(Kind::VirtualService));
     // What cannot be read may well want what is there.
     if owner.is_none() && index.why_unreadable(Source::VirtualService, &service).is_some() {
-        return (Vec::new(), false);
+        return Vec::new();
     }
     let place = Place { namespace: key.namespace.to_string(), name: names::binding(&key.name, director) };
     let wanted = compiled.nodes.get(director).and_then(|node| node.bindings.get(key));
@@ -93,19 +93,19 @@ pub fn binding(index: &Index, compiled: &Compiled, key: &BindingKey, director: &
             writes.push(Write::delete(kind, at, &binding.metadata));
         }
     }
-    let Some((wanted, owner)) = wanted else { return (writes, false) };
+    let Some((wanted, owner)) = wanted else { return writes };
     let owner = Owner::of(owner);
     match index.binding(&place) {
         Some(other) if crate::index::bound_to(other) != (key.clone(), director.to_owned()) => {
+            // Whom it is for cannot be changed: it has to go first.
             writes.push(Write::delete(kind, place, &other.metadata));
-            (writes, true)
         }
         live => {
             let live = live.map(|live| (&live.metadata, &live.spec));
             writes.extend(spec(kind, place, &**wanted, live, Some(&owner)));
-            (writes, false)
         }
     }
+    writes
 }
 
 /// What has to be written for the configuration of a director.

@@ -368,3 +368,74 @@ spec:
     assert_eq!(world.condition(Kind::VirtualService, &late, "Accepted").0, "True");
     assert!(world.names(Kind::VirtualServiceBinding).contains(&&*binding("z-too-late", "dir1").name));
 }
+
+fn beside(port: u16) -> String {
+    format!(
+        "apiVersion: bascule.dev/v1alpha1
+kind: VirtualService
+metadata: {{name: z-beside, namespace: tp}}
+spec:
+  vrrpGroup: front
+  addresses: [192.16.193.30]
+  ports: [{{port: {port}, protocol: TCP}}]
+  realServers: [{{name: srv1, address: 172.16.193.10}}]
+"
+    )
+}
+
+#[test]
+fn the_last_good_form_outlives_the_operator() {
+    let mut world = settled();
+    world.create(&beside(81));
+    world.pass(1.0);
+    let place = at("tp", "z-beside");
+    let port = |world: &World| {
+        let key = (Kind::VirtualServiceBinding, binding("z-beside", "dir1"));
+        world.objects.get(&key).map(|one| one["spec"]["ports"][0]["port"].clone())
+    };
+    assert_eq!(port(&world), Some(json!(81)));
+    // What it wants now the older one has: it keeps what it had.
+    world.change(Kind::VirtualService, &place, |one| one["spec"]["ports"][0]["port"] = json!(80));
+    world.pass(1.0);
+    assert_eq!(world.condition(Kind::VirtualService, &place, "Accepted").1, "Conflicted");
+    assert_eq!(port(&world), Some(json!(81)));
+    world.begin_anew();
+    world.list(&[]);
+    world.pass(10.0);
+    assert_eq!(world.condition(Kind::VirtualService, &place, "Accepted").1, "Conflicted");
+    assert_eq!(port(&world), Some(json!(81)));
+}
+
+#[test]
+fn what_users_did_not_change_is_not_compiled_again() {
+    let mut world = settled();
+    let before = world.core.compiler.evaluated();
+    // Labels, statuses of others and of ourselves.
+    world.change(Kind::VirtualService, &web(), |web| web["metadata"]["labels"] = json!({"a": "b"}));
+    world.change(Kind::VirtualServiceBinding, &binding("web", "dir2"), |one| {
+        one["status"]["realServersUp"] = json!(0)
+    });
+    assert_eq!(world.pass(10.0), ["status VirtualService web"]);
+    assert_eq!(world.core.compiler.evaluated(), before);
+    world.change(Kind::VirtualService, &web(), |web| web["spec"]["onFailure"] = json!("Remove"));
+    world.pass(1.0);
+    assert_eq!(world.core.compiler.evaluated(), before + 1);
+}
+
+#[test]
+fn the_lowest_count_of_a_living_director_counts() {
+    let mut world = settled();
+    let counts = |world: &World| world.status(Kind::VirtualService, &web())["realServers"].clone();
+    assert_eq!(counts(&world), json!({"up": 2, "total": 2}));
+    world.change(Kind::VirtualServiceBinding, &binding("web", "dir2"), |one| {
+        one["status"]["realServersUp"] = json!(0)
+    });
+    world.pass(10.0);
+    assert_eq!(counts(&world), json!({"up": 0, "total": 2}));
+    // A director that is not known has no say.
+    for _ in 0..10 {
+        world.live("dir1");
+        world.pass(5.0);
+    }
+    assert_eq!(counts(&world), json!({"up": 2, "total": 2}));
+}
