@@ -34,6 +34,7 @@ fn against_a_real_api_server() {
         ("hostile names", conflicts::hostile_names),
         ("a refused write", conflicts::a_refused_write),
         ("labelled nodes", conflicts::labelled_nodes),
+        ("ids that are left out", statuses::ids_that_are_left_out),
         ("killed in the middle", disturbances::killed_in_the_middle),
         ("the API server is gone for a while", disturbances::api_server_gone),
         ("the watches have expired", disturbances::watches_expired),

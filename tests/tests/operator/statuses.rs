@@ -144,3 +144,74 @@ pub(crate) fn the_group_has_one_active(cluster: &mut Cluster) -> Result<()> {
     cluster.condition("director dir1", "Ready", "True")?;
     Ok(())
 }
+
+/// An id that a group leaves out is found once and stays, whichever of the two places loses it.
+pub(crate) fn ids_that_are_left_out(cluster: &mut Cluster) -> Result<()> {
+    let group = json!({
+        "apiVersion": "bascule.dev/v1alpha1", "kind": "VrrpGroup", "metadata": {"name": "back"},
+        "spec": {
+            "members": [{"director": "dir1"}, {"director": "dir2", "priority": 50}],
+            "instances": [{"name": "x", "interface": "eth5", "addresses": ["192.0.2.5/32"]}],
+        },
+    });
+    cluster.apply(&group.to_string())?;
+    let id = |cluster: &Cluster, wanted: Option<u64>| -> Result<u64> {
+        let mut found = 0;
+        eventually("the id of the group and of its members", || {
+            let status = cluster.get("vg back")?["status"].take();
+            let pinned = status["instances"][0]["virtualRouterId"].as_u64();
+            ensure!(pinned.is_some() && (wanted.is_none() || pinned == wanted), "{status}");
+            for director in ["dir1", "dir2"] {
+                let config = cluster.get(&format!("dc {director}"))?;
+                let groups = config["spec"]["vrrp"].as_array().cloned().unwrap_or_default();
+                let form = groups.into_iter().find(|one| one["name"] == "back").unwrap_or_default();
+                ensure!(form["instances"][0]["virtualRouterId"].as_u64() == pinned, "{form}");
+            }
+            found = pinned.unwrap_or_default();
+            Ok(())
+        })?;
+        Ok(found)
+    };
+    let first = id(cluster, None)?;
+    ensure!(first == 101, "{first}");
+    // An id that the operator would not choose shows whether what is there counts.
+    let restart = |cluster: &mut Cluster| {
+        let next = cluster.another()?;
+        std::mem::replace(&mut cluster.operator, next).terminate()?;
+        cluster.wait_until_it_leads()
+    };
+    let named = |id: Value| {
+        json!([{"op": "replace", "path": "/spec/instances/0/virtualRouterId", "value": id}]).to_string()
+    };
+    let add = named(json!(77)).replace("replace", "add");
+    cluster.server.kubectl_ok(["patch", "vg", "back", "--type=json", "-p", &add])?;
+    id(cluster, Some(77))?;
+    let remove = r#"[{"op":"remove","path":"/spec/instances/0/virtualRouterId"}]"#;
+    cluster.server.kubectl_ok(["patch", "vg", "back", "--type=json", "-p", remove])?;
+    restart(cluster)?;
+    id(cluster, Some(77))?;
+    for lost in ["status", "configurations"] {
+        // While nobody leads, so that nobody puts it back.
+        cluster.operator.signal(libc::SIGSTOP);
+        if lost == "status" {
+            let patch = r#"{"status":{"instances":null}}"#;
+            cluster.server.kubectl_ok([
+                "patch",
+                "vg",
+                "back",
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+                patch,
+            ])?;
+        } else {
+            cluster.kubectl("delete dc dir1 dir2")?;
+        }
+        let next = cluster.another()?;
+        std::mem::replace(&mut cluster.operator, next).kill();
+        cluster.wait_until_it_leads()?;
+        id(cluster, Some(77))?;
+    }
+    cluster.kubectl("delete vg back")?;
+    cluster.settled()
+}
