@@ -4,6 +4,7 @@ mod args;
 mod logging;
 mod run;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -19,8 +20,13 @@ pub fn main() -> ExitCode {
     match args.command {
         None => run::run(&args.run),
         Some(Command::Completion { shell }) => {
-            clap_complete::generate(shell, &mut Args::command(), "bascule-operator", &mut std::io::stdout());
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "bascule-operator", &mut script);
+            match std::io::stdout().write_all(&script) {
+                // Whoever reads only the beginning has what he wanted.
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => fail(error, 1),
+                _ => ExitCode::SUCCESS,
+            }
         }
     }
 }

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use super::args::{Listen, Run};
 use super::{USAGE, fail, logging};
-use crate::api::connect;
 use crate::api::events::Events;
+use crate::api::{causes, connect};
 use crate::election::lease::{self, Term};
 use crate::election::{Election, Timing};
 use crate::http::{self, Watched};
@@ -38,7 +38,7 @@ pub(super) fn run(args: &Run) -> ExitCode {
     runtime.shutdown_timeout(GRACE);
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(format_args!("{error:#}"), 1),
+        Err(error) => fail(causes(&*error), 1),
     }
 }
 
