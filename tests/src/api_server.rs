@@ -4,13 +4,14 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
+
+use crate::die_with_us;
 
 /// How long an API server may take until it is ready; it takes about 4 s on an idle machine of two cores.
 const START_BOUND: Duration = Duration::from_secs(180);
@@ -23,6 +24,9 @@ pub struct ApiServer {
     // Before `dir`: the children end before their folder goes.
     children: Children,
     dir: TempDir,
+    /// Where etcd's clients are.
+    etcd: String,
+    port: u16,
 }
 
 impl ApiServer {
@@ -72,11 +76,19 @@ impl ApiServer {
                 .args(["--initial-cluster", &format!("default={peer}"), "--unsafe-no-fsync"]),
             at("etcd.log"),
         )?;
+        let mut server = ApiServer { programs: programs.to_owned(), children, dir, etcd, port: api_port };
+        server.begin_api_server()?;
+        Ok(server)
+    }
+
+    /// Starts kube-apiserver, beside an etcd that runs, and waits until it is ready.
+    fn begin_api_server(&mut self) -> Result<()> {
+        let at = |name: &str| self.dir.path().join(name);
         let path = |flag: &str, name: &str| format!("--{flag}={}", at(name).display());
-        children.spawn(
-            Command::new(programs.join("kube-apiserver"))
-                .arg(format!("--etcd-servers={etcd}"))
-                .arg(format!("--secure-port={api_port}"))
+        self.children.spawn(
+            Command::new(self.programs.join("kube-apiserver"))
+                .arg(format!("--etcd-servers={}", self.etcd))
+                .arg(format!("--secure-port={}", self.port))
                 .args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.96.0.0/16"])
                 .args([
                     "--authorization-mode=RBAC",
@@ -88,9 +100,43 @@ impl ApiServer {
                 .arg(path("token-auth-file", "tokens.csv")),
             at("kube-apiserver.log"),
         )?;
-        let mut server = ApiServer { programs: programs.to_owned(), children, dir };
-        server.wait_until_ready().with_context(|| server.logs())?;
-        Ok(server)
+        self.wait_until_ready().with_context(|| self.logs())
+    }
+
+    /// Kills kube-apiserver, as a crash would. etcd lives on.
+    pub fn kill_api_server(&mut self) {
+        self.children.kill_last();
+    }
+
+    /// Starts kube-apiserver again, on the same port and with the same certificates.
+    pub fn restart_api_server(&mut self) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            match self.begin_api_server() {
+                Ok(()) => return Ok(()),
+                // The kernel may not have let go of the port yet.
+                Err(error) if format!("{error:#}").contains("ended:") && begin.elapsed() < START_BOUND => {
+                    self.children.kill_last();
+                    std::thread::sleep(Duration::from_millis(500));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The address at which etcd serves clients, gRPC and its JSON gateway alike.
+    pub fn etcd(&self) -> &str {
+        &self.etcd
+    }
+
+    /// Writes a kubeconfig for whoever has that token, and returns where it is.
+    pub fn kubeconfig(&self, name: &str, token: &str) -> Result<PathBuf> {
+        let admin = fs::read_to_string(self.dir.path().join("kubeconfig"))?;
+        let own = admin.split_once("token: ").and_then(|(_, rest)| rest.split_once('}'));
+        let (own, _) = own.context("the administrator's kubeconfig has no token")?;
+        let path = self.dir.path().join(name);
+        write_private(&path, &admin.replace(own, token))?;
+        Ok(path)
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -183,18 +229,16 @@ impl Children {
     fn spawn(&mut self, command: &mut Command, log: PathBuf) -> Result<()> {
         let file = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == -1 {
-                    return Err(std::io::Error::last_os_error());
-                }
-                Ok(())
-            });
-        }
-        let child = command.spawn().with_context(|| format!("{command:?} cannot be started"))?;
+        let child = die_with_us(command).spawn().with_context(|| format!("{command:?} cannot be started"))?;
         self.0.push((child, log));
         Ok(())
+    }
+
+    fn kill_last(&mut self) {
+        if let Some((mut child, _)) = self.0.pop() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 
     fn check_alive(&mut self) -> Result<()> {

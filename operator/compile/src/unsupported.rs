@@ -1,7 +1,7 @@
 //! Fields whose behaviour does not exist yet. They are refused by name: a field that is silently ignored is worse than one that
 //! is missing. The specs are taken apart completely, so that a new field cannot be forgotten here.
 
-use bascule_crds::vrrp_group::{Authentication, Hmac, HmacKey, Instance};
+use bascule_crds::vrrp_group::{Authentication, Hmac, HmacKey};
 use bascule_crds::{DirectorSpec, VirtualServiceSpec, VrrpGroupSpec};
 
 use crate::compiler::Trust;
@@ -64,9 +64,9 @@ pub(crate) fn director(spec: &DirectorSpec, problems: &mut Problems) {
 
 pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Problems) {
     let VrrpGroupSpec {
-        instances,
         authentication,
         // What the configuration of a director carries, or what is asked while compiling.
+        instances: _,
         members: _,
         version: _,
         advertisement_interval: _,
@@ -83,29 +83,6 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
         notify: _,
         allow: _,
     } = spec;
-    for (i, instance) in instances.iter().enumerate() {
-        let Instance {
-            virtual_router_id,
-            virtual_mac: _,
-            name: _,
-            interface: _,
-            addresses: _,
-            excluded_addresses: _,
-            label: _,
-            accept: _,
-            routes: _,
-            rules: _,
-        } = instance;
-        let allocated = virtual_router_id.is_none() && trust == Trust::Cluster;
-        let at = |field: &str| format!("instances[{i}].{field}");
-        if allocated {
-            problems.add(
-                Reason::Unsupported,
-                format!("spec.{}", at("virtualRouterId")),
-                "allocating an id is not supported by this version; give one that is unique on its network",
-            );
-        }
-    }
     if let Some(Authentication { hmac, simple }) = authentication {
         let mut secret = |used: bool, field: String| {
             if used {

@@ -146,7 +146,8 @@ fn group() -> impl Strategy<Value = Object> {
     let members = proptest::sample::subsequence(vec!["dir1", "dir2", "dir3", "dir4"], 1..4);
     let interface = prop_oneof![Just("eth0"), Just("eth1"), Just("outside")];
     let addresses = proptest::collection::btree_set(1..8u8, 1..4);
-    let instance = (interface, 1..5u8, addresses);
+    let id = prop_oneof![1 => Just(0), 3 => 1..5u8, 1 => 101..104u8];
+    let instance = (interface, id, addresses);
     let extra = prop_oneof![
         12 => Just(json!({})),
         1 => Just(json!({"preferred": "dir1"})),
@@ -166,8 +167,15 @@ fn group() -> impl Strategy<Value = Object> {
                 .flatten()
                 .enumerate()
                 .map(|(i, (interface, id, addresses))| {
-                    let addresses: Vec<_> = addresses.iter().map(|last| format!("10.0.0.{last}/32")).collect();
-                    json!({"name": format!("i{i}"), "interface": interface, "virtualRouterId": id, "addresses": addresses})
+                    let addresses: Vec<_> =
+                        addresses.iter().map(|last| format!("10.0.0.{last}/32")).collect();
+                    let mut one =
+                        json!({"name": format!("i{i}"), "interface": interface, "addresses": addresses});
+                    // In a cluster one is allocated; of files such a group is refused.
+                    if id > 0 {
+                        one["virtualRouterId"] = json!(id);
+                    }
+                    one
                 })
                 .collect();
             let members: Vec<_> = members.iter().map(|director| json!({"director": director})).collect();

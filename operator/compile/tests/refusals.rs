@@ -272,13 +272,13 @@ fn a_group_contradicts_itself_at_a_field() {
     ] {
         refused(group(&patch), Invalid, field, words);
     }
-    // In a cluster an id may be missing, and is allocated: not yet.
+    // In a cluster an id may be missing, and is allocated.
     let mut compiler = Compiler::new(Trust::Cluster);
     let object = group(&instances(json!({"virtualRouterId": null})));
     let reference = object.reference();
     compiler.apply([Change::Put(object)]);
     let accepted = &compiler.compiled().conditions[&reference][0];
-    assert_eq!((accepted.status, accepted.reason), (false, Unsupported), "{}", accepted.message);
+    assert_eq!((accepted.status, accepted.reason), (true, Reason::Accepted), "{}", accepted.message);
 }
 
 /// What a group has that is carried out is not refused.

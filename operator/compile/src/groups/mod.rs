@@ -3,6 +3,7 @@
 //! A group is looked at alone, then settled with those that it shares members with, and what is granted is in force on
 //! all its members. What comes of it for others is in [`Stir`].
 
+mod allocate;
 mod check;
 mod form;
 mod routing;
@@ -33,12 +34,16 @@ pub(crate) struct Wish {
     spec: Box<VrrpGroupSpec>,
     /// When it was created, in nanoseconds since 1970.
     created: Option<i128>,
+    /// The virtual router ids that its status has, by instance.
+    pins: BTreeMap<String, u8>,
 }
 
 impl Wish {
     pub(crate) fn of(object: VrrpGroup) -> Wish {
         let created = object.metadata.creation_timestamp.map(|time| time.0.as_nanosecond());
-        Wish { spec: Box::new(object.spec), created }
+        let pinned = object.status.into_iter().flat_map(|status| status.instances);
+        let pins = pinned.map(|one| (one.name, one.virtual_router_id)).collect();
+        Wish { spec: Box::new(object.spec), created, pins }
     }
 }
 
@@ -58,6 +63,8 @@ pub(crate) struct Group {
     unresolved: Vec<Problem>,
     /// Only when nothing is wrong with it by itself.
     wanted: Option<Forms>,
+    /// The first instance for which no virtual router id was left.
+    unallocated: Option<usize>,
     outcome: Outcome,
     /// Of the form in force: advertised or not.
     addresses: Arc<BTreeSet<IpAddr>>,
@@ -267,6 +274,7 @@ impl Groups {
             stir.groups.insert(name);
         }
         self.remembered.clear();
+        self.allocate(&mut stir, &mut before);
         self.settle(&mut stir, &mut before);
         for (name, before) in before {
             let after = self.known.get(&name).map(Seen::of).unwrap_or_default();
@@ -298,6 +306,7 @@ impl Groups {
         let has = had.into_iter().filter(|(director, _)| stays(director)).collect();
         Group {
             wanted: refused.0.is_empty().then_some(forms),
+            unallocated: None,
             refused: refused.0,
             unresolved: unresolved.0,
             outcome: Outcome { has, ..Outcome::default() },
@@ -324,7 +333,7 @@ impl Groups {
         let contender = |(name, group): (&Arc<str>, &Group)| Contender {
             name: Arc::clone(name),
             created: group.wish.created,
-            wanted: group.wanted.clone(),
+            wanted: group.wanted.clone().filter(|_| group.unallocated.is_none()),
             had: group.outcome.has.clone(),
         };
         let known = involved.iter().filter_map(|name| self.known.get_key_value(name));
@@ -396,6 +405,7 @@ impl Groups {
         let group = self.known.get(name)?;
         let spec = &*group.wish.spec;
         let mut refused = group.refused.clone();
+        refused.extend(group.unallocated());
         let lost = group.outcome.lost.as_ref().zip(group.wanted.as_ref());
         refused.extend(lost.map(|(lost, wanted)| conflict(self.trust, spec, wanted, lost)));
         let warnings = warnings::vrrp_group(spec);

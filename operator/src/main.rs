@@ -1,0 +1,7 @@
+//! The program `bascule-operator`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bascule_operator::cli::main()
+}

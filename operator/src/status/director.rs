@@ -1,0 +1,55 @@
+//! Directors: whether each is there, and what it has to do.
+
+use bascule_crds::ObjectRef;
+use bascule_crds::director::{Director, DirectorStatus};
+use bascule_crds::vrrp_group::VrrpState;
+
+use super::conditions::conditions;
+use super::group::report;
+use super::plain::not_in_force;
+use super::reports::{self, Life};
+use super::{Due, Haste, Surroundings, Verdict, haste, judged, news, same_conditions, write};
+
+pub(super) fn due(around: &Surroundings<'_>, reference: &ObjectRef, object: &Director) -> Option<Due> {
+    let name = &reference.name;
+    let node = around.compiled.nodes.get_key_value(name);
+    let told: Vec<_> = node.iter().map(|(name, _)| report(around, name)).collect();
+    let mut verdicts: Vec<Verdict> = judged(around, reference).iter().map(Verdict::judged).collect();
+    if told.is_empty() {
+        verdicts.extend(not_in_force(&verdicts));
+    } else {
+        verdicts.extend(reports::verdicts(&told).into_iter().filter(|one| one.type_ != "QuorumMet"));
+    }
+    let before = object.status.clone().unwrap_or_default();
+    let generation = object.metadata.generation;
+    let alive = told.iter().all(|one| one.life == Life::Alive);
+    let says = around.index.config(name).and_then(|config| config.status.as_ref());
+    let active = says
+        .filter(|_| alive)
+        .map(|says| says.vrrp.iter().filter(|one| one.state == VrrpState::Active).count());
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let status = DirectorStatus {
+        observed_generation: generation,
+        conditions: conditions(verdicts, generation, &before.conditions, &around.now),
+        agent_version: says.and_then(|says| says.agent_version.clone()),
+        kernel: says.and_then(|says| says.kernel.clone()),
+        virtual_services: node.map(|(_, node)| number(node.bindings.len())),
+        active_groups: active.map(number),
+    };
+    let timeless = |status: &DirectorStatus| DirectorStatus { conditions: Vec::new(), ..status.clone() };
+    let same = same_conditions(&before.conditions, &status.conditions);
+    if same && timeless(&before) == timeless(&status) {
+        return None;
+    }
+    let mut haste = haste(
+        (before.observed_generation, &before.conditions),
+        (status.observed_generation, &status.conditions),
+        reports::settled(&told),
+    );
+    // How many services it has changes with every one of them.
+    if haste == Haste::Soon && same {
+        haste = Haste::Late;
+    }
+    let news = news(&before.conditions, &status.conditions);
+    Some(Due { haste, write: write(reference, object.metadata.uid.as_ref(), &status), news })
+}
