@@ -274,7 +274,9 @@ fn an_upgrade_changes_no_state_and_loses_no_advertisement() {
     let pair = Pair::alike("");
     let (old, new) = UnixStream::pair().unwrap();
     let successor = pair.dir1.start_with(Some(new));
-    let two_before = pair.two.history();
+    // What has happened is told a moment later.
+    let two_before = ["Initialize -> Backup"];
+    pair.two.expect_history(&two_before);
     std::thread::scope(|scope| {
         let giver = scope.spawn(|| block(give(&pair.one.handle, old)));
         successor.handle.configure(&[group(200, "")]);

@@ -216,11 +216,17 @@ impl Node {
 fn signal_all(namespace: u64, stop: bool) -> std::io::Result<String> {
     let signal = if stop { Signal::SIGSTOP } else { Signal::SIGCONT };
     let deadline = Instant::now() + Duration::from_secs(10);
+    if !stop {
+        // Also those that have yet to heed that they are to stop.
+        for process in inventory::processes_in(namespace) {
+            let _ = kill(Pid::from_raw(process.pid), signal);
+        }
+    }
     loop {
         let processes = inventory::processes_in(namespace);
         let others: Vec<_> = processes
             .iter()
-            .filter(|process| process.state != 'Z' && (process.state == 'T') != stop)
+            .filter(|process| process.state != 'Z' && process.stands_still(&processes) != stop)
             .collect();
         if others.is_empty() {
             return Ok(format!(

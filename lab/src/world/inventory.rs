@@ -16,10 +16,20 @@ pub struct Listed {
     pub name: String,
     /// What it is doing: `R`, `S`, `T` (stopped), `Z` (ended, not collected) …
     pub state: char,
+    /// Its parent.
+    pub parent: i32,
     /// Its process group.
     pub group: i32,
     /// When it started, in clock ticks since boot: with the number, its identity.
     pub started: u64,
+}
+
+impl Listed {
+    /// Whether it does not run until it is continued: it is stopped, or waits in the kernel (vfork(2)) for a child that is.
+    pub fn stands_still(&self, all: &[Listed]) -> bool {
+        let waits_for = |child: &Listed| child.parent == self.pid && child.state == 'T';
+        self.state == 'T' || self.state == 'D' && all.iter().any(waits_for)
+    }
 }
 
 /// Reads `/proc/PID/stat`; `None` when there is no such process.
@@ -33,6 +43,7 @@ pub fn process(pid: i32) -> Option<Listed> {
         pid,
         name,
         state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
         group: fields.get(2)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })

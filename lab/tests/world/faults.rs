@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use bascule_lab::fault::{self, Restart};
+use bascule_lab::world::inventory::Listed;
 use bascule_lab::world::{Exec, Exit, Node, Spawn};
 
 use crate::common::{a_fault, build, is_deaf, not_root, pings, serve, shell, until};
@@ -218,7 +219,8 @@ fn without_cgroup2_a_node_is_frozen_by_signals() {
     assert!(proof.contains("processes are stopped"), "{proof}");
     // One that ended just before stays a zombie: its parent is stopped, too.
     let processes = srv1.processes();
-    assert!(processes.iter().all(|process| matches!(process.state, 'T' | 'Z')), "{processes:?}");
+    let still = |process: &Listed| process.state == 'Z' || process.stands_still(&processes);
+    assert!(processes.iter().all(still), "{processes:?}");
     let before = tick();
     assert!(is_deaf(&client, "172.16.193.10"));
     assert_eq!(tick(), before);
