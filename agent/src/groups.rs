@@ -40,7 +40,7 @@ pub struct Groups {
     roles: Mutex<Roles>,
 }
 
-/// Whether groups are active here, for whoever puts rules into the kernel that follow them.
+/// Whether groups have their addresses here, for whoever puts rules into the kernel that follow them.
 #[derive(Default)]
 struct Roles {
     known: BTreeMap<Arc<str>, bool>,
@@ -136,9 +136,9 @@ impl Groups {
     }
 
     fn observe(&self, transition: &Transition) {
-        let Transition { group, from, to, reason, priority } = transition;
+        let Transition { group, from, to, reason, priority, holds } = transition;
         // First: clients wait for it.
-        self.role(group, *to == GroupState::Active);
+        self.role(group, *holds);
         self.services.active(group, *to == GroupState::Active);
         let told = notify::Transition {
             group: group.to_string(),
@@ -169,8 +169,8 @@ impl Groups {
         }
     }
 
-    /// Has somebody told, instead of who was told before, which groups are known to be active here and which not to be, and from
-    /// then on whenever that may have changed. It must not block.
+    /// Has somebody told, instead of who was told before, which groups are known to have their addresses here and which not to, and
+    /// from then on whenever that may have changed. It must not block.
     pub fn follow(&self, tell: impl Fn(&Arc<str>, bool) + Send + 'static) {
         let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
         for (group, active) in &roles.known {

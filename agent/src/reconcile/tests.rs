@@ -14,7 +14,7 @@ use super::{
     PlaneReport, Programmed, Report,
     inbox::{Inbox, Merged},
 };
-use crate::plane::fixture::{config, key, web};
+use crate::plane::fixture::{config, key, rule, web};
 
 fn update(serial: u64, change: ConfigChange) -> ConfigUpdate {
     ConfigUpdate { serial, seen: Instant::now(), change, checks: Vec::new(), live: Lives::new() }
@@ -128,4 +128,31 @@ proptest! {
         }
         prop_assert_eq!(seen, expected);
     }
+}
+
+#[test]
+fn rules_and_what_is_known_of_groups_merge_too() {
+    let inbox = Inbox::new().unwrap();
+    let masquerade =
+        |interface: &str| rule(json!({"masquerade": {"outInterface": interface}}), Some("front"));
+    inbox.role("front".into(), true);
+    inbox.role("back".into(), true);
+    let merged = inbox.take().merged.unwrap();
+    assert!(!merged.is_configuration() && merged.nat_rules.is_empty());
+    assert_eq!(merged.roles, [("back".into(), true), ("front".into(), true)].into());
+    inbox.role("front".into(), true);
+    let mut all = config([]);
+    all.nat_rules = [(key("a"), masquerade("eth0")), (key("b"), masquerade("eth1"))].into();
+    inbox.update(&update(1, ConfigChange::All(Arc::new(all))));
+    inbox.role("front".into(), false);
+    let nat_rules = vec![(key("a"), None), (key("b"), Some(masquerade("eth2")))];
+    inbox.update(&update(2, ConfigChange::Some { director: None, bindings: Vec::new(), nat_rules }));
+    let merged = inbox.take().merged.unwrap();
+    assert!(merged.is_configuration() && merged.all);
+    assert_eq!(merged.nat_rules, [(key("b"), Some(masquerade("eth2")))].into());
+    assert_eq!(merged.roles, [("front".into(), false)].into(), "the last word counts");
+    // Of changes alone, what went is said.
+    let nat_rules = vec![(key("b"), None)];
+    inbox.update(&update(3, ConfigChange::Some { director: None, bindings: Vec::new(), nat_rules }));
+    assert_eq!(inbox.take().merged.unwrap().nat_rules, [(key("b"), None)].into());
 }

@@ -342,8 +342,11 @@ impl Driver {
             Action::Changed(change) => {
                 let priority = member.group.priority();
                 let (from, to, reason) = (change.from, change.to, change.reason);
+                // What was dropped has been dropped by now; a group that ends may leave its addresses (`onAgentLoss: Keep`).
+                let left = to == GroupState::Initialize && !member.holds.is_empty();
+                let holds = to == GroupState::Active || left;
                 let group = name.clone();
-                self.voice.say(Remark::Transition(Transition { group, from, to, reason, priority }));
+                self.voice.say(Remark::Transition(Transition { group, from, to, reason, priority, holds }));
             }
             Action::Warning(warning) => {
                 let about = warning.router.map_or_else(String::new, |router| format!("{router}: "));

@@ -323,6 +323,7 @@ impl Heritage {
                 to: state,
                 reason,
                 priority,
+                holds: state == bascule_vrrp::GroupState::Active,
             }));
             if !whole {
                 driver.open_wires();

@@ -32,6 +32,8 @@ pub struct Transition {
     pub reason: String,
     /// The priority that it has now.
     pub priority: u8,
+    /// Its addresses are on this machine: it is active, or has ended and left them (`onAgentLoss: Keep`).
+    pub holds: bool,
 }
 
 /// Something to be said.
@@ -185,7 +187,7 @@ fn listen(remarks: &Receiver<Remark>, dropped: &AtomicU64, held_up: &HeldUp, lis
 fn speak(remark: Remark, listeners: &Listeners) {
     match remark {
         Remark::Transition(transition) => {
-            let Transition { group, from, to, reason, priority } = &transition;
+            let Transition { group, from, to, reason, priority, .. } = &transition;
             if from == to {
                 info!(%group, state = ?to, priority, "vrrp: {group}: goes on as {to:?}: {reason}");
             } else {
@@ -232,7 +234,14 @@ mod tests {
         let (voice, thread) = Voice::spawn(Listeners { observer, yielding: None }).unwrap();
         let transition = |group: &str, from, to| {
             let (group, reason) = (group.into(), String::new());
-            Remark::Transition(Transition { group, from, to, reason, priority: 1 })
+            Remark::Transition(Transition {
+                group,
+                from,
+                to,
+                reason,
+                priority: 1,
+                holds: to == GroupState::Active,
+            })
         };
         voice.say(transition("first", GroupState::Backup, GroupState::Active));
         for _ in 0..2 * QUEUE {
@@ -263,7 +272,14 @@ mod tests {
         let mut held_up = Vec::new();
         let transition = |from, to| {
             let (group, reason) = ("front".into(), format!("{to:?}"));
-            Remark::Transition(Transition { group, from, to, reason, priority: 1 })
+            Remark::Transition(Transition {
+                group,
+                from,
+                to,
+                reason,
+                priority: 1,
+                holds: to == GroupState::Active,
+            })
         };
         hold_up(&mut held_up, transition(GroupState::Backup, GroupState::Active));
         hold_up(&mut held_up, Remark::Yield { group: "front".into(), stop: true });

@@ -23,6 +23,13 @@ impl Agent {
         let child = command.current_dir(directory).stdin(Stdio::null()).spawn().unwrap();
         Self(child)
     }
+
+    /// SIGTERM; waits until it has ended.
+    pub(crate) fn terminate(mut self) {
+        let process = nix::unistd::Pid::from_raw(self.0.id().cast_signed());
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 /// SIGKILL, as a crash.

@@ -6,6 +6,7 @@ mod agent;
 mod groups;
 mod interop;
 mod mac;
+mod nat;
 mod net;
 mod pair;
 mod peers;
