@@ -402,6 +402,55 @@ proptest! {
     }
 }
 
+/// Of a group whose last good form stays, what a director was not allowed to run does not come back when its HealthCheck goes: a program
+/// that begins with what is in force knows nothing of it.
+#[test]
+fn a_last_good_form_is_what_the_directors_were_told() {
+    let check = |spec: &Value| manifest("HealthCheck", Some("a"), "up", 0, spec);
+    let program = check(&json!({"exec": {"program": "announce"}}));
+    let group = |twice: bool| {
+        let addresses = if twice { json!(["10.0.0.1/32", "10.0.0.1/32"]) } else { json!(["10.0.0.1/32"]) };
+        let instance =
+            json!({"name": "i0", "interface": "eth0", "virtualRouterId": 30, "addresses": addresses});
+        let track = json!({"healthChecks": [{"namespace": "a", "name": "up"}]});
+        let spec = json!({"members": [{"director": "dir1"}], "instances": [instance], "track": track});
+        manifest("VrrpGroup", None, "front", 0, &spec)
+    };
+    let director = manifest("Director", None, "dir1", 0, &json!({}));
+    let tracked = |compiler: &Compiler| {
+        let track = &compiler.compiled().nodes["dir1"].director.vrrp[0].track;
+        track.as_ref().map_or(0, |track| track.health_checks.len())
+    };
+    let full = |before: &Compiled, objects: Vec<Object>| {
+        let programmed = before.nodes.clone();
+        compile(&Snapshot { trust: Trust::Cluster, directors: BTreeSet::new(), programmed, objects })
+    };
+    for at_once in [true, false] {
+        let mut compiler = Compiler::new(Trust::Cluster);
+        compiler.apply([director.clone(), program.clone(), group(false)].map(Change::Put));
+        assert_eq!(tracked(&compiler), 0, "nobody allows the program");
+        let mut before = compiler.compiled().clone();
+        let broken = Change::Put(group(true));
+        let gone = Change::Delete(program.reference());
+        if at_once {
+            compiler.apply([broken, gone]);
+        } else {
+            compiler.apply([broken]);
+            assert_eq!(
+                *compiler.compiled(),
+                full(&before, vec![director.clone(), program.clone(), group(true)])
+            );
+            before = compiler.compiled().clone();
+            compiler.apply([gone]);
+        }
+        assert_eq!(tracked(&compiler), 0);
+        assert_eq!(*compiler.compiled(), full(&before, vec![director.clone(), group(true)]));
+        // What it wants now counts again once nothing is wrong with it.
+        compiler.apply([Change::Put(group(false))]);
+        assert_eq!(tracked(&compiler), 1, "of what is not there nobody knows that it is a program");
+    }
+}
+
 fn web(n: u32, weight: u32) -> Object {
     let address = format!("10.{}.{}.{}", n >> 16 & 255, n >> 8 & 255, n & 255);
     let spec = json!({

@@ -84,7 +84,9 @@ impl Compiler {
 
     fn change_node(&mut self, name: &str, delta: &mut Delta) {
         let spec = self.directors.get(name).map(|d| &d.spec);
-        let config = bind::director_config(name, spec, self.allowed_forms(name));
+        let forms = self.allowed_forms(name);
+        let config = bind::director_config(name, spec, forms.clone());
+        self.groups.told(name, &forms);
         let changed = match self.compiled.nodes.get_mut(name) {
             Some(node) if node.director == config => false,
             Some(node) => {

@@ -8,6 +8,7 @@ mod check;
 mod form;
 mod routing;
 mod settle;
+mod stir;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,6 +28,8 @@ use crate::warnings;
 pub(crate) use form::{Aliases, priority, resolved};
 use routing::RouteKey;
 use settle::{Contender, Forms, Hold, Lost, Outcome, holds};
+use stir::Seen;
+pub(crate) use stir::{Held, Stir};
 
 /// As much of a VrrpGroup as has to be kept.
 #[derive(Clone, Debug)]
@@ -66,11 +69,20 @@ pub(crate) struct Group {
     /// The first instance for which no virtual router id was left.
     unallocated: Option<usize>,
     outcome: Outcome,
+    /// What came of the form in force on each director, once what the director may not run was taken out of it.
+    told: Forms,
     /// Of the form in force: advertised or not.
     addresses: Arc<BTreeSet<IpAddr>>,
 }
 
 impl Group {
+    /// What it holds now, as it can stay: who begins with what is in force knows no more than that.
+    fn had(&self) -> Forms {
+        let told =
+            |(director, has)| (Arc::clone(director), Arc::clone(self.told.get(director).unwrap_or(has)));
+        self.outcome.has.iter().map(told).collect()
+    }
+
     /// Whether any form of it is.
     pub(crate) fn is_in_force(&self) -> bool {
         self.outcome.form != Form::Nothing
@@ -96,10 +108,10 @@ impl Group {
         &self.wish.spec
     }
 
-    /// Everything that it tracks besides interfaces: as it wants, and as is in force, which is the same on all members.
+    /// Everything that it tracks besides interfaces: as it wants, and as is in force.
     fn tracks(&self) -> BTreeSet<Tracks> {
-        let in_force = self.outcome.has.values().next().and_then(|form| form.track.as_ref());
-        tracked::names(self.wish.spec.track.as_ref()).chain(tracked::names(in_force)).collect()
+        let in_force = self.outcome.has.values().flat_map(|form| tracked::names(form.track.as_ref()));
+        tracked::names(self.wish.spec.track.as_ref()).chain(in_force).collect()
     }
 
     /// All directors that it concerns: as a member, or because what is in force has it as one.
@@ -107,63 +119,6 @@ impl Group {
         let named = self.wish.spec.members.iter().map(|member| member.director.as_str().into());
         named.chain(self.outcome.has.keys().cloned()).collect()
     }
-}
-
-/// What others see of a group.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Seen {
-    known: bool,
-    in_force: bool,
-    has: Forms,
-    addresses: Arc<BTreeSet<IpAddr>>,
-    allow: Vec<Allow>,
-}
-
-impl Seen {
-    fn of(group: &Group) -> Seen {
-        Seen {
-            known: true,
-            in_force: group.is_in_force(),
-            has: group.outcome.has.clone(),
-            addresses: Arc::clone(&group.addresses),
-            allow: group.wish.spec.allow.clone(),
-        }
-    }
-
-    /// Whether a VirtualService of the group has to be looked at anew when this comes after `before`.
-    fn concerns_users(&self, before: &Seen) -> bool {
-        self.known != before.known
-            || self.in_force != before.in_force
-            || self.addresses != before.addresses
-            || self.allow != before.allow
-            || !self.has.keys().eq(before.has.keys())
-    }
-}
-
-/// An address of a group in force on one director.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Held {
-    /// Name of the director.
-    pub(crate) director: Arc<str>,
-    /// The address.
-    pub(crate) address: IpAddr,
-    /// Name of the group.
-    pub(crate) group: Arc<str>,
-}
-
-/// What a change of groups means for others.
-#[derive(Debug, Default)]
-pub(crate) struct Stir {
-    /// Groups whose conditions may be others now.
-    pub(crate) groups: BTreeSet<Arc<str>>,
-    /// Groups that came or went, or whose members, addresses or permissions are others now.
-    pub(crate) users: BTreeSet<Arc<str>>,
-    /// Directors that may have come or gone by it, or whose configuration may be another.
-    pub(crate) directors: BTreeSet<Arc<str>>,
-    /// Addresses that are no group's any more.
-    pub(crate) released: BTreeSet<Held>,
-    /// Addresses that a group has now.
-    pub(crate) taken: BTreeSet<Held>,
 }
 
 /// All groups.
@@ -219,6 +174,24 @@ impl Groups {
         forms.map(|form| form.as_ref().clone()).collect()
     }
 
+    /// Takes in what a director was told in the end. Of a form that stays although something else is wanted, that is what stays.
+    pub(crate) fn told(&mut self, director: &str, forms: &[DirectorVrrpGroup]) {
+        for form in forms {
+            let Some((name, mut group)) = self.known.remove_entry(form.name.as_str()) else { continue };
+            if let Some((director, has)) = group.outcome.has.get_key_value(director) {
+                let (director, same) = (Arc::clone(director), **has == *form);
+                let told = if same { Arc::clone(has) } else { Arc::new(form.clone()) };
+                if !same && group.outcome.form == Form::LastGood {
+                    self.unlist(&name, &group);
+                    group.outcome.has.insert(Arc::clone(&director), Arc::clone(&told));
+                    self.list(&name, &group);
+                }
+                group.told.insert(director, told);
+            }
+            self.known.insert(name, group);
+        }
+    }
+
     /// The groups that track it.
     pub(crate) fn tracking(&self, tracks: &Tracks) -> impl Iterator<Item = &Arc<str>> {
         self.tracking.get(tracks).into_iter().flatten()
@@ -263,7 +236,7 @@ impl Groups {
             }
             if let Some(wish) = wish {
                 let had = match old {
-                    Some(old) => old.outcome.has,
+                    Some(old) => old.had(),
                     None => self.remembered.remove(&name).unwrap_or_default(),
                 };
                 let group = self.evaluate(&name, wish, had, machines);
@@ -310,6 +283,7 @@ impl Groups {
             refused: refused.0,
             unresolved: unresolved.0,
             outcome: Outcome { has, ..Outcome::default() },
+            told: Forms::new(),
             addresses: Arc::default(),
             wish,
         }
@@ -334,7 +308,7 @@ impl Groups {
             name: Arc::clone(name),
             created: group.wish.created,
             wanted: group.wanted.clone().filter(|_| group.unallocated.is_none()),
-            had: group.outcome.has.clone(),
+            had: group.had(),
         };
         let known = involved.iter().filter_map(|name| self.known.get_key_value(name));
         let precedence = Precedence::of(self.trust);
