@@ -139,9 +139,13 @@ impl<'a> Worker<'a> {
             tokio::select! {
                 biased;
                 changed = term.changed() => if changed.is_err() { break },
-                Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
-                    if let Ok(ended) = ended { self.conclude(ended) }
-                }
+                Some(ended) = self.running.join_next(), if !self.running.is_empty() => match ended {
+                    Ok(ended) => self.conclude(ended),
+                    Err(error) => {
+                        tracing::error!("a write ended in a panic, beginning anew: {error}");
+                        break;
+                    }
+                },
                 count = heard.recv_many(&mut batch, QUEUE) => {
                     if count == 0 { break }
                     let now = moment();
