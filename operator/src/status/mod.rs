@@ -4,6 +4,7 @@
 mod conditions;
 mod director;
 mod group;
+mod nat_rule;
 mod plain;
 mod reports;
 mod service;
@@ -80,7 +81,7 @@ pub fn due(around: &Surroundings<'_>, reference: &ObjectRef) -> Option<Due> {
         Object::VrrpGroup(object) => group::due(around, reference, object),
         Object::Director(object) => director::due(around, reference, object),
         Object::HealthCheck(object) => plain::health_check(around, reference, object),
-        Object::NatRule(object) => plain::nat_rule(around, reference, object),
+        Object::NatRule(object) => nat_rule::due(around, reference, object),
         Object::EndpointSlice(_) => None,
     }
 }

@@ -297,7 +297,7 @@ impl<'a> Worker<'a> {
 /// The user's object that a task is about.
 fn concerned(task: &Task) -> ObjectRef {
     match task {
-        Task::Binding(key, _) => ObjectRef::new(Kind::VirtualService, Some(&*key.namespace), &key.name),
+        Task::Binding(bound) => bound.owner(),
         Task::Config(name) | Task::Director(name) => ObjectRef::new(Kind::Director, None, name),
         Task::Status(reference) => reference.clone(),
     }
