@@ -13,7 +13,7 @@ spec: {allow: [{namespaces: [tp], kinds: [NatRule]}]}
 apiVersion: bascule.dev/v1alpha1
 kind: NatRule
 metadata: {name: out, namespace: tp}
-spec: {director: {name: r1}, masquerade: {outInterface: eth0}}
+spec: {director: r1, masquerade: {outInterface: eth0}}
 ";
 
 fn rule() -> Place {
@@ -61,7 +61,7 @@ fn a_rule_is_bound_as_it_was_compiled_and_belongs_to_it() {
     let wanted = &compiled.nodes["r1"].nat_rules;
     assert_eq!(wanted.len(), 1, "{:?}", compiled.conditions);
     let there = &world.objects[&(KIND, bound())];
-    assert_eq!(there["spec"], serde_json::to_value(wanted.values().next().unwrap()).unwrap());
+    assert_eq!(there["spec"], serde_json::to_value(&**wanted.values().next().unwrap()).unwrap());
     let owner = &there["metadata"]["ownerReferences"][0];
     let uid = &world.objects[&(Kind::NatRule, rule())]["metadata"]["uid"];
     assert_eq!((&owner["kind"], &owner["name"], &owner["uid"]), (&json!("NatRule"), &json!("out"), uid));
