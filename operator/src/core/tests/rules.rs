@@ -135,3 +135,40 @@ fn its_status_is_what_its_agents_say() {
     assert!(gone.contains(&"Ready False NotInForce".to_owned()), "{gone:?}");
     assert_eq!(world.names(KIND), Vec::<&str>::new());
 }
+
+#[test]
+fn a_refused_rule_is_told_and_its_namesake_is_not_touched() {
+    // A VirtualService of the same name: its binding has the same name too, and is another object.
+    let service = "
+---
+apiVersion: bascule.dev/v1alpha1
+kind: VirtualService
+metadata: {name: out, namespace: tp}
+spec:
+  director: {name: r1}
+  addresses: [192.0.2.1]
+  ports: [{port: 80, protocol: TCP}]
+  realServers: [{name: srv1, address: 172.16.193.10}]
+";
+    let allowed =
+        RULES.replace("kinds: [NatRule]", "kinds: [NatRule, VirtualService], addresses: [192.0.2.0/24]");
+    let mut world = World::new(&format!("{allowed}{service}"));
+    world.list(&[]);
+    world.pass(1.0);
+    for kind in [KIND, Kind::VirtualServiceBinding] {
+        assert_eq!(world.names(kind), [bound().name.as_str()]);
+    }
+    world.delete(Kind::NatRule, &rule());
+    assert!(world.settle().contains(&format!("delete {KIND} {}", bound().name)));
+    assert_eq!(world.names(Kind::VirtualServiceBinding), [bound().name.as_str()]);
+
+    let mut world = World::new(RULES);
+    world.refuse = vec![bound().name];
+    world.list(&[]);
+    world.live("r1");
+    world.pass(5.0);
+    assert_eq!(world.condition(Kind::NatRule, &rule(), "Programmed"), ("False".into(), "Rejected".into()));
+    world.refuse.clear();
+    world.change(Kind::NatRule, &rule(), |one| one["spec"]["masquerade"]["outInterface"] = json!("eth1"));
+    assert!(world.settle().contains(&format!("apply {KIND} {}", bound().name)));
+}
