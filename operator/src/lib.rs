@@ -9,6 +9,7 @@
 //! - [`api`] and [`worker`] do what these say; [`http`] shows it.
 
 pub mod api;
+pub mod bound;
 pub mod cli;
 pub mod core;
 pub mod election;

@@ -18,7 +18,7 @@ const HASH: usize = 20;
 /// What the name of a director's Lease begins with, so that no director's is [`ELECTION_LEASE`].
 const LEASE: &str = "director-";
 
-/// Name of the VirtualServiceBinding of a VirtualService on a director, in the VirtualService's namespace. Both names have at most
+/// Name of the binding of a VirtualService or NatRule on a director, in its namespace: bindings of two kinds may have one name. Both names have at most
 /// 63 characters (their schemas), of the 253 that Kubernetes allows.
 pub fn binding(service: &str, director: &str) -> String {
     format!("{service}-{}", hash(&[service, director]))

@@ -1,7 +1,8 @@
 //! Watches: each source is listed and followed, again and again, and what is heard goes into one channel.
 
 use bascule_crds::{
-    Director, DirectorConfig, HealthCheck, NatRule, Object, VirtualService, VirtualServiceBinding, VrrpGroup,
+    Director, DirectorConfig, HealthCheck, NatRule, NatRuleBinding, Object, VirtualService,
+    VirtualServiceBinding, VrrpGroup,
 };
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -39,7 +40,8 @@ pub fn spawn(client: &Client, namespace: &str, to: &mpsc::Sender<Heard>, tally: 
     follow!(VrrpGroup, Source::VrrpGroup, |one| Item::User(Object::VrrpGroup(Box::new(one))));
     follow!(NatRule, Source::NatRule, |one| Item::User(Object::NatRule(Box::new(one))));
     follow!(Director, Source::Director, |one| Item::User(Object::Director(Box::new(one))));
-    follow!(VirtualServiceBinding, Source::VirtualServiceBinding, |one| Item::Binding(Box::new(one)));
+    follow!(VirtualServiceBinding, Source::VirtualServiceBinding, |one| Item::Binding(one.into()));
+    follow!(NatRuleBinding, Source::NatRuleBinding, |one| Item::Binding(one.into()));
     follow!(DirectorConfig, Source::DirectorConfig, |one| Item::Config(Box::new(one)));
     follow!(Node, Source::Node, |one: Node| Item::Node(NodeFacts::of(&one)));
     let leases = Api::<DeserializeGuard<Lease>>::namespaced(client.clone(), namespace);

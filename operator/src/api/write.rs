@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bascule_crds::{
-    Director, DirectorConfig, HealthCheck, Kind, NatRule, Object, VirtualService, VirtualServiceBinding,
-    VrrpGroup,
+    Director, DirectorConfig, HealthCheck, Kind, NatRule, NatRuleBinding, Object, VirtualService,
+    VirtualServiceBinding, VrrpGroup,
 };
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, ValidationDirective,
@@ -95,14 +95,13 @@ async fn strip(
 
 fn resource(kind: Kind) -> ApiResource {
     match kind {
-        Kind::VirtualService | Kind::EndpointSlice | Kind::NatRuleBinding => {
-            ApiResource::erase::<VirtualService>(&())
-        }
+        Kind::VirtualService | Kind::EndpointSlice => ApiResource::erase::<VirtualService>(&()),
         Kind::HealthCheck => ApiResource::erase::<HealthCheck>(&()),
         Kind::VrrpGroup => ApiResource::erase::<VrrpGroup>(&()),
         Kind::NatRule => ApiResource::erase::<NatRule>(&()),
         Kind::Director => ApiResource::erase::<Director>(&()),
         Kind::VirtualServiceBinding => ApiResource::erase::<VirtualServiceBinding>(&()),
+        Kind::NatRuleBinding => ApiResource::erase::<NatRuleBinding>(&()),
         Kind::DirectorConfig => ApiResource::erase::<DirectorConfig>(&()),
     }
 }
@@ -126,7 +125,12 @@ fn heard(source: Source, mut object: DynamicObject) -> Result<Heard, Failure> {
         Source::VrrpGroup => user!(VrrpGroup),
         Source::NatRule => user!(NatRule),
         Source::Director => user!(Director),
-        Source::VirtualServiceBinding => Item::Binding(Box::new(object.try_parse().map_err(unreadable)?)),
+        Source::VirtualServiceBinding => {
+            Item::Binding(object.try_parse::<VirtualServiceBinding>().map_err(unreadable)?.into())
+        }
+        Source::NatRuleBinding => {
+            Item::Binding(object.try_parse::<NatRuleBinding>().map_err(unreadable)?.into())
+        }
         Source::DirectorConfig => Item::Config(Box::new(object.try_parse().map_err(unreadable)?)),
         Source::Node | Source::Lease => {
             return Err(Failure::Refused(format!("{source} is not written by the operator")));

@@ -4,6 +4,7 @@ use bascule_compile::{BindingKey, Delta};
 use bascule_crds::{Kind, Object, ObjectRef};
 
 use super::{Core, Task};
+use crate::bound::{Binding, Binds, Bound};
 use crate::index::Source;
 
 impl Core {
@@ -13,9 +14,9 @@ impl Core {
     }
 
     /// A binding came, went or changed, or should.
-    pub(super) fn mark_binding(&mut self, key: BindingKey, director: String, fresh: bool) {
-        self.mark(Task::Status(service(&key)), false);
-        self.mark(Task::Binding(key, director), fresh);
+    pub(super) fn mark_binding(&mut self, bound: Bound, fresh: bool) {
+        self.mark(Task::Status(bound.owner()), false);
+        self.mark(Task::Binding(bound), fresh);
     }
 
     /// What its agent says of a machine is something else.
@@ -36,29 +37,25 @@ impl Core {
     pub(super) fn mark_all_of(&mut self, director: &str) {
         self.mark_machine(director);
         let node = self.compiler.compiled().nodes.get(director);
-        let services: Vec<_> = node.into_iter().flat_map(|node| node.bindings.keys()).map(service).collect();
-        for reference in services {
-            self.mark(Task::Status(reference), false);
+        let bound = node.into_iter().flat_map(|node| Bound::on(director, node));
+        for owner in bound.map(|bound| bound.owner()).collect::<Vec<_>>() {
+            self.mark(Task::Status(owner), false);
         }
     }
 
     /// What belongs to an object belongs to it by its `uid`: one that was made anew under its name is another one.
     pub(super) fn mark_owned(&mut self, reference: &ObjectRef) {
-        match reference.kind {
-            Kind::Director => self.mark(Task::Config(reference.name.clone()), true),
-            Kind::VirtualService => {
-                let namespace = reference.namespace.as_deref().unwrap_or_default();
-                let key = BindingKey::new(namespace, &reference.name);
-                let mut on: Vec<String> = self.index.bound_on(&key).map(str::to_owned).collect();
-                let nodes = self.compiler.compiled().nodes.iter();
-                on.extend(
-                    nodes.filter(|(_, node)| node.bindings.contains_key(&key)).map(|(on, _)| on.clone()),
-                );
-                for director in on {
-                    self.mark_binding(key.clone(), director, true);
-                }
-            }
-            _ => {}
+        if reference.kind == Kind::Director {
+            self.mark(Task::Config(reference.name.clone()), true);
+        }
+        let Some(binds) = Binds::of(reference.kind) else { return };
+        let key = BindingKey::new(reference.namespace.as_deref().unwrap_or_default(), &reference.name);
+        let there = self.index.bound_on(binds, &key).map(|on| Bound::new(binds, key.clone(), on));
+        let compiled = self.compiler.compiled();
+        let wanted = compiled.nodes.keys().map(|on| Bound::new(binds, key.clone(), on));
+        let wanted = wanted.filter(|bound| bound.wanted(compiled).is_some());
+        for bound in there.chain(wanted).collect::<Vec<_>>() {
+            self.mark_binding(bound, true);
         }
     }
 
@@ -73,8 +70,10 @@ impl Core {
                 // It counts them.
                 self.mark(Task::Status(ObjectRef::new(Kind::Director, None, &director)), false);
             }
-            for key in node.bindings {
-                self.mark_binding(key, director.clone(), true);
+            for (binds, keys) in [(Binds::VirtualService, node.bindings), (Binds::NatRule, node.nat_rules)] {
+                for key in keys {
+                    self.mark_binding(Bound::new(binds, key, &director), true);
+                }
             }
         }
         for reference in delta.conditions {
@@ -85,7 +84,7 @@ impl Core {
     /// The API server refuses what a task makes, or takes it now: that is said where the user looks.
     pub(super) fn mark_told(&mut self, task: &Task) {
         match task {
-            Task::Binding(key, _) => self.mark(Task::Status(service(key)), false),
+            Task::Binding(bound) => self.mark(Task::Status(bound.owner()), false),
             Task::Config(name) => self.mark_machine(name),
             Task::Director(_) | Task::Status(_) => {}
         }
@@ -94,13 +93,8 @@ impl Core {
     /// Everything that there is and should be.
     pub(super) fn mark_everything(&mut self) {
         let compiled = self.compiler.compiled();
-        let wanted = compiled
-            .nodes
-            .iter()
-            .flat_map(|(director, node)| node.bindings.keys().map(|key| (key.clone(), director.clone())));
-        let there = self.index.bindings().map(crate::index::bound_to);
-        let mut tasks: Vec<Task> =
-            wanted.chain(there).map(|(key, director)| Task::Binding(key, director)).collect();
+        let there = self.index.bindings().map(Binding::bound);
+        let mut tasks: Vec<Task> = Bound::all(compiled).chain(there).map(Task::Binding).collect();
         tasks.extend(compiled.nodes.keys().cloned().map(Task::Config));
         tasks
             .extend(self.index.configs().filter_map(|config| config.metadata.name.clone()).map(Task::Config));
@@ -111,8 +105,4 @@ impl Core {
             self.mark(task, true);
         }
     }
-}
-
-fn service(key: &BindingKey) -> ObjectRef {
-    ObjectRef::new(Kind::VirtualService, Some(&*key.namespace), &key.name)
 }

@@ -9,10 +9,11 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use bascule_compile::{BindingKey, Change as ObjectChange, Compiled, Compiler, NodeConfig, Trust};
+use bascule_compile::{Change as ObjectChange, Compiled, Compiler, NodeConfig, Trust};
 use bascule_crds::{Kind, Object, ObjectRef};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use crate::bound::{Binding, Bound};
 use crate::index::{Change, Heard, Index, Place, Source};
 use crate::plan::{self, Write};
 use crate::status::{self, Due, Haste, News, Surroundings};
@@ -48,8 +49,8 @@ impl Moment {
 /// Something that may have to be written. What exactly, [`Core::plan`] says when its time has come.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Task {
-    /// The binding of a VirtualService on a director.
-    Binding(BindingKey, String),
+    /// The binding of an object on a director.
+    Binding(Bound),
     /// The configuration of a director.
     Config(String),
     /// The Director of a labelled Node.
@@ -149,12 +150,10 @@ impl Core {
     pub fn take_in(&mut self, heard: Heard, now: &Moment) {
         // Whom a binding was for until now.
         let bound = match &heard {
-            Heard::There(Source::VirtualServiceBinding, place, ..)
-            | Heard::Written(Source::VirtualServiceBinding, place, ..)
-            | Heard::Gone(Source::VirtualServiceBinding, place, _)
-            | Heard::Deleted(Source::VirtualServiceBinding, place, _) => {
-                self.index.binding(place).map(crate::index::bound_to)
-            }
+            Heard::There(source, place, ..)
+            | Heard::Written(source, place, ..)
+            | Heard::Gone(source, place, _)
+            | Heard::Deleted(source, place, _) => self.bound_at(*source, place),
             _ => None,
         };
         let before = match &heard {
@@ -165,8 +164,9 @@ impl Core {
         };
         // A listing may end several bindings at once.
         let all_bound: Vec<_> = match &heard {
-            Heard::Listed(Source::VirtualServiceBinding) => {
-                self.index.bindings().map(crate::index::bound_to).collect()
+            Heard::Listed(source) => {
+                let of = self.index.bindings().filter(|one| Some(one.binds()) == source.binds());
+                of.map(Binding::bound).collect()
             }
             _ => Vec::new(),
         };
@@ -180,8 +180,8 @@ impl Core {
             return;
         }
         if !changes.is_empty() {
-            for (key, director) in bound.into_iter().chain(all_bound) {
-                self.mark_binding(key, director, false);
+            for bound in bound.into_iter().chain(all_bound) {
+                self.mark_binding(bound, false);
             }
         }
         for change in changes {
@@ -189,12 +189,17 @@ impl Core {
         }
     }
 
+    /// Whom the binding there is for, if a binding is there.
+    fn bound_at(&self, source: Source, place: &Place) -> Option<Bound> {
+        self.index.binding(source.binds()?, place).map(Binding::bound)
+    }
+
     /// Marks what a change may concern.
     fn follow(&mut self, change: &Change, before: Option<&Version>, now: &Moment) {
         match change.source {
-            Source::VirtualServiceBinding => {
-                if let Some((key, director)) = self.index.binding(&change.place).map(crate::index::bound_to) {
-                    self.mark_binding(key, director, false);
+            Source::VirtualServiceBinding | Source::NatRuleBinding => {
+                if let Some(bound) = self.bound_at(change.source, &change.place) {
+                    self.mark_binding(bound, false);
                 }
             }
             Source::DirectorConfig => {
@@ -303,8 +308,8 @@ impl Core {
             return None;
         }
         let write = match task {
-            Task::Binding(key, director) => {
-                plan::binding(&self.index, self.compiler.compiled(), key, director).into_iter().next()
+            Task::Binding(bound) => {
+                plan::binding(&self.index, self.compiler.compiled(), bound).into_iter().next()
             }
             Task::Config(name) => plan::config(&self.index, self.compiler.compiled(), name),
             Task::Director(name) => plan::director(&self.index, name),
@@ -379,10 +384,7 @@ fn version(object: &Object) -> Version {
 /// What a task makes, as the API server names it in its refusals.
 fn object_of(task: &Task) -> Option<(Kind, Place)> {
     match task {
-        Task::Binding(key, director) => {
-            let name = crate::names::binding(&key.name, director);
-            Some((Kind::VirtualServiceBinding, Place { namespace: key.namespace.to_string(), name }))
-        }
+        Task::Binding(bound) => Some((bound.binds.kind(), bound.place())),
         Task::Config(name) => Some((Kind::DirectorConfig, Place::cluster(name))),
         Task::Director(_) | Task::Status(_) => None,
     }
@@ -391,17 +393,24 @@ fn object_of(task: &Task) -> Option<(Kind, Place)> {
 /// What the agents have been told until now.
 fn programmed(index: &Index) -> BTreeMap<String, NodeConfig> {
     let mut nodes: BTreeMap<String, NodeConfig> = BTreeMap::new();
-    let empty =
-        || NodeConfig { director: bascule_crds::DirectorConfigSpec::default(), bindings: BTreeMap::new() };
+    let empty = || NodeConfig::new(bascule_crds::DirectorConfigSpec::default());
     for config in index.configs() {
         let node = nodes.entry(config.spec.director.clone()).or_insert_with(empty);
         node.director = config.spec.clone();
     }
     for binding in index.bindings() {
-        let (key, director) = crate::index::bound_to(binding);
-        let ours = binding.metadata.name.as_deref() == Some(&crate::names::binding(&key.name, &director));
-        if ours {
-            nodes.entry(director).or_insert_with(empty).bindings.insert(key, binding.spec.clone().into());
+        let bound = binding.bound();
+        if binding.meta().name.as_deref() != Some(&bound.place().name) {
+            continue;
+        }
+        let node = nodes.entry(bound.director).or_insert_with(empty);
+        match binding {
+            Binding::VirtualService(one) => {
+                node.bindings.insert(bound.key, one.spec.clone().into());
+            }
+            Binding::NatRule(one) => {
+                node.nat_rules.insert(bound.key, one.spec.clone().into());
+            }
         }
     }
     nodes

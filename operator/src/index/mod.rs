@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bascule_compile::BindingKey;
-use bascule_crds::{DirectorConfig, Kind, Object, ObjectRef, VirtualServiceBinding};
+use bascule_crds::{DirectorConfig, Kind, Object, ObjectRef};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::bound::{Binding, Binds, Bound};
 
 pub use facts::{LeaseFacts, NodeFacts, meta_of, status_of};
 
@@ -29,6 +31,8 @@ pub enum Source {
     /// Written by the operator; their status by agents.
     VirtualServiceBinding,
     /// Written by the operator; their status by agents.
+    NatRuleBinding,
+    /// Written by the operator; their status by agents.
     DirectorConfig,
     /// Kubernetes' own.
     Node,
@@ -38,13 +42,14 @@ pub enum Source {
 
 impl Source {
     /// All of them.
-    pub const ALL: [Source; 9] = [
+    pub const ALL: [Source; 10] = [
         Source::VirtualService,
         Source::HealthCheck,
         Source::VrrpGroup,
         Source::NatRule,
         Source::Director,
         Source::VirtualServiceBinding,
+        Source::NatRuleBinding,
         Source::DirectorConfig,
         Source::Node,
         Source::Lease,
@@ -68,8 +73,18 @@ impl Source {
             Source::NatRule => Some(Kind::NatRule),
             Source::Director => Some(Kind::Director),
             Source::VirtualServiceBinding => Some(Kind::VirtualServiceBinding),
+            Source::NatRuleBinding => Some(Kind::NatRuleBinding),
             Source::DirectorConfig => Some(Kind::DirectorConfig),
             Source::Node | Source::Lease => None,
+        }
+    }
+
+    /// What its bindings bind, if they are bindings.
+    pub const fn binds(self) -> Option<Binds> {
+        match self {
+            Source::VirtualServiceBinding => Some(Binds::VirtualService),
+            Source::NatRuleBinding => Some(Binds::NatRule),
+            _ => None,
         }
     }
 
@@ -127,7 +142,7 @@ pub enum Item {
     /// One that users write.
     User(Object),
     /// One of the operator's own.
-    Binding(Box<VirtualServiceBinding>),
+    Binding(Binding),
     /// One of the operator's own.
     Config(Box<DirectorConfig>),
     /// A machine of the cluster.
@@ -168,9 +183,9 @@ pub struct Change {
 #[derive(Debug, Default)]
 pub struct Index {
     users: BTreeMap<ObjectRef, Object>,
-    bindings: BTreeMap<Place, Box<VirtualServiceBinding>>,
-    /// Names of the bindings of a VirtualService on a director: one, unless somebody else makes some.
-    bound: BTreeMap<(BindingKey, String), BTreeSet<String>>,
+    bindings: BTreeMap<(Binds, Place), Binding>,
+    /// Names of the bindings of an object on a director: one, unless somebody else makes some.
+    bound: BTreeMap<Bound, BTreeSet<String>>,
     configs: BTreeMap<String, Box<DirectorConfig>>,
     nodes: BTreeMap<String, NodeFacts>,
     leases: BTreeMap<String, LeaseFacts>,
@@ -239,8 +254,10 @@ impl Index {
     }
 
     fn meta(&self, source: Source, place: &Place) -> Option<&ObjectMeta> {
+        if let Some(binds) = source.binds() {
+            return self.binding(binds, place).map(Binding::meta);
+        }
         match source {
-            Source::VirtualServiceBinding => self.bindings.get(place).map(|one| &one.metadata),
             Source::DirectorConfig => self.configs.get(&place.name).map(|one| &one.metadata),
             _ => source.kind().and_then(|kind| self.users.get(&place.reference(kind))).map(Object::metadata),
         }
@@ -271,11 +288,12 @@ impl Index {
                 same
             }
             Item::Binding(binding) => {
-                let same = self.bindings.get(&place) == Some(&binding);
+                let at = (binding.binds(), place.clone());
+                let same = self.bindings.get(&at) == Some(&binding);
                 if !same {
-                    self.unbind(&place);
-                    self.bound.entry(bound_to(&binding)).or_default().insert(name());
-                    self.bindings.insert(place.clone(), binding);
+                    self.unbind(&at);
+                    self.bound.entry(binding.bound()).or_default().insert(name());
+                    self.bindings.insert(at, binding);
                 }
                 same
             }
@@ -289,10 +307,11 @@ impl Index {
     fn remove(&mut self, source: Source, place: Place) -> Vec<Change> {
         let unreadable = self.unreadable.remove(&(source, place.clone())).is_some();
         let there = match source {
-            Source::VirtualServiceBinding => {
-                self.unbind(&place);
-                self.bindings.remove(&place).is_some()
-            }
+            Source::VirtualServiceBinding | Source::NatRuleBinding => source.binds().is_some_and(|binds| {
+                let at = (binds, place.clone());
+                self.unbind(&at);
+                self.bindings.remove(&at).is_some()
+            }),
             Source::DirectorConfig => self.configs.remove(&place.name).is_some(),
             Source::Node => self.nodes.remove(&place.name).is_some(),
             Source::Lease => self.leases.remove(&place.name).is_some(),
@@ -301,11 +320,11 @@ impl Index {
         if there || unreadable { vec![Change { source, place }] } else { Vec::new() }
     }
 
-    fn unbind(&mut self, place: &Place) {
-        let Some(binding) = self.bindings.get(place) else { return };
-        let key = bound_to(binding);
+    fn unbind(&mut self, at: &(Binds, Place)) {
+        let Some(binding) = self.bindings.get(at) else { return };
+        let key = binding.bound();
         if let Some(names) = self.bound.get_mut(&key) {
-            names.remove(&place.name);
+            names.remove(&at.1.name);
             if names.is_empty() {
                 self.bound.remove(&key);
             }
@@ -316,7 +335,10 @@ impl Index {
     pub fn places(&self, source: Source) -> Vec<Place> {
         let cluster = |name: &String| Place::cluster(name);
         let mut places: Vec<Place> = match source {
-            Source::VirtualServiceBinding => self.bindings.keys().cloned().collect(),
+            Source::VirtualServiceBinding | Source::NatRuleBinding => {
+                let of = self.bindings.keys().filter(|(binds, _)| source.binds() == Some(*binds));
+                of.map(|(_, place)| place.clone()).collect()
+            }
             Source::DirectorConfig => self.configs.keys().map(cluster).collect(),
             Source::Node => self.nodes.keys().map(cluster).collect(),
             // All are of one namespace.
@@ -358,34 +380,31 @@ impl Index {
         self.users.range(first..).take_while(move |(reference, _)| reference.kind == kind)
     }
 
-    /// The binding of that place.
-    pub fn binding(&self, place: &Place) -> Option<&VirtualServiceBinding> {
-        self.bindings.get(place).map(|binding| &**binding)
+    /// The binding of that kind and place.
+    pub fn binding(&self, binds: Binds, place: &Place) -> Option<&Binding> {
+        self.bindings.get(&(binds, place.clone()))
     }
 
-    /// The directors for which there is a binding of a VirtualService, whether or not it should be there.
-    pub fn bound_on<'a>(&'a self, key: &BindingKey) -> impl Iterator<Item = &'a str> {
-        let key = key.clone();
-        let from = (key.clone(), String::new());
-        self.bound.range(from..).take_while(move |((of, _), _)| *of == key).map(|((_, on), _)| on.as_str())
+    /// The directors for which there is a binding of an object, whether or not it should be there.
+    pub fn bound_on<'a>(&'a self, binds: Binds, key: &BindingKey) -> impl Iterator<Item = &'a str> {
+        let from = Bound::new(binds, key.clone(), "");
+        let of = (binds, key.clone());
+        let same = move |(one, _): &(&Bound, &BTreeSet<String>)| one.binds == of.0 && one.key == of.1;
+        self.bound.range(from..).take_while(same).map(|(one, _)| one.director.as_str())
     }
 
     /// All bindings.
-    pub fn bindings(&self) -> impl Iterator<Item = &VirtualServiceBinding> {
-        self.bindings.values().map(|binding| &**binding)
+    pub fn bindings(&self) -> impl Iterator<Item = &Binding> {
+        self.bindings.values()
     }
 
-    /// The bindings of a VirtualService on a director.
-    pub fn bound<'a>(
-        &'a self,
-        key: &'a BindingKey,
-        director: &str,
-    ) -> impl Iterator<Item = (Place, &'a VirtualServiceBinding)> {
-        let names = self.bound.get(&(key.clone(), director.to_owned())).into_iter().flatten();
+    /// The bindings of an object on a director.
+    pub fn bound<'a>(&'a self, bound: &'a Bound) -> impl Iterator<Item = (Place, &'a Binding)> {
+        let names = self.bound.get(bound).into_iter().flatten();
         names.filter_map(|name| {
-            let place = Place { namespace: key.namespace.to_string(), name: name.clone() };
-            let binding = self.bindings.get(&place)?;
-            Some((place, &**binding))
+            let place = Place { namespace: bound.key.namespace.to_string(), name: name.clone() };
+            let binding = self.binding(bound.binds, &place)?;
+            Some((place, binding))
         })
     }
 
@@ -422,7 +441,9 @@ impl Index {
     /// How many objects of a source there are; costs as much.
     pub fn count(&self, source: Source) -> usize {
         match source {
-            Source::VirtualServiceBinding => self.bindings.len(),
+            Source::VirtualServiceBinding | Source::NatRuleBinding => {
+                self.bindings.keys().filter(|(binds, _)| source.binds() == Some(*binds)).count()
+            }
             Source::DirectorConfig => self.configs.len(),
             Source::Node => self.nodes.len(),
             Source::Lease => self.leases.len(),
@@ -438,10 +459,4 @@ fn replace<V: PartialEq>(map: &mut BTreeMap<String, V>, name: String, value: V) 
     }
     map.insert(name, value);
     false
-}
-
-/// What a binding says that it is for: a VirtualService on a director.
-pub fn bound_to(binding: &VirtualServiceBinding) -> (BindingKey, String) {
-    let namespace = binding.metadata.namespace.as_deref().unwrap_or_default();
-    (BindingKey::new(namespace, &binding.spec.virtual_service), binding.spec.director.clone())
 }

@@ -1,4 +1,4 @@
-use bascule_crds::HealthCheck;
+use bascule_crds::{HealthCheck, NatRuleBinding, VirtualServiceBinding};
 use serde_json::json;
 
 use super::*;
@@ -101,4 +101,40 @@ fn only_what_was_deleted_goes() {
         Vec::<String>::new()
     );
     assert_eq!(take_in(&mut index, vec![Heard::Deleted(source, at, Some("new".into()))]), ["a"]);
+}
+
+#[test]
+fn bindings_of_two_kinds_may_have_one_place() {
+    let meta = json!({"name": "one", "namespace": "tp"});
+    let rule: NatRuleBinding = serde_json::from_value(json!({
+        "apiVersion": "bascule.dev/v1alpha1", "kind": "NatRuleBinding", "metadata": meta,
+        "spec": {"natRule": "web", "director": "dir1", "masquerade": {"outInterface": "eth0"}},
+    }))
+    .unwrap();
+    let service: VirtualServiceBinding = serde_json::from_value(json!({
+        "apiVersion": "bascule.dev/v1alpha1", "kind": "VirtualServiceBinding", "metadata": meta,
+        "spec": {"virtualService": "web", "director": "dir1", "scheduler": {"name": "rr"}, "sourceNat": "Never"},
+    }))
+    .unwrap();
+    let mut index = Index::default();
+    let (rules, services) = (Source::NatRuleBinding, Source::VirtualServiceBinding);
+    let there = |source, binding: Binding| {
+        Heard::There(source, place("one"), Some(1), Box::new(Item::Binding(binding)))
+    };
+    assert_eq!(
+        take_in(&mut index, vec![there(rules, rule.into()), there(services, service.into())]).len(),
+        2
+    );
+    let on = |index: &Index, binds| {
+        index.bound_on(binds, &BindingKey::new("tp", "web")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for binds in Binds::ALL {
+        assert_eq!(on(&index, binds), ["dir1"]);
+        let bound = Bound::new(binds, BindingKey::new("tp", "web"), "dir1");
+        assert_eq!(index.bound(&bound).map(|(_, one)| one.binds()).collect::<Vec<_>>(), [binds]);
+    }
+    // A list of one kind ends what it does not name of that kind only.
+    take_in(&mut index, vec![Heard::Listing(rules), Heard::Listed(rules)]);
+    assert_eq!((index.count(rules), index.count(services)), (0, 1));
+    assert_eq!((on(&index, Binds::NatRule).len(), on(&index, Binds::VirtualService).len()), (0, 1));
 }

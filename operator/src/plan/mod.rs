@@ -5,15 +5,16 @@ mod directors;
 #[cfg(test)]
 mod tests;
 
-use bascule_compile::{BindingKey, Compiled};
+use bascule_compile::Compiled;
 use bascule_crds::common::API_VERSION;
 use bascule_crds::{Kind, Object, ObjectRef};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::index::{Index, Place, Source};
-use crate::names::{self, MANAGED_BY, MANAGER};
+use crate::bound::{Binding, Bound};
+use crate::index::{Index, Place};
+use crate::names::{MANAGED_BY, MANAGER};
 
 pub use difference::Difference;
 pub use directors::director;
@@ -75,34 +76,33 @@ impl Write {
     }
 }
 
-/// What has to be written for a VirtualService on a director, in this order.
-pub fn binding(index: &Index, compiled: &Compiled, key: &BindingKey, director: &str) -> Vec<Write> {
-    let service = Place { namespace: key.namespace.to_string(), name: key.name.to_string() };
-    let owner = index.user(&service.reference(Kind::VirtualService));
+/// What has to be written for an object on a director, in this order.
+pub fn binding(index: &Index, compiled: &Compiled, bound: &Bound) -> Vec<Write> {
+    let reference = bound.owner();
+    let owner = index.user(&reference);
     // What cannot be read may well want what is there.
-    if owner.is_none() && index.why_unreadable(Source::VirtualService, &service).is_some() {
+    if owner.is_none() && index.why_unreadable(bound.binds.owner(), &Place::from(&reference)).is_some() {
         return Vec::new();
     }
-    let place = Place { namespace: key.namespace.to_string(), name: names::binding(&key.name, director) };
-    let wanted = compiled.nodes.get(director).and_then(|node| node.bindings.get(key));
-    let wanted = wanted.zip(owner);
-    let kind = Kind::VirtualServiceBinding;
+    let (kind, place) = (bound.binds.kind(), bound.place());
+    let wanted = bound.wanted(compiled).zip(owner);
     let mut writes = Vec::new();
-    for (at, binding) in index.bound(key, director) {
+    for (at, binding) in index.bound(bound) {
         if wanted.is_none() || at != place {
-            writes.push(Write::delete(kind, at, &binding.metadata));
+            writes.push(Write::delete(kind, at, binding.meta()));
         }
     }
     let Some((wanted, owner)) = wanted else { return writes };
     let owner = Owner::of(owner);
-    match index.binding(&place) {
-        Some(other) if crate::index::bound_to(other) != (key.clone(), director.to_owned()) => {
+    match index.binding(bound.binds, &place) {
+        Some(other) if other.bound() != *bound => {
             // Whom it is for cannot be changed: it has to go first.
-            writes.push(Write::delete(kind, place, &other.metadata));
+            writes.push(Write::delete(kind, place, other.meta()));
         }
         live => {
-            let live = live.map(|live| (&live.metadata, &live.spec));
-            writes.extend(spec(kind, place, &**wanted, live, Some(&owner)));
+            let said = live.map(Binding::spec);
+            let live = live.map(Binding::meta).zip(said.as_ref());
+            writes.extend(spec(kind, place, &wanted, live, Some(&owner)));
         }
     }
     writes

@@ -1,8 +1,10 @@
-use bascule_compile::{Snapshot, Trust, compile};
+use bascule_compile::{BindingKey, Snapshot, Trust, compile};
 use bascule_crds::{DirectorConfig, VirtualServiceBinding, manifest, validate};
 
 use super::*;
-use crate::index::{Heard, Item};
+use crate::bound::Binds;
+use crate::index::{Heard, Item, Source};
+use crate::names;
 
 const MANIFESTS: &str = "
 apiVersion: bascule.dev/v1alpha1
@@ -56,7 +58,7 @@ fn put(index: &mut Index, compiled: &Compiled, place: &Place, change: impl FnOnc
     });
     change(&mut object);
     let binding: VirtualServiceBinding = serde_json::from_value(object).unwrap();
-    let item = Box::new(Item::Binding(Box::new(binding)));
+    let item = Box::new(Item::Binding(binding.into()));
     index.take_in(Heard::There(Source::VirtualServiceBinding, place.clone(), None, item));
 }
 
@@ -172,7 +174,7 @@ fn a_binding_becomes_what_it_should_be() {
     for (what, before, writes) in cases {
         let (mut index, mut compiled) = world();
         before(&mut index, &mut compiled);
-        let planned = binding(&index, &compiled, &key(), "dir1");
+        let planned = binding(&index, &compiled, &Bound::new(Binds::VirtualService, key(), "dir1"));
         assert_eq!(planned.iter().map(told).collect::<Vec<_>>(), writes, "{what}");
     }
 }
@@ -181,7 +183,7 @@ fn a_binding_becomes_what_it_should_be() {
 fn a_name_that_something_else_has_is_freed_first() {
     let (mut index, compiled) = world();
     put(&mut index, &compiled, &canonical(), |one| one["spec"]["virtualService"] = json!("else"));
-    let planned = binding(&index, &compiled, &key(), "dir1");
+    let planned = binding(&index, &compiled, &Bound::new(Binds::VirtualService, key(), "dir1"));
     assert_eq!(planned.iter().map(told).collect::<Vec<_>>(), ["delete it at version 7"]);
 }
 

@@ -4,6 +4,7 @@
 mod conditions;
 mod director;
 mod group;
+mod nat_rule;
 mod plain;
 mod reports;
 mod service;
@@ -80,7 +81,7 @@ pub fn due(around: &Surroundings<'_>, reference: &ObjectRef) -> Option<Due> {
         Object::VrrpGroup(object) => group::due(around, reference, object),
         Object::Director(object) => director::due(around, reference, object),
         Object::HealthCheck(object) => plain::health_check(around, reference, object),
-        Object::NatRule(object) => plain::nat_rule(around, reference, object),
+        Object::NatRule(object) => nat_rule::due(around, reference, object),
         Object::EndpointSlice(_) => None,
     }
 }
@@ -90,10 +91,14 @@ fn judged<'a>(around: &Surroundings<'a>, reference: &ObjectRef) -> &'a [Judged] 
     around.compiled.conditions.get(reference).map_or(&[], Vec::as_slice)
 }
 
-/// Whether nothing of the conditions but their times differs.
-fn same_conditions(a: &[Condition], b: &[Condition]) -> bool {
-    let find = |type_: &str| b.iter().find(|one| one.type_ == type_);
-    a.len() == b.len() && a.iter().all(|one| find(&one.type_) == Some(one))
+/// The conditions that the operator writes. Others may have theirs beside: an apply leaves them.
+const OURS: [&str; 6] = ["Accepted", "ResolvedRefs", "Programmed", "Ready", "QuorumMet", "Degraded"];
+
+/// Whether the conditions say the same, wherever they stand.
+fn same_conditions(before: &[Condition], after: &[Condition]) -> bool {
+    let ours: Vec<_> = before.iter().filter(|one| OURS.contains(&one.type_.as_str())).collect();
+    let find = |type_: &str| ours.iter().find(|one| one.type_ == type_);
+    ours.len() == after.len() && after.iter().all(|one| find(&one.type_) == Some(&one))
 }
 
 /// What compiling decides: users wait for it.

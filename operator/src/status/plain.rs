@@ -2,7 +2,6 @@
 
 use bascule_crds::ObjectRef;
 use bascule_crds::health_check::{HealthCheck, HealthCheckStatus};
-use bascule_crds::nat_rule::{NatRule, NatRuleStatus};
 
 use super::conditions::conditions;
 use super::{Due, Haste, Surroundings, Truth, Verdict, judged, news, same_conditions, write};
@@ -31,19 +30,5 @@ pub(super) fn health_check(
     }
     let news = news(&before.conditions, &conditions);
     let status = HealthCheckStatus { observed_generation: generation, conditions };
-    Some(Due { haste: Haste::Now, write: write(reference, object.metadata.uid.as_ref(), &status), news })
-}
-
-pub(super) fn nat_rule(around: &Surroundings<'_>, reference: &ObjectRef, object: &NatRule) -> Option<Due> {
-    let mut verdicts: Vec<Verdict> = judged(around, reference).iter().map(Verdict::judged).collect();
-    verdicts.extend(not_in_force(&verdicts));
-    let before = object.status.clone().unwrap_or_default();
-    let generation = object.metadata.generation;
-    let conditions = conditions(verdicts, generation, &before.conditions, &around.now);
-    if before.observed_generation == generation && same_conditions(&before.conditions, &conditions) {
-        return None;
-    }
-    let news = news(&before.conditions, &conditions);
-    let status = NatRuleStatus { observed_generation: generation, conditions };
     Some(Due { haste: Haste::Now, write: write(reference, object.metadata.uid.as_ref(), &status), news })
 }

@@ -1,8 +1,11 @@
 //! What the agents say of one thing, each on its director, as one answer.
 
+use bascule_compile::BindingKey;
 use bascule_crds::common::Condition;
 
+use super::Surroundings;
 use super::conditions::{Truth, Verdict};
+use crate::bound::{Binding, Binds, Bound};
 
 /// As many directors are named in a message.
 const NAMED: usize = 4;
@@ -39,6 +42,33 @@ impl Report<'_> {
     fn says(&self, type_: &str) -> Option<&Condition> {
         self.conditions.iter().find(|one| one.type_ == type_)
     }
+}
+
+/// Where an object is to be, what is said there, and by which binding.
+pub(super) fn of<'a>(
+    around: &Surroundings<'a>,
+    binds: Binds,
+    key: &BindingKey,
+) -> Vec<(Report<'a>, Option<&'a Binding>)> {
+    let on = |director: &'a String| {
+        let bound = Bound::new(binds, key.clone(), director);
+        let wanted = bound.wanted(around.compiled)?;
+        let place = bound.place();
+        let binding = around.index.binding(binds, &place);
+        let said = binding.and_then(Binding::said);
+        let current = binding.zip(said).is_some_and(|(binding, (observed, _))| {
+            binding.spec() == wanted && observed == binding.meta().generation
+        });
+        let report = Report {
+            director,
+            life: (around.life)(director),
+            current,
+            conditions: said.map_or(&[], |(_, conditions)| conditions),
+            refused: (around.refused)(binds.kind(), &place),
+        };
+        Some((report, binding))
+    };
+    around.compiled.nodes.keys().filter_map(on).collect()
 }
 
 /// Whether every living director has spoken of what is to be there now.

@@ -4,22 +4,21 @@ use bascule_compile::BindingKey;
 use bascule_crds::virtual_service::{
     RealServerCounts, VirtualService, VirtualServiceStatus, VirtualServiceSummary,
 };
-use bascule_crds::{Kind, ObjectRef, VirtualServiceBinding, VirtualServiceSpec};
+use bascule_crds::{ObjectRef, VirtualServiceSpec};
 
 use super::conditions::conditions;
 use super::plain::not_in_force;
-use super::reports::{self, Report};
+use super::reports::{self, Life, Report};
 use super::{Due, Haste, Surroundings, Verdict, haste, judged, news, same_conditions, write};
-use crate::index::Place;
-use crate::names;
+use crate::bound::{Binding, Binds};
 
 /// Longest text of a column, in characters.
 const COLUMN: usize = 256;
 
 pub(super) fn due(around: &Surroundings<'_>, reference: &ObjectRef, object: &VirtualService) -> Option<Due> {
     let key = BindingKey::new(reference.namespace.as_deref().unwrap_or_default(), &reference.name);
-    let placed = placed(around, &key);
-    let told: Vec<Report<'_>> = placed.iter().map(|one| one.report.clone()).collect();
+    let placed = reports::of(around, Binds::VirtualService, &key);
+    let told: Vec<Report<'_>> = placed.iter().map(|(report, _)| report.clone()).collect();
     let mut verdicts: Vec<Verdict> = judged(around, reference).iter().map(Verdict::judged).collect();
     if told.is_empty() {
         verdicts.extend(not_in_force(&verdicts));
@@ -55,46 +54,14 @@ pub(super) fn due(around: &Surroundings<'_>, reference: &ObjectRef, object: &Vir
     Some(Due { haste, write: write(reference, object.metadata.uid.as_ref(), &status), news })
 }
 
-/// A VirtualService on one director.
-struct Placed<'a> {
-    report: Report<'a>,
-    binding: Option<&'a VirtualServiceBinding>,
-}
-
-/// Where it is to be, and what is said there.
-fn placed<'a>(around: &Surroundings<'a>, key: &BindingKey) -> Vec<Placed<'a>> {
-    let wanted = around
-        .compiled
-        .nodes
-        .iter()
-        .filter_map(|(director, node)| Some((director.as_str(), node.bindings.get(key)?)));
-    let placed =
-        |(director, wanted): (&'a str, &'a std::sync::Arc<bascule_crds::VirtualServiceBindingSpec>)| {
-            let place =
-                Place { namespace: key.namespace.to_string(), name: names::binding(&key.name, director) };
-            let binding = around.index.binding(&place);
-            let status = binding.and_then(|binding| binding.status.as_ref());
-            let current = binding.zip(status).is_some_and(|(binding, status)| {
-                binding.spec == **wanted && status.observed_generation == binding.metadata.generation
-            });
-            let report = Report {
-                director,
-                life: (around.life)(director),
-                current,
-                conditions: status.map_or(&[], |status| status.conditions.as_slice()),
-                refused: (around.refused)(Kind::VirtualServiceBinding, &place),
-            };
-            Placed { report, binding }
-        };
-    wanted.map(placed).collect()
-}
-
 /// The lowest count of real servers that are up among the living directors that have counted.
-fn counts(placed: &[Placed<'_>]) -> Option<RealServerCounts> {
-    let counted = placed.iter().filter(|one| one.report.life == reports::Life::Alive).filter_map(|one| {
-        let status = one.binding?.status.as_ref()?;
-        Some(RealServerCounts { up: status.real_servers_up?, total: status.real_servers_total? })
-    });
+fn counts(placed: &[(Report<'_>, Option<&Binding>)]) -> Option<RealServerCounts> {
+    let counted =
+        placed.iter().filter(|(report, _)| report.life == Life::Alive).filter_map(|(_, binding)| {
+            let Some(Binding::VirtualService(binding)) = binding else { return None };
+            let status = binding.status.as_ref()?;
+            Some(RealServerCounts { up: status.real_servers_up?, total: status.real_servers_total? })
+        });
     counted.min_by_key(|counts| counts.up)
 }
 

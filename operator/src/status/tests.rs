@@ -121,3 +121,14 @@ fn what_turned_bad_is_news_and_what_was_bad_is_not() {
     assert_eq!(reasons(&[], &says("Degraded", "True", "OneLink")), [(true, "OneLink".to_owned())]);
     assert_eq!(reasons(&[], &says("Programmed", "False", "Pending")), []);
 }
+
+#[test]
+fn conditions_of_others_are_none_of_our_business() {
+    let (ours, theirs) = (says("Ready", "True", "Ready"), says("Approved", "True", "ByHand"));
+    let both = [theirs.clone(), ours.clone()].concat();
+    assert!(same_conditions(&both, &ours));
+    assert!(!same_conditions(&theirs, &ours));
+    // One of ours that should not be there any more is.
+    assert!(!same_conditions(&[ours.clone(), says("Degraded", "True", "OneLink")].concat(), &ours));
+    assert!(!same_conditions(&ours, &says("Ready", "False", "Ready")));
+}

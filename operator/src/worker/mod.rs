@@ -139,9 +139,13 @@ impl<'a> Worker<'a> {
             tokio::select! {
                 biased;
                 changed = term.changed() => if changed.is_err() { break },
-                Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
-                    if let Ok(ended) = ended { self.conclude(ended) }
-                }
+                Some(ended) = self.running.join_next(), if !self.running.is_empty() => match ended {
+                    Ok(ended) => self.conclude(ended),
+                    Err(error) => {
+                        tracing::error!("a write ended in a panic, beginning anew: {error}");
+                        break;
+                    }
+                },
                 count = heard.recv_many(&mut batch, QUEUE) => {
                     if count == 0 { break }
                     let now = moment();
@@ -293,7 +297,7 @@ impl<'a> Worker<'a> {
 /// The user's object that a task is about.
 fn concerned(task: &Task) -> ObjectRef {
     match task {
-        Task::Binding(key, _) => ObjectRef::new(Kind::VirtualService, Some(&*key.namespace), &key.name),
+        Task::Binding(bound) => bound.owner(),
         Task::Config(name) | Task::Director(name) => ObjectRef::new(Kind::Director, None, name),
         Task::Status(reference) => reference.clone(),
     }

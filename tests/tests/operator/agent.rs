@@ -151,6 +151,19 @@ fn report_binding(
     cluster.report(&status.to_string())
 }
 
+/// Says of the binding of a NatRule that it is in the kernel.
+pub(crate) fn rule_carried_out(cluster: &Cluster, binding: &Value) -> Result<()> {
+    let status = json!({
+        "apiVersion": "bascule.dev/v1alpha1", "kind": "NatRuleBinding",
+        "metadata": {"name": binding["metadata"]["name"], "namespace": binding["metadata"]["namespace"]},
+        "status": {
+            "observedGeneration": binding["metadata"]["generation"],
+            "conditions": [condition("Programmed", true, "Programmed", ""), condition("Ready", true, "Ready", "")],
+        },
+    });
+    cluster.report(&status.to_string())
+}
+
 /// Says of a machine that it is programmed, and in what state it is in the group `front`.
 pub(crate) fn machine(cluster: &Cluster, director: &str, state: Option<(&str, u8)>) -> Result<()> {
     let config = cluster.get(&format!("directorconfig {director}"))?;

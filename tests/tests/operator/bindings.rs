@@ -69,7 +69,7 @@ pub(crate) fn what_files_give(cluster: &mut Cluster) -> Result<()> {
     cluster.condition("hc it-works -n tp", "Accepted", "True")?;
     cluster.condition("vs on-the-router -n tp", "Accepted", "True")?;
     cluster.condition("vg front", "Accepted", "True")?;
-    cluster.because("nat web-from-outside -n tp", "Accepted", "False", "Unsupported")?;
+    cluster.because("nat web-from-outside -n tp", "Accepted", "False", "NotAllowed")?;
     // No agent has spoken.
     cluster.because("vs web -n tp", "Ready", "Unknown", "DirectorUnknown")?;
     Ok(())

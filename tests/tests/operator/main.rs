@@ -6,6 +6,7 @@ mod bindings;
 mod cluster;
 mod conflicts;
 mod disturbances;
+mod rules;
 mod scale;
 mod statuses;
 
@@ -30,6 +31,7 @@ fn against_a_real_api_server() {
         ("what others undo comes back", bindings::what_others_undo_comes_back),
         ("a name that was used again", bindings::a_name_that_was_used_again),
         ("what is deleted goes", bindings::what_is_deleted_goes),
+        ("rules are carried", rules::rules_are_carried),
         ("two want one address", conflicts::two_want_one_address),
         ("hostile names", conflicts::hostile_names),
         ("a refused write", conflicts::a_refused_write),

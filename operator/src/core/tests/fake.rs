@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bascule_crds::{DirectorConfig, Kind, Object, VirtualServiceBinding, manifest, validate};
+use bascule_crds::{DirectorConfig, Kind, NatRuleBinding, Object, VirtualServiceBinding, manifest, validate};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -127,7 +127,7 @@ impl World {
             .objects
             .iter()
             .filter(|((kind, _), value)| {
-                matches!(kind, Kind::VirtualServiceBinding | Kind::DirectorConfig)
+                matches!(kind, Kind::VirtualServiceBinding | Kind::NatRuleBinding | Kind::DirectorConfig)
                     && value["spec"]["director"] == director
             })
             .map(|(key, _)| key.clone())
@@ -323,7 +323,11 @@ pub(super) fn there(kind: Kind, place: Place, value: &Value) -> Heard {
         Kind::Director => user!(Director),
         Kind::VirtualServiceBinding => {
             let binding: VirtualServiceBinding = serde_json::from_value(value.clone()).unwrap();
-            Item::Binding(Box::new(binding))
+            Item::Binding(binding.into())
+        }
+        Kind::NatRuleBinding => {
+            let binding: NatRuleBinding = serde_json::from_value(value.clone()).unwrap();
+            Item::Binding(binding.into())
         }
         _ => {
             let config: DirectorConfig = serde_json::from_value(value.clone()).unwrap();

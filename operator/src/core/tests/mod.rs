@@ -1,4 +1,5 @@
 mod fake;
+mod rules;
 
 use bascule_compile::{Snapshot, Trust, compile};
 use bascule_crds::{Kind, manifest, validate};
