@@ -14,9 +14,10 @@ use super::{
 use super::{groups, health};
 use crate::checks::{self, Checks, ServiceView};
 use crate::groups::Groups;
-use crate::manifests::{Condition, Manifests, ObjectView, Summary, View};
+use crate::manifests::{Condition, ObjectView, Summary, View};
 use crate::plane::sync::SyncState;
 use crate::reconcile::{Counters, Failure, Handle, PlaneName, PlaneReport, Report, ServiceCounters};
+use crate::source::Source;
 use crate::state::Keeper;
 
 /// How long a status waits for the manifests thread, which may be reading thousands of files.
@@ -27,8 +28,8 @@ const MAX_FAILURES: usize = 100;
 
 /// Asks everybody.
 pub struct Gatherer {
-    /// The directory.
-    pub manifests: Manifests,
+    /// The directory, or the API.
+    pub manifests: Source,
     /// The reconciler.
     pub reconcile: Handle,
     /// Its newest report.
@@ -52,7 +53,7 @@ impl Gatherer {
     pub async fn status(&self) -> Result<Status, String> {
         let (view, counters, vrrp) =
             tokio::join!(self.manifests.view(WAIT), self.reconcile.counters(), self.groups.status());
-        let view = view.ok_or("the agent is busy reading manifests: try again")?;
+        let view = view.ok_or("the agent is busy taking in what it is told: try again")?;
         let report = self.report.borrow().clone();
         let mut status = assemble(&view, &report, &counters, &self.checks.services(), SystemTime::now());
         status.manifests.notes.extend(self.notes.iter().cloned());
