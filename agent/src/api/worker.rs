@@ -409,10 +409,6 @@ impl Worker {
         view.serial = self.serial;
         let link = self.link.status(&self.server);
         view.notes = self.notes.iter().chain(&self.unusable).cloned().collect();
-        if !link.connected {
-            let ago = link.heard.map(|heard| format!(", last heard {} s ago", heard.elapsed().as_secs()));
-            view.notes.push(format!("no connection to the API server{}", ago.unwrap_or_default()));
-        }
         view.notes.extend(link.troubles);
         // Who gave up just now has lost nothing.
         let _ = answer.send(Arc::new(view));

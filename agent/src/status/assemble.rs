@@ -8,7 +8,7 @@ use bascule_compile::BindingKey;
 use tokio::sync::watch;
 
 use super::{
-    ConnectionSyncStatus, FailureStatus, HttpStatus, LagStatus, LastGoodStatus, ManifestsStatus,
+    ApiStatus, ConnectionSyncStatus, FailureStatus, HttpStatus, LagStatus, LastGoodStatus, ManifestsStatus,
     ObjectStatus, PlaneStatus, RealServerStatus, ReconcileStatus, ServiceStatus, Status, SyncPeerStatus,
 };
 use super::{groups, health};
@@ -69,6 +69,12 @@ impl Gatherer {
             }
         }
         status.services = self.groups.services();
+        status.api = self.manifests.link().map(|link| ApiStatus {
+            server: link.server,
+            connected: link.connected,
+            last_heard_seconds_ago: link.heard.map(|heard| heard.elapsed().as_secs_f64()),
+            troubles: link.troubles,
+        });
         status.uptime_seconds = self.started.elapsed().as_secs_f64();
         let ready = readiness(&self.manifests.summary(), &report);
         status.ready = ready.is_ok();

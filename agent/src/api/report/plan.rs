@@ -386,6 +386,35 @@ mod tests {
     }
 
     #[test]
+    fn a_failover_is_at_most_two_writes() {
+        use bascule_crds::director_config::GroupState;
+        use bascule_crds::vrrp_group::VrrpState;
+
+        // A second of hesitation: Backup, Active with one priority and another, then steady for a minute.
+        let config = |tick: u64| {
+            let (state, priority, since) = match tick {
+                0..100 => (VrrpState::Backup, 100, 0),
+                100..103 => (VrrpState::Active, 100, 1010),
+                103..105 => (VrrpState::Backup, 90, 1010),
+                _ => (VrrpState::Active, 110, 1010),
+            };
+            let group = GroupState {
+                group: "front".into(),
+                state,
+                priority,
+                last_transition: Some(Time(at(since))),
+                reason: Some(format!("heard nothing for {tick} ms")),
+            };
+            let status = DirectorConfigStatus { vrrp: vec![group], ..DirectorConfigStatus::default() };
+            let place = Place { namespace: String::new(), name: "dir1".into() };
+            let wanted = Said::Config(Wanted { status, pending: false });
+            vec![Candidate { what: What::Config, place, wanted, known: Value::Null }]
+        };
+        let writes: Vec<_> = play(59, config).into_iter().map(|(tick, _)| tick).collect();
+        assert_eq!(writes, [0, 100, 150], "the state before, and two");
+    }
+
+    #[test]
     fn failures_pause_all_and_refusals_the_one() {
         let start = Instant::now();
         let mut planner = Planner::new(start);

@@ -256,3 +256,133 @@ fn told_group(group: &GroupStatus, time: Timestamp) -> ToldGroup {
         reason: (!group.reason.is_empty()).then(|| words(&group.reason)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bascule_compile::BindingKey;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::heard::Place;
+    use crate::manifests;
+    use crate::status::CheckStatus as Check;
+
+    fn spec(servers: usize) -> VirtualServiceBindingSpec {
+        let servers: Vec<Value> = (0..servers)
+            .map(|n| {
+                json!({"name": format!("s{n}"), "address": "172.16.193.10", "weight": u32::from(n != 1),
+                    "targetPorts": [80], "forwarding": {}})
+            })
+            .collect();
+        let spec = json!({
+            "virtualService": "web", "director": "dir1", "addresses": ["192.16.193.30"],
+            "ports": [{"protocol": "TCP", "port": 80}], "scheduler": {"name": "wrr"}, "sourceNat": "Auto",
+            "realServers": servers,
+        });
+        serde_json::from_value(spec).unwrap()
+    }
+
+    fn said(programmed: &str, ready: &str) -> Vec<manifests::Condition> {
+        let condition = |type_: &str, status: &str| manifests::Condition {
+            type_: type_.into(),
+            status: status.into(),
+            reason: type_.into(),
+            message: String::new(),
+        };
+        vec![condition("Programmed", programmed), condition("Ready", ready)]
+    }
+
+    fn status(
+        spec: &VirtualServiceBindingSpec,
+        unusable: Option<&str>,
+        object: &ObjectStatus,
+    ) -> Wanted<VirtualServiceBindingStatus> {
+        let place = Place { namespace: "tp".into(), name: "web-hash".into() };
+        let key = Some(BindingKey::new("tp", "web"));
+        let (generation, spec) = (Some(7), Some(spec));
+        binding(&Owned { place: &place, key, generation, spec, unusable, status: &Value::Null }, Some(object))
+    }
+
+    fn words(wanted: &Wanted<VirtualServiceBindingStatus>, type_: &str) -> String {
+        let one = wanted.status.conditions.iter().find(|one| one.type_ == type_).unwrap();
+        format!("{} {} of {:?}", one.status, one.reason, one.observed_generation)
+    }
+
+    #[test]
+    fn of_many_real_servers_those_that_are_not_up_come_first() {
+        let spec = spec(100);
+        let health = |n: usize| {
+            let passing = n != 90;
+            let check = Check {
+                name: "answers".into(),
+                passing: Some(passing),
+                message: if passing { format!("connected in {n} ms") } else { "x".repeat(500) },
+                ..Check::default()
+            };
+            let state = if passing { "Up" } else { "Down" };
+            let (name, weight) = (format!("s{n}"), u16::from(passing));
+            HealthStatus { name, state: state.into(), weight, checks: vec![check], ..HealthStatus::default() }
+        };
+        let object = ObjectStatus {
+            conditions: said("True", "True"),
+            real_servers: (0..100).map(health).collect(),
+            ..ObjectStatus::default()
+        };
+        let wanted = status(&spec, None, &object);
+        let Wanted { status, pending } = &wanted;
+        assert!(!pending);
+        assert_eq!((status.real_servers_up, status.real_servers_total), (Some(98), Some(100)));
+        assert_eq!(status.real_servers.len(), 64);
+        let first: Vec<_> = status.real_servers.iter().take(3).map(|one| (&*one.name, one.state)).collect();
+        let expected =
+            [("s1", RealServerState::Draining), ("s90", RealServerState::Down), ("s0", RealServerState::Up)];
+        assert_eq!(first, expected);
+        let message = |at: usize| status.real_servers[at].checks[0].message.as_ref();
+        assert_eq!(message(1).map(String::len), Some(128), "bounded");
+        assert_eq!(message(2), None, "what passes needs no words");
+        assert_eq!(words(&wanted, "Programmed"), "True Programmed of Some(7)");
+    }
+
+    #[test]
+    fn what_is_not_known_yet_is_pending_and_what_cannot_be_used_is_said() {
+        let (spec, object) = (spec(1), |programmed, ready| ObjectStatus {
+            conditions: said(programmed, ready),
+            ..ObjectStatus::default()
+        });
+        let wanted = status(&spec, None, &object("Unknown", "False"));
+        assert!(wanted.pending);
+        assert_eq!(words(&wanted, "Programmed"), "False Pending of Some(7)");
+        assert!(status(&spec, None, &object("True", "Unknown")).pending);
+        let wanted = status(&spec, Some("spec.colour: not known"), &object("True", "True"));
+        assert!(!wanted.pending);
+        assert_eq!(words(&wanted, "Programmed"), "False Unsupported of Some(7)");
+        let message = &wanted.status.conditions[0].message;
+        assert_eq!(message, "spec.colour: not known; its last good form stays in force");
+        // In no kernel: nobody is sent there.
+        assert_eq!(wanted.status.real_servers[0].state, RealServerState::Starting);
+        assert_eq!(wanted.status.real_servers_up, Some(0));
+    }
+
+    #[test]
+    fn the_time_of_a_transition_is_that_of_the_state() {
+        let group = GroupStatus {
+            group: "front".into(),
+            state: GroupState::Active,
+            releasing: false,
+            reason: "r".repeat(200),
+            seconds_in_state: 12.7,
+            priority: 200,
+            hold: false,
+            refused: None,
+            failing: Vec::new(),
+            lacking: vec!["10.0.0.1/32".into()],
+            instances: Vec::new(),
+        };
+        let told = told_group(&group, Timestamp::from_second(1000).unwrap());
+        assert_eq!(told.last_transition, Some(Time(Timestamp::from_second(987).unwrap())));
+        assert_eq!((told.state, told.reason.map(|reason| reason.len())), (VrrpState::Active, Some(128)));
+        let mut conditions = Conditions::new(None);
+        degraded(&[group], &mut conditions);
+        assert_eq!(conditions.list[0].message, "VrrpGroup front: it lacks 10.0.0.1/32");
+    }
+}
