@@ -1,9 +1,10 @@
 //! The node agent: manifests become IPVS services, addresses and rules of this machine's kernel.
 //!
-//! [`manifests`] reads a directory, compiles it and says what changed; [`reconcile`] has the kernel's tables ([`plane`]) follow;
+//! [`manifests`] reads a directory, compiles it and says what changed, or [`api`] follows what the operator wrote; [`reconcile`] has the kernel's tables ([`plane`]) follow;
 //! [`checks`] finds out which real servers are alive; [`vrrp`] settles with the other directors who has a group's addresses;
 //! [`state`] keeps the last good configuration; [`status`] and [`http`] tell how it goes; [`cli`] is the program.
 
+pub mod api;
 pub mod checks;
 pub mod cli;
 pub mod exec;
@@ -17,6 +18,7 @@ pub mod plane;
 mod priority;
 pub mod reconcile;
 pub mod services;
+pub mod source;
 pub mod state;
 pub mod status;
 pub mod vrrp;

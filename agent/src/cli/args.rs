@@ -1,5 +1,6 @@
 //! The arguments, with their help.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -7,13 +8,15 @@ use std::str::FromStr;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::digest::Url;
+use crate::api::connect::Cluster;
 
 /// Where the last good configuration is kept unless told otherwise.
 pub(super) const STATE_DIR: &str = "/var/lib/bascule";
 /// Where the control socket, the lock and the ledgers are unless told otherwise.
 pub(super) const RUN_DIR: &str = "/run/bascule";
 
-/// Makes this machine a director: a layer-4 load balancer as the manifests in a directory describe it.
+/// Makes this machine a director: a layer-4 load balancer as the manifests in a directory describe it, or as bascule-operator
+/// tells it through the Kubernetes API.
 ///
 /// It programs the kernel's IPVS, addresses, nftables and settings, settles by VRRP which director has a group's addresses, and
 /// keeps all that so: a changed file is carried out
@@ -32,6 +35,8 @@ pub(super) const RUN_DIR: &str = "/run/bascule";
         what would change in the kernel; changes nothing
   bascule-agent --manifests /etc/bascule/manifests --director dir1
         carry it out, and watch the directory
+  bascule-agent --kubeconfig /etc/bascule/kubeconfig --namespace bascule-system --director dir1
+        the same, told by bascule-operator through the Kubernetes API
   bascule-agent status
         what the running agent does, and what is wrong
   bascule-agent switchover front
@@ -52,8 +57,8 @@ A manifest, /etc/bascule/manifests/web.yaml:
       - {name: srv1, address: 172.16.193.10}
       - {name: srv2, address: 172.16.193.40}
 
-Signals: SIGTERM and SIGINT end it: groups are handed over, the kernel's rules stay; SIGHUP looks at the directory and at
-key files anew; SIGUSR2 starts the program that now stands in its place to take over."
+Signals: SIGTERM and SIGINT end it: groups are handed over, the kernel's rules stay; SIGHUP looks at the directory (or the
+kubeconfig and the API) and at key files anew; SIGUSR2 starts the program that now stands in its place to take over."
 )]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -138,8 +143,21 @@ pub(super) enum Command {
 #[derive(Clone, Debug, ClapArgs)]
 pub(super) struct Source {
     /// Directory of manifests (*.yaml, *.yml, *.json; no subdirectories)
-    #[arg(long, value_name = "DIR", env = "BASCULE_MANIFESTS", required = true)]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "BASCULE_MANIFESTS",
+        required = !in_cluster(),
+        conflicts_with_all = ["kubeconfig", "namespace"]
+    )]
     manifests: Option<PathBuf>,
+    /// Kubeconfig of the cluster whose operator tells what to do, instead of a directory; its current context counts [default,
+    /// without --manifests: the ServiceAccount of the pod that this runs in]
+    #[arg(long, value_name = "FILE", env = "BASCULE_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Namespace of the operator, where this director's Lease is [default: that of the context or of the pod]
+    #[arg(long, value_name = "NAME", env = "BASCULE_NAMESPACE")]
+    namespace: Option<String>,
     /// Name of this machine in the manifests
     #[arg(long, value_name = "NAME", env = "BASCULE_DIRECTOR", value_parser = director_name, required = true)]
     director: Option<String>,
@@ -155,15 +173,46 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// The directory. Required, and optional in the type only because a subcommand of the program does without.
-    pub(super) fn manifests(&self) -> &Path {
-        self.manifests.as_deref().expect("clap requires it")
+    /// Where the configuration comes from.
+    pub(super) fn origin(&self) -> Origin {
+        match &self.manifests {
+            Some(directory) => Origin::Directory(directory.clone()),
+            None => Origin::Api(Cluster {
+                kubeconfig: self.kubeconfig.clone(),
+                namespace: self.namespace.clone(),
+            }),
+        }
     }
 
     /// This machine's name.
     pub(super) fn director(&self) -> &str {
         self.director.as_deref().expect("clap requires it")
     }
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub(super) enum Origin {
+    /// A directory of manifests.
+    Directory(PathBuf),
+    /// The Kubernetes API.
+    Api(Cluster),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(directory) => write!(f, "{}", directory.display()),
+            Self::Api(Cluster { kubeconfig: Some(file), .. }) => write!(f, "the API of {}", file.display()),
+            Self::Api(_) => f.write_str("the API of this cluster"),
+        }
+    }
+}
+
+/// Whether this runs in a pod that has a ServiceAccount.
+fn in_cluster() -> bool {
+    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+        && Path::new("/var/run/secrets/kubernetes.io/serviceaccount/token").exists()
 }
 
 /// Running.
@@ -368,6 +417,10 @@ mod tests {
         assert!(Args::try_parse_from(["bascule-agent"]).is_err());
         assert!(Args::try_parse_from(["bascule-agent", "--manifests", "m"]).is_err());
         assert!(Args::try_parse_from(["bascule-agent", "--manifests", "m", "--director", "d"]).is_ok());
+        let api = ["bascule-agent", "--kubeconfig", "k", "--director", "d"];
+        assert!(matches!(Args::try_parse_from(api).unwrap().run.source.origin(), Origin::Api(_)));
+        assert!(Args::try_parse_from(api.into_iter().chain(["--manifests", "m"])).is_err(), "one of them");
+        assert!(Args::try_parse_from(["bascule-agent", "--kubeconfig", "k"]).is_err(), "for whom?");
         let status = Args::try_parse_from(["bascule-agent", "status"]).unwrap();
         assert!(matches!(status.command, Some(Command::Status(_))));
     }

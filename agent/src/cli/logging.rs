@@ -9,8 +9,14 @@ use super::args::LogFormat;
 
 /// Starts logging. Fails on a filter that cannot be parsed.
 pub(super) fn start(format: LogFormat, level: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level)
+    let mut filter = EnvFilter::try_new(level)
         .map_err(|error| format!("--log-level {level:?}: {error}; such as info or debug"))?;
+    // Every request that fails would be a line of its client's and one of its watch's; what it means is said by us, once.
+    for name in ["kube_client", "kube_runtime"].into_iter().filter(|name| !level.contains(name)) {
+        if let Ok(quiet) = format!("{name}=off").parse() {
+            filter = filter.add_directive(quiet);
+        }
+    }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Json => builder.json().flatten_event(true).with_target(false).init(),

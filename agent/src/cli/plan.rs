@@ -1,32 +1,38 @@
 //! `plan`: what would change, without changing anything.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::args::{Output, Plan};
+use super::args::{Origin, Output, Plan};
 use super::{fail, paint};
+use crate::api;
+use crate::api::connect::Cluster;
+use crate::api::fetch::{Fetched, fetch};
 use crate::checks;
 use crate::manifests::check::{self, Check};
 use crate::reconcile::{Options, PlannedOp, plan_once};
-use crate::state;
+use crate::state::{self, Saved};
 
 /// Exit code when something would change.
 const CHANGES: u8 = 2;
 
 pub(super) fn plan(args: &Plan) -> ExitCode {
     let source = &args.source;
-    let remembered = state::load(&source.state_dir);
-    let check = match check::read(source.manifests(), Some((source.director(), remembered.objects))) {
-        Ok(check) => check,
-        Err(error) => {
-            return fail(
-                format_args!(
-                    "the manifests directory {} cannot be read: {error}",
-                    source.manifests().display()
-                ),
-                1,
-            );
+    let mut remembered = state::load(&source.state_dir);
+    let objects = std::mem::take(&mut remembered.objects);
+    let check = match source.origin() {
+        Origin::Directory(directory) => {
+            let objects = objects.into_iter().filter(|(key, _)| !api::source::is_ours(key)).collect();
+            check::read(&directory, Some((source.director(), objects))).map_err(|error| {
+                format!("the manifests directory {} cannot be read: {error}", directory.display())
+            })
         }
+        Origin::Api(cluster) => asked(&cluster, source.director(), &objects),
+    };
+    let check = match check {
+        Ok(check) => check,
+        Err(error) => return fail(error, 1),
     };
     for problem in &check.problems {
         eprintln!("{problem}");
@@ -43,7 +49,7 @@ pub(super) fn plan(args: &Plan) -> ExitCode {
             if named.is_empty() { String::new() } else { format!("; they name {named}") }
         );
     }
-    let Some(config) = config else { return fail("the manifests give no configuration", 1) };
+    let Some(config) = config else { return fail("there is no configuration", 1) };
     let config = Arc::new(config);
     let (live, problem) = checks::kept(source.director(), &source.run_dir, &config, &health_checks);
     if let Some(problem) = problem {
@@ -68,6 +74,20 @@ pub(super) fn plan(args: &Plan) -> ExitCode {
         return ExitCode::FAILURE;
     }
     if operations.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) }
+}
+
+/// What the API says, as a directory would.
+fn asked(cluster: &Cluster, director: &str, remembered: &BTreeMap<String, Saved>) -> Result<Check, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let fetched = runtime.block_on(fetch(cluster, director, remembered));
+    let Fetched { config, checks, problems } = fetched.map_err(|error| format!("{error:#}"))?;
+    if config.is_none() {
+        return Err(format!(
+            "the API server has no DirectorConfig {director}: see that there is a Director {director} and that the operator runs"
+        ));
+    }
+    Ok(Check { config, checks, problems, named: BTreeSet::from([director.to_owned()]), ..Check::default() })
 }
 
 fn print(

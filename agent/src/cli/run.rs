@@ -11,11 +11,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::args::{Listen, Run};
+use super::args::{Listen, Origin, Run};
 use super::fail;
 use super::lock::{self, LockError, RunLock};
 use super::logging;
 use super::service_manager::ServiceManager;
+use crate::api::{self, Api};
 use crate::checks::{self, Checks};
 use crate::exec;
 use crate::groups::{self, Groups};
@@ -23,6 +24,7 @@ use crate::http;
 use crate::limits;
 use crate::manifests::{self, Manifests};
 use crate::reconcile;
+use crate::source::Source;
 use crate::state::{self, Keeper};
 use crate::status::{self, ClientError, Gatherer, HttpStatus, Server, YIELDED};
 
@@ -268,7 +270,7 @@ async fn work(
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         director = source.director(),
-        manifests = %source.manifests().display(),
+        source = %source.origin(),
         "starting"
     );
     let loaded = state::load(&source.state_dir);
@@ -283,12 +285,6 @@ async fn work(
     let options = reconcile::Options { adopt: source.adopt, ..reconcile::Options::new(&source.run_dir) };
     let reconcile = reconcile::spawn(options).map_err(|error| error.to_string())?;
     let report = reconcile.report();
-    let options = manifests::Options {
-        directory: source.manifests().to_owned(),
-        director: source.director().to_owned(),
-        remembered,
-        keeper: Some(keeper.clone()),
-    };
     let checking = checks::Options {
         director: source.director().to_owned(),
         run_dir: source.run_dir.clone(),
@@ -310,13 +306,27 @@ async fn work(
     let listening = Arc::clone(groups);
     checks.observe(move |change| listening.changed(change));
     let (updates, told, checked) = (reconcile.updates(), Arc::clone(groups), Arc::clone(&checks));
-    let manifests = Manifests::spawn(options, move |update| {
+    let carry_out = move |update: reconcile::ConfigUpdate| {
         let director = update.change.director().cloned();
         checked.configure(update, |update| updates.send(update));
         if let Some(director) = director {
             told.configure(&director);
         }
-    })
+    };
+    let director = source.director().to_owned();
+    let manifests = match source.origin() {
+        Origin::Directory(directory) => {
+            let (theirs, remembered) = remembered.into_iter().partition(|(key, _)| api::source::is_ours(key));
+            keeper.record(std::collections::BTreeMap::into_keys(theirs).map(|key| (key, None)));
+            let keeper = Some(keeper.clone());
+            let options = manifests::Options { directory, director, remembered, keeper };
+            Manifests::spawn(options, carry_out).map(Source::Manifests)
+        }
+        Origin::Api(cluster) => {
+            let options = api::Options { cluster, director, remembered, keeper: Some(keeper.clone()) };
+            Api::spawn(options, carry_out).map(Source::Api)
+        }
+    }
     .map_err(|error| format!("a thread cannot be started: {error}"))?;
     let gatherer = Arc::new(Gatherer {
         manifests,
@@ -329,6 +339,8 @@ async fn work(
         checks: Arc::clone(&checks),
         notes,
     });
+
+    gatherer.manifests.report(&gatherer);
 
     let (stop, stopped) = watch::channel(false);
     let (successors, mut successor) = mpsc::channel(1);
@@ -376,7 +388,7 @@ async fn work(
     }
     // First the one who hands over changes, then the one who carries them out; the disk last. A request that is still being
     // answered keeps a hand on all of them, and must not cost what was not written yet.
-    gatherer.manifests.stop();
+    gatherer.manifests.stop(matches!(end, End::Stop));
     checks.stop();
     let keeper = gatherer.keeper.clone();
     if let Some(gatherer) = Arc::into_inner(gatherer) {

@@ -13,7 +13,8 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
-use super::{checks, groups};
+use super::{api, checks, groups};
+use crate::api::LinkStatus;
 use crate::manifests::Summary;
 use crate::plane::sync::PeerState;
 use crate::reconcile::{Counters, DestinationCounters, LAG_BOUNDS, PlaneReport, Report, ServiceCounters};
@@ -27,6 +28,7 @@ const PIECE: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Snapshot {
     summary: Summary,
+    link: Option<LinkStatus>,
     report: Arc<Report>,
     counters: Counters,
     vrrp: VrrpStatus,
@@ -40,6 +42,7 @@ impl Snapshot {
     pub(super) fn of(gatherer: &Gatherer, counters: Counters, vrrp: VrrpStatus) -> Self {
         Self {
             summary: gatherer.manifests.summary(),
+            link: gatherer.manifests.link(),
             report: gatherer.report.borrow().clone(),
             counters,
             vrrp,
@@ -87,6 +90,7 @@ impl Collector for Snapshot {
         let to = &mut encoder;
         self.agent(to)?;
         self.manifests(to)?;
+        api::encode(self.link.as_ref(), to)?;
         self.planes(to)?;
         groups::encode(&self.vrrp, to)?;
         checks::encode(&self.checks, to)?;
@@ -566,6 +570,7 @@ mod tests {
         Snapshot {
             checks: checks::Checked::default(),
             summary: Summary { serial: 3, started: true, files: 1, objects: 2, problems: 3, lost: None },
+            link: None,
             report: Arc::new(report),
             counters: Counters {
                 services: services.into(),

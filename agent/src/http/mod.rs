@@ -2,6 +2,7 @@
 //!
 //! A port that is in use does not hinder the agent: it says so, goes on with its work and tries again every few seconds.
 
+mod api;
 mod checks;
 mod groups;
 mod metrics;

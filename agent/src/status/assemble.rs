@@ -8,15 +8,16 @@ use bascule_compile::BindingKey;
 use tokio::sync::watch;
 
 use super::{
-    ConnectionSyncStatus, FailureStatus, HttpStatus, LagStatus, LastGoodStatus, ManifestsStatus,
+    ApiStatus, ConnectionSyncStatus, FailureStatus, HttpStatus, LagStatus, LastGoodStatus, ManifestsStatus,
     ObjectStatus, PlaneStatus, RealServerStatus, ReconcileStatus, ServiceStatus, Status, SyncPeerStatus,
 };
 use super::{groups, health, rules};
 use crate::checks::{self, Checks, ServiceView};
 use crate::groups::Groups;
-use crate::manifests::{Condition, Manifests, ObjectView, Summary, View};
+use crate::manifests::{Condition, ObjectView, Summary, View};
 use crate::plane::sync::SyncState;
 use crate::reconcile::{Counters, Failure, Handle, PlaneName, PlaneReport, Report, ServiceCounters};
+use crate::source::Source;
 use crate::state::Keeper;
 
 /// How long a status waits for the manifests thread, which may be reading thousands of files.
@@ -27,8 +28,8 @@ const MAX_FAILURES: usize = 100;
 
 /// Asks everybody.
 pub struct Gatherer {
-    /// The directory.
-    pub manifests: Manifests,
+    /// The directory, or the API.
+    pub manifests: Source,
     /// The reconciler.
     pub reconcile: Handle,
     /// Its newest report.
@@ -52,7 +53,7 @@ impl Gatherer {
     pub async fn status(&self) -> Result<Status, String> {
         let (view, counters, vrrp) =
             tokio::join!(self.manifests.view(WAIT), self.reconcile.counters(), self.groups.status());
-        let view = view.ok_or("the agent is busy reading manifests: try again")?;
+        let view = view.ok_or("the agent is busy taking in what it is told: try again")?;
         let report = self.report.borrow().clone();
         let mut status = assemble(&view, &report, &counters, &self.checks.services(), SystemTime::now());
         status.manifests.notes.extend(self.notes.iter().cloned());
@@ -68,6 +69,12 @@ impl Gatherer {
             }
         }
         status.services = self.groups.services();
+        status.api = self.manifests.link().map(|link| ApiStatus {
+            server: link.server,
+            connected: link.connected,
+            last_heard_seconds_ago: link.heard.map(|heard| heard.elapsed().as_secs_f64()),
+            troubles: link.troubles,
+        });
         status.uptime_seconds = self.started.elapsed().as_secs_f64();
         let ready = readiness(&self.manifests.summary(), &report);
         status.ready = ready.is_ok();

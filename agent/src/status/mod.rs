@@ -38,6 +38,9 @@ pub struct Status {
     pub not_ready_because: Option<String>,
     /// What it is told.
     pub manifests: ManifestsStatus,
+    /// How it stands with the API server; absent with a directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api: Option<ApiStatus>,
     /// What is kept for the next start.
     pub last_good: LastGoodStatus,
     /// What it does.
@@ -80,6 +83,22 @@ pub struct ManifestsStatus {
     /// What else there is to say.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+}
+
+/// The API server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ApiStatus {
+    /// Its address; empty while no kubeconfig can be used.
+    pub server: String,
+    /// It answers.
+    pub connected: bool,
+    /// When it answered last, in seconds from now back; absent when it never did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_heard_seconds_ago: Option<f64>,
+    /// What it refuses, or why it does not answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
 }
 
 /// The last good configuration on the disk.

@@ -63,12 +63,18 @@ fn write(text: &mut String, status: &Status, painter: &Painter) -> std::fmt::Res
 fn manifests(text: &mut String, status: &Status, painter: &Painter) -> std::fmt::Result {
     let manifests = &status.manifests;
     let digest = manifests.digest.get(..19).unwrap_or(&manifests.digest);
+    let (label, source, how) = match &status.api {
+        Some(api) => {
+            let ago = api.last_heard_seconds_ago.map(|ago| format!("silent for {}", duration(ago)));
+            let silent = || painter.paint(RED, &ago.unwrap_or_else(|| "never heard".into()));
+            ("api", &api.server, if api.connected { "connected".to_owned() } else { silent() })
+        }
+        None => ("manifests", &manifests.directory, count(manifests.files, "file")),
+    };
     writeln!(
         text,
-        "{} {}: {}, {}, {} ({digest}…)",
-        painter.paint(BOLD, "manifests"),
-        manifests.directory,
-        count(manifests.files, "file"),
+        "{} {source}: {how}, {}, {} ({digest}…)",
+        painter.paint(BOLD, label),
         count(manifests.objects, "object"),
         count(manifests.problems.len(), "problem")
     )?;

@@ -1,0 +1,388 @@
+//! The status that each object should have.
+
+use std::collections::BTreeMap;
+
+use bascule_crds::binding::{CheckStatus, RealServerState, RealServerStatus, VirtualServiceBindingStatus};
+use bascule_crds::common::{Condition, MAX_CONDITION_MESSAGE};
+use bascule_crds::director_config::{DirectorConfigStatus, GroupState as ToldGroup};
+use bascule_crds::vrrp_group::VrrpState;
+use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
+use bascule_vrrp::GroupState;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::api::source::Owned;
+use crate::reconcile::Report;
+use crate::status::{HealthStatus, ObjectStatus, Status};
+use crate::vrrp::GroupStatus;
+
+/// Real servers in a status.
+const SERVERS: usize = 64;
+/// Longest message of a check, reason of a group and line of what is missing, in characters.
+const WORDS: usize = 128;
+/// Lines of what is missing.
+const MISSING: usize = 16;
+
+/// The status that an object should have. The times of its conditions are not known here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted<S> {
+    /// It.
+    pub status: S,
+    /// What the API server has is being carried out: soon there is more to say.
+    pub pending: bool,
+}
+
+/// Of a binding. `object` is what is known of it here.
+pub fn binding(
+    owned: &Owned<'_, VirtualServiceBindingSpec>,
+    object: Option<&ObjectStatus>,
+) -> Wanted<VirtualServiceBindingStatus> {
+    let of = |type_: &str| object?.conditions.iter().find(|one| one.type_ == type_);
+    let mut conditions = Conditions::new(owned.generation);
+    let mut pending = false;
+    match (owned.unusable, of("Programmed")) {
+        (Some(why), _) => {
+            conditions.add("Programmed", "False", "Unsupported", &stays(why, owned.spec.is_some()))
+        }
+        (None, Some(said)) if said.status != "Unknown" => {
+            conditions.add("Programmed", &said.status, &said.reason, &said.message);
+        }
+        (None, _) => {
+            pending = true;
+            conditions.add("Programmed", "False", "Pending", "not carried out yet");
+        }
+    }
+    match of("Ready") {
+        Some(said) => {
+            pending |= said.status == "Unknown" && owned.unusable.is_none();
+            conditions.add("Ready", &said.status, &said.reason, &said.message);
+        }
+        None => conditions.add("Ready", "False", "NotProgrammed", "see Programmed"),
+    }
+    for said in ["QuorumMet", "Degraded"].into_iter().filter_map(of) {
+        conditions.add(&said.type_, &said.status, &said.reason, &said.message);
+    }
+    let mut servers = servers(owned.spec, object);
+    let number = |count: usize| Some(u32::try_from(count).unwrap_or(u32::MAX));
+    let up = servers.iter().filter(|server| server.state == RealServerState::Up).count();
+    let total = servers.len();
+    // Stable: their order is that of the service.
+    servers.sort_by_key(|server| server.state == RealServerState::Up);
+    servers.truncate(SERVERS);
+    let status = VirtualServiceBindingStatus {
+        observed_generation: owned.generation,
+        conditions: conditions.list,
+        real_servers_up: number(up),
+        real_servers_total: number(total),
+        real_servers: servers,
+    };
+    Wanted { status, pending }
+}
+
+fn stays(why: &str, kept: bool) -> String {
+    let effect = if kept { "its last good form stays in force" } else { "nothing of it is in force" };
+    format!("{why}; {effect}")
+}
+
+struct Conditions {
+    generation: Option<i64>,
+    list: Vec<Condition>,
+}
+
+impl Conditions {
+    const fn new(generation: Option<i64>) -> Self {
+        Self { generation, list: Vec::new() }
+    }
+
+    fn add(&mut self, type_: &str, status: &str, reason: &str, message: &str) {
+        self.list.push(Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            // The schema wants one.
+            reason: if reason.is_empty() { "Unknown" } else { reason }.to_owned(),
+            message: message.chars().take(MAX_CONDITION_MESSAGE).collect(),
+            observed_generation: self.generation,
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        });
+    }
+}
+
+/// The real servers as they are seen here, in their order.
+fn servers(spec: Option<&VirtualServiceBindingSpec>, object: Option<&ObjectStatus>) -> Vec<RealServerStatus> {
+    // By name: the greatest weight that the kernel has for it.
+    let mut weights: BTreeMap<&str, u32> = BTreeMap::new();
+    for server in object.iter().flat_map(|object| &object.services).flat_map(|one| &one.real_servers) {
+        let weight = weights.entry(&server.name).or_default();
+        *weight = (*weight).max(server.weight);
+    }
+    let health: BTreeMap<&str, &HealthStatus> =
+        object.iter().flat_map(|object| &object.real_servers).map(|one| (one.name.as_str(), one)).collect();
+    let servers = spec.into_iter().flat_map(|spec| &spec.real_servers);
+    let status = |server: &bascule_crds::binding::BindingRealServer| {
+        let (weight, health) = (weights.get(&*server.name).copied(), health.get(&*server.name));
+        let state = match (health.map(|health| health.state.as_str()), weight) {
+            _ if server.weight == 0 => RealServerState::Draining,
+            (Some("Up"), _) => RealServerState::Up,
+            (Some("Down"), _) => RealServerState::Down,
+            (Some("Draining"), _) => RealServerState::Draining,
+            (Some(_), _) => RealServerState::Starting,
+            (None, Some(weight)) if weight > 0 => RealServerState::Up,
+            // In no kernel: nobody is sent there.
+            (None, _) => RealServerState::Starting,
+        };
+        RealServerStatus {
+            name: server.name.clone(),
+            address: server.address,
+            state,
+            weight: weight.unwrap_or(0),
+            checks: health.map(|health| checks(health)).unwrap_or_default(),
+        }
+    };
+    servers.map(status).collect()
+}
+
+fn checks(health: &HealthStatus) -> Vec<CheckStatus> {
+    let status = |check: &crate::status::CheckStatus| CheckStatus {
+        name: check.name.clone(),
+        passing: check.passing,
+        // What passes needs no words, which may be other ones with every probe.
+        message: (check.passing != Some(true) && !check.message.is_empty()).then(|| words(&check.message)),
+    };
+    health.checks.iter().take(8).map(status).collect()
+}
+
+fn words(text: &str) -> String {
+    text.chars().take(WORDS).collect()
+}
+
+/// What is known of the machine beside its groups.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine<'a> {
+    /// What the planes report.
+    pub report: &'a Report,
+    /// Serial of the newest update that concerned the machine's own settings.
+    pub told: u64,
+    /// Release of the kernel.
+    pub kernel: &'a str,
+    /// Now.
+    pub time: Timestamp,
+}
+
+/// Of the DirectorConfig.
+pub fn config(
+    owned: &Owned<'_, DirectorConfigSpec>,
+    status: &Status,
+    machine: Machine<'_>,
+) -> Wanted<DirectorConfigStatus> {
+    let Machine { report, told, kernel, time } = machine;
+    let groups = &status.vrrp.groups;
+    let mut conditions = Conditions::new(owned.generation);
+    let missing: Vec<String> = report.missing().map(|(plane, what)| format!("{plane}: {what}")).collect();
+    let mut failures = report.failures().filter(|(_, one)| one.reason.hinders() && one.bindings.is_empty());
+    let refused: Vec<String> = groups
+        .iter()
+        .filter_map(|group| Some(format!("VrrpGroup {}: {}", group.group, group.refused.as_ref()?)))
+        .collect();
+    let pending = (report.serial < told || !report.settled()) && missing.is_empty();
+    if let Some(why) = owned.unusable {
+        conditions.add("Programmed", "False", "Unsupported", &stays(why, owned.spec.is_some()));
+    } else if let Some((plane, first)) = failures.next() {
+        conditions.add("Programmed", "False", first.reason.as_str(), &format!("{plane}: {first}"));
+    } else if !refused.is_empty() {
+        conditions.add("Programmed", "False", "Refused", &refused.join("; "));
+    } else if !missing.is_empty() {
+        conditions.add("Programmed", "False", "Missing", &missing.join("; "));
+    } else if pending {
+        conditions.add("Programmed", "False", "Pending", "not carried out yet");
+    } else {
+        conditions.add("Programmed", "True", "Programmed", "");
+    }
+    let faults: Vec<String> = groups
+        .iter()
+        .filter(|group| group.state == GroupState::Fault)
+        .map(|group| format!("VrrpGroup {}: {}", group.group, group.reason))
+        .collect();
+    let programmed = conditions.list.iter().all(|one| one.status == "True");
+    match (programmed, faults.is_empty()) {
+        (_, false) => conditions.add("Ready", "False", "GroupFault", &faults.join("; ")),
+        (false, true) => conditions.add("Ready", "False", "NotProgrammed", "see Programmed"),
+        (true, true) => conditions.add("Ready", "True", "Ready", ""),
+    }
+    degraded(groups, &mut conditions);
+    let status = DirectorConfigStatus {
+        observed_generation: owned.generation,
+        conditions: conditions.list,
+        vrrp: groups.iter().take(8).map(|group| told_group(group, time)).collect(),
+        agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        kernel: (!kernel.is_empty()).then(|| words(kernel)),
+        missing: missing.iter().take(MISSING).map(|line| words(line)).collect(),
+    };
+    Wanted { status, pending: pending && owned.unusable.is_none() }
+}
+
+fn degraded(groups: &[GroupStatus], conditions: &mut Conditions) {
+    let mut told = Vec::new();
+    for group in groups {
+        let failing = group.failing.iter().map(|one| format!("{one} fails"));
+        let lacking = group.lacking.iter().map(|one| format!("it lacks {one}"));
+        told.extend(failing.chain(lacking).map(|one| format!("VrrpGroup {}: {one}", group.group)));
+        let differences = group.instances.iter().flat_map(|instance| &instance.differences);
+        told.extend(
+            differences.map(|one| format!("VrrpGroup {}: {}: {}", group.group, one.peer, one.message)),
+        );
+    }
+    if !told.is_empty() {
+        told.truncate(8);
+        conditions.add("Degraded", "True", "Groups", &told.join("; "));
+    }
+}
+
+fn told_group(group: &GroupStatus, time: Timestamp) -> ToldGroup {
+    let state = match group.state {
+        GroupState::Initialize => VrrpState::Initialize,
+        GroupState::Backup => VrrpState::Backup,
+        GroupState::Active => VrrpState::Active,
+        GroupState::Fault => VrrpState::Fault,
+    };
+    let since = SignedDuration::try_from_secs_f64(group.seconds_in_state).ok();
+    let since = since.and_then(|since| time.checked_sub(since).ok());
+    // To the second: that is how it is written.
+    let since = since.and_then(|since| Timestamp::from_second(since.as_second()).ok());
+    ToldGroup {
+        group: group.group.clone(),
+        state,
+        priority: group.priority,
+        last_transition: since.map(Time),
+        reason: (!group.reason.is_empty()).then(|| words(&group.reason)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bascule_compile::BindingKey;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::heard::Place;
+    use crate::manifests;
+    use crate::status::CheckStatus as Check;
+
+    fn spec(servers: usize) -> VirtualServiceBindingSpec {
+        let servers: Vec<Value> = (0..servers)
+            .map(|n| {
+                json!({"name": format!("s{n}"), "address": "172.16.193.10", "weight": u32::from(n != 1),
+                    "targetPorts": [80], "forwarding": {}})
+            })
+            .collect();
+        let spec = json!({
+            "virtualService": "web", "director": "dir1", "addresses": ["192.16.193.30"],
+            "ports": [{"protocol": "TCP", "port": 80}], "scheduler": {"name": "wrr"}, "sourceNat": "Auto",
+            "realServers": servers,
+        });
+        serde_json::from_value(spec).unwrap()
+    }
+
+    fn said(programmed: &str, ready: &str) -> Vec<manifests::Condition> {
+        let condition = |type_: &str, status: &str| manifests::Condition {
+            type_: type_.into(),
+            status: status.into(),
+            reason: type_.into(),
+            message: String::new(),
+        };
+        vec![condition("Programmed", programmed), condition("Ready", ready)]
+    }
+
+    fn status(
+        spec: &VirtualServiceBindingSpec,
+        unusable: Option<&str>,
+        object: &ObjectStatus,
+    ) -> Wanted<VirtualServiceBindingStatus> {
+        let place = Place { namespace: "tp".into(), name: "web-hash".into() };
+        let key = Some(BindingKey::new("tp", "web"));
+        let (generation, spec) = (Some(7), Some(spec));
+        binding(&Owned { place: &place, key, generation, spec, unusable, status: &Value::Null }, Some(object))
+    }
+
+    fn words(wanted: &Wanted<VirtualServiceBindingStatus>, type_: &str) -> String {
+        let one = wanted.status.conditions.iter().find(|one| one.type_ == type_).unwrap();
+        format!("{} {} of {:?}", one.status, one.reason, one.observed_generation)
+    }
+
+    #[test]
+    fn of_many_real_servers_those_that_are_not_up_come_first() {
+        let spec = spec(100);
+        let health = |n: usize| {
+            let passing = n != 90;
+            let check = Check {
+                name: "answers".into(),
+                passing: Some(passing),
+                message: if passing { format!("connected in {n} ms") } else { "x".repeat(500) },
+                ..Check::default()
+            };
+            let state = if passing { "Up" } else { "Down" };
+            let (name, weight) = (format!("s{n}"), u16::from(passing));
+            HealthStatus { name, state: state.into(), weight, checks: vec![check], ..HealthStatus::default() }
+        };
+        let object = ObjectStatus {
+            conditions: said("True", "True"),
+            real_servers: (0..100).map(health).collect(),
+            ..ObjectStatus::default()
+        };
+        let wanted = status(&spec, None, &object);
+        let Wanted { status, pending } = &wanted;
+        assert!(!pending);
+        assert_eq!((status.real_servers_up, status.real_servers_total), (Some(98), Some(100)));
+        assert_eq!(status.real_servers.len(), 64);
+        let first: Vec<_> = status.real_servers.iter().take(3).map(|one| (&*one.name, one.state)).collect();
+        let expected =
+            [("s1", RealServerState::Draining), ("s90", RealServerState::Down), ("s0", RealServerState::Up)];
+        assert_eq!(first, expected);
+        let message = |at: usize| status.real_servers[at].checks[0].message.as_ref();
+        assert_eq!(message(1).map(String::len), Some(128), "bounded");
+        assert_eq!(message(2), None, "what passes needs no words");
+        assert_eq!(words(&wanted, "Programmed"), "True Programmed of Some(7)");
+    }
+
+    #[test]
+    fn what_is_not_known_yet_is_pending_and_what_cannot_be_used_is_said() {
+        let (spec, object) = (spec(1), |programmed, ready| ObjectStatus {
+            conditions: said(programmed, ready),
+            ..ObjectStatus::default()
+        });
+        let wanted = status(&spec, None, &object("Unknown", "False"));
+        assert!(wanted.pending);
+        assert_eq!(words(&wanted, "Programmed"), "False Pending of Some(7)");
+        assert!(status(&spec, None, &object("True", "Unknown")).pending);
+        let wanted = status(&spec, Some("spec.colour: not known"), &object("True", "True"));
+        assert!(!wanted.pending);
+        assert_eq!(words(&wanted, "Programmed"), "False Unsupported of Some(7)");
+        let message = &wanted.status.conditions[0].message;
+        assert_eq!(message, "spec.colour: not known; its last good form stays in force");
+        // In no kernel: nobody is sent there.
+        assert_eq!(wanted.status.real_servers[0].state, RealServerState::Starting);
+        assert_eq!(wanted.status.real_servers_up, Some(0));
+    }
+
+    #[test]
+    fn the_time_of_a_transition_is_that_of_the_state() {
+        let group = GroupStatus {
+            group: "front".into(),
+            state: GroupState::Active,
+            releasing: false,
+            reason: "r".repeat(200),
+            seconds_in_state: 12.7,
+            priority: 200,
+            hold: false,
+            refused: None,
+            failing: Vec::new(),
+            lacking: vec!["10.0.0.1/32".into()],
+            instances: Vec::new(),
+        };
+        let told = told_group(&group, Timestamp::from_second(1000).unwrap());
+        assert_eq!(told.last_transition, Some(Time(Timestamp::from_second(987).unwrap())));
+        assert_eq!((told.state, told.reason.map(|reason| reason.len())), (VrrpState::Active, Some(128)));
+        let mut conditions = Conditions::new(None);
+        degraded(&[group], &mut conditions);
+        assert_eq!(conditions.list[0].message, "VrrpGroup front: it lacks 10.0.0.1/32");
+    }
+}

@@ -1,0 +1,533 @@
+//! The thread that follows the API: what is heard in, configuration changes out, statuses back, and nothing in between that the rest of
+//! the agent waits for.
+
+mod session;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bascule_compile::BindingKey;
+use k8s_openapi::jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::session::Session;
+use super::connect::{self, Cluster};
+use super::heard::What;
+use super::heard::{Heard, Trouble};
+use super::link::{Link, LinkStatus, Say};
+use super::report::plan::{Candidate, Planner, Said};
+use super::report::wanted::{self, Machine};
+use super::source::{self, Source, Step, reference};
+use crate::manifests::{Problem, Summary, View};
+use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
+use crate::state::{Keeper, Saved};
+use crate::status::{Gatherer, Status};
+
+/// Requests that may wait.
+const REQUESTS: usize = 64;
+/// What was heard and is not taken in yet.
+const HEARD: usize = 256;
+/// From one look at what became of everything to the next, at least. One that takes long is repeated more rarely.
+const LOOK: Duration = Duration::from_secs(1);
+/// A look may use this part of the time: one fiftieth.
+const SHARE: u32 = 50;
+/// Between tries to make a client, and from the first answer that our credentials are not known until they are read anew.
+const RECONNECT: Duration = Duration::from_secs(10);
+/// How long a client may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long giving the Lease up may take.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// What the thread is for.
+#[derive(Debug)]
+pub struct Options {
+    /// Which cluster.
+    pub cluster: Cluster,
+    /// This machine's name.
+    pub director: String,
+    /// The last good configuration.
+    pub remembered: BTreeMap<String, Saved>,
+    /// Where the last good configuration is kept; none keeps nothing.
+    pub keeper: Option<Arc<Keeper>>,
+}
+
+enum Request {
+    View(oneshot::Sender<Arc<View>>),
+    /// The kubeconfig is read and everything listed anew.
+    Again,
+    /// Statuses are written back from now on.
+    Report(Weak<Gatherer>),
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    summary: Mutex<Summary>,
+    link: Mutex<LinkStatus>,
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub struct Api {
+    requests: mpsc::Sender<Request>,
+    /// Whether to end, and whether the sign of life is taken back before.
+    stop: watch::Sender<Option<bool>>,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Api {
+    /// Starts following. Updates go to `updates`; the first holds everything. It comes at once where a last good configuration is
+    /// remembered.
+    pub fn spawn(
+        options: Options,
+        updates: impl FnMut(ConfigUpdate) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (requests, received) = mpsc::channel(REQUESTS);
+        let (stop, stopped) = watch::channel(None);
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("api".into()).spawn(move || {
+            let worker = Worker::new(options, Box::new(updates), theirs);
+            runtime.block_on(worker.run(received, stopped));
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        })?;
+        Ok(Self { requests, stop, shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Writes statuses back from now on, as this one sees them.
+    pub fn report(&self, gatherer: &Arc<Gatherer>) {
+        // The queue is empty at the start.
+        let _ = self.requests.try_send(Request::Report(Arc::downgrade(gatherer)));
+    }
+
+    /// Reads the kubeconfig and lists everything anew, soon.
+    pub fn rescan(&self) {
+        // A full queue: somebody asked just now.
+        let _ = self.requests.try_send(Request::Again);
+    }
+
+    /// Everything that the API says. None when the thread is busy for longer than `wait`, or ended.
+    pub async fn view(&self, wait: Duration) -> Option<Arc<View>> {
+        let (answer, receiver) = oneshot::channel();
+        self.requests.try_send(Request::View(answer)).ok()?;
+        tokio::time::timeout(wait, receiver).await.ok()?.ok()
+    }
+
+    /// The figures, at once.
+    pub fn summary(&self) -> Summary {
+        lock(&self.shared.summary).clone()
+    }
+
+    /// How it stands with the API server.
+    pub fn link(&self) -> LinkStatus {
+        lock(&self.shared.link).clone()
+    }
+
+    /// Whether the thread works.
+    pub fn is_alive(&self) -> bool {
+        lock(&self.thread).as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Ends the thread. With `leave` the sign of life is taken back: nobody follows. No update comes after this.
+    pub fn stop(&self, leave: bool) {
+        self.stop.send_if_modified(|stop| {
+            let first = stop.is_none();
+            stop.get_or_insert(leave);
+            first
+        });
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        self.stop(false);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Who carries out what is found.
+type Sink = Box<dyn FnMut(ConfigUpdate) + Send>;
+
+struct Worker {
+    director: String,
+    cluster: Cluster,
+    source: Source,
+    updates: Sink,
+    keeper: Option<Arc<Keeper>>,
+    shared: Arc<Shared>,
+    link: Link,
+    planner: Planner,
+    written: u64,
+    failed: u64,
+    serial: u64,
+    /// The newest serial of the bindings that changed since the first update.
+    told: HashMap<BindingKey, u64>,
+    /// The same of the director's own settings.
+    told_config: u64,
+    /// Problems as last told.
+    problems: Vec<Problem>,
+    /// Objects of a directory in the last good configuration: not needed any more when the API has said everything.
+    foreign: Vec<String>,
+    notes: Vec<String>,
+    server: String,
+    /// Everything was listed, and that was said.
+    listed: bool,
+    digest: Option<(u64, String)>,
+    kernel: String,
+    /// When to make a client anew.
+    connect_at: Option<Instant>,
+    /// Why no client could be made, as last said.
+    unusable: Option<String>,
+}
+
+impl Worker {
+    fn new(options: Options, updates: Sink, shared: Arc<Shared>) -> Self {
+        let Options { cluster, director, remembered, keeper } = options;
+        let mut source = Source::new(&director);
+        let notes = source.remember(&remembered);
+        for note in &notes {
+            tracing::warn!("{note}");
+        }
+        let foreign = remembered.into_keys().filter(|key| !source::is_ours(key)).collect();
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let now = Instant::now();
+        Self {
+            director,
+            cluster,
+            source,
+            updates,
+            keeper,
+            shared,
+            link: Link::default(),
+            planner: Planner::new(now),
+            written: 0,
+            failed: 0,
+            serial: 0,
+            told: HashMap::new(),
+            told_config: 0,
+            problems: Vec::new(),
+            foreign,
+            notes,
+            server: String::new(),
+            listed: false,
+            digest: None,
+            kernel: kernel.trim().to_owned(),
+            connect_at: Some(now),
+            unusable: None,
+        }
+    }
+
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut stop: watch::Receiver<Option<bool>>) {
+        let step = self.source.begin();
+        if !step.is_empty() {
+            tracing::info!(
+                objects = self.source.in_force(),
+                "going on with the last good configuration until the API server has said everything"
+            );
+        }
+        self.tell(Instant::now(), step);
+        let (to_worker, mut heard) = mpsc::channel(HEARD);
+        let (to_look, mut looks) = mpsc::channel(1);
+        let mut session: Option<Session> = None;
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let leave = loop {
+            tokio::select! {
+                stopped = stop.wait_for(Option::is_some) => {
+                    break stopped.is_ok_and(|stop| *stop == Some(true));
+                }
+                Some(first) = heard.recv() => self.hear(first, &mut heard, session.as_ref()),
+                Some(request) = requests.recv() => match request {
+                    Request::View(answer) => self.answer(answer),
+                    Request::Again => self.connect_at = Some(Instant::now()),
+                    Request::Report(gatherer) => drop(tokio::spawn(look(gatherer, to_look.clone()))),
+                },
+                Some(status) = looks.recv() => self.report(&status, session.as_mut()),
+                Some(done) = Session::next(session.as_mut()) => self.done(done),
+                _ = second.tick() => self.tick(&mut session, &to_worker, &mut heard).await,
+            }
+            self.show();
+        };
+        if leave && let Some(session) = &session {
+            session.leave(&self.director, LEAVE).await;
+        }
+    }
+
+    /// What is due: a client, the sign of life.
+    async fn tick(
+        &mut self,
+        session: &mut Option<Session>,
+        to: &mpsc::Sender<Heard>,
+        heard: &mut mpsc::Receiver<Heard>,
+    ) {
+        let now = Instant::now();
+        if let Some(session) = session {
+            session.tick(now, &self.director);
+            // None ends by itself; whatever happened, it is begun anew.
+            if session.watches.has_ended() {
+                self.connect_at.get_or_insert(now + RECONNECT);
+            }
+        }
+        if self.connect_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.connect_at = None;
+        let connected = tokio::time::timeout(CONNECT, connect::connect(&self.cluster)).await;
+        match connected.unwrap_or_else(|_| Err(anyhow::anyhow!("reading it takes too long"))) {
+            Ok(connection) => {
+                self.unusable = None;
+                tracing::info!(server = connection.server, "following the API server");
+                self.server.clone_from(&connection.server);
+                *session = None;
+                // What the former client heard is heard again.
+                while heard.try_recv().is_ok() {}
+                *session = Some(Session::begin(connection, &self.director, to, now));
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                if self.unusable.as_ref() != Some(&why) {
+                    tracing::error!(
+                        "{why}; going on with what is known, and trying again every {} s",
+                        RECONNECT.as_secs()
+                    );
+                    self.unusable = Some(why);
+                }
+                self.connect_at = Some(now + RECONNECT);
+            }
+        }
+    }
+
+    fn hear(&mut self, first: Heard, heard: &mut mpsc::Receiver<Heard>, session: Option<&Session>) {
+        let seen = Instant::now();
+        self.hear_one(seen, first);
+        for _ in 1..HEARD {
+            let Ok(next) = heard.try_recv() else { break };
+            self.hear_one(seen, next);
+        }
+        let step = self.source.step();
+        self.tell(seen, step);
+        for what in self.source.again() {
+            if let Some(session) = session {
+                session.watches.again(what);
+            }
+        }
+        if !self.listed && self.source.is_listed() {
+            self.listed = true;
+            tracing::info!(
+                objects = self.source.in_force(),
+                problems = self.problems.len(),
+                "everything was listed"
+            );
+        }
+    }
+
+    fn hear_one(&mut self, now: Instant, heard: Heard) {
+        let said = match &heard {
+            Heard::Listing(_) => None,
+            Heard::There(..) | Heard::Gone(..) => self.link.heard(now),
+            Heard::Listed(what) => {
+                let granted = self.link.granted(what.word());
+                granted.or(self.link.heard(now))
+            }
+            Heard::Failed(what, trouble) => self.trouble(now, what.word(), trouble),
+        };
+        say(said);
+        self.source.hear(heard);
+    }
+
+    fn trouble(&mut self, now: Instant, what: &'static str, trouble: &Trouble) -> Option<Say> {
+        if matches!(trouble, Trouble::Unknown(_)) {
+            // The file may hold another token by now.
+            self.connect_at.get_or_insert(now + RECONNECT);
+        }
+        self.link.failed(now, what, trouble)
+    }
+
+    /// Hands what changed to the reconciler, then to the disk, then to the log.
+    fn tell(&mut self, seen: Instant, step: Step) {
+        if !step.is_empty() {
+            let Step { change, checks, .. } = &step;
+            let change = change.clone().unwrap_or_else(ConfigChange::none);
+            self.serial += 1;
+            if change.director().is_some() {
+                self.told_config = self.serial;
+            }
+            if let ConfigChange::Some { bindings, .. } = &change {
+                for (key, binding) in bindings {
+                    match binding {
+                        Some(_) => self.told.insert(key.clone(), self.serial),
+                        None => self.told.remove(key),
+                    };
+                }
+            }
+            let checks = checks.iter().map(|(key, spec)| (key.clone(), spec.clone())).collect();
+            let update = ConfigUpdate { serial: self.serial, seen, change, checks, live: Lives::new() };
+            (self.updates)(update);
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.record(step.saved);
+            if self.source.is_started() && self.source.is_listed() {
+                keeper.record(std::mem::take(&mut self.foreign).into_iter().map(|key| (key, None)));
+            }
+        }
+        self.follow_up();
+    }
+
+    fn follow_up(&mut self) {
+        let problems = self.source.problems(&self.server);
+        for problem in problems.iter().filter(|one| !self.problems.contains(one)) {
+            tracing::error!("{problem}");
+        }
+        for problem in self.problems.iter().filter(|one| !problems.contains(one)) {
+            tracing::info!("resolved: {problem}");
+        }
+        self.problems = problems;
+    }
+
+    /// What the API says, for whoever asks.
+    fn answer(&mut self, answer: oneshot::Sender<Arc<View>>) {
+        if answer.is_closed() {
+            return;
+        }
+        let digest = match self.digest.take() {
+            Some((serial, digest)) if serial == self.serial => digest,
+            _ => self.source.digest(),
+        };
+        self.digest = Some((self.serial, digest.clone()));
+        let told = &self.told;
+        let mut view = self.source.view(&self.server, digest, |key| told.get(key).copied().unwrap_or(1));
+        view.serial = self.serial;
+        let link = self.link.status(&self.server);
+        view.notes = self.notes.iter().chain(&self.unusable).cloned().collect();
+        view.notes.extend(link.troubles);
+        // Who gave up just now has lost nothing.
+        let _ = answer.send(Arc::new(view));
+    }
+
+    /// Writes back what is due, of what became of everything.
+    fn report(&mut self, look: &Look, session: Option<&mut Session>) {
+        let (Some(session), true) = (session, self.source.is_listed()) else { return };
+        let time = Timestamp::now();
+        let by_name: HashMap<&str, _> =
+            look.status.objects.iter().map(|object| (object.object.as_str(), object)).collect();
+        let bindings = self.source.bindings().map(|owned| {
+            let name = reference(What::Bindings, owned.place).to_string();
+            let object = by_name.get(name.as_str()).copied();
+            let wanted = wanted::binding(&owned, object);
+            Candidate {
+                what: What::Bindings,
+                place: owned.place.clone(),
+                wanted: Said::Binding(wanted),
+                known: owned.status.clone(),
+            }
+        });
+        let machine = Machine { report: &look.report, told: self.told_config, kernel: &self.kernel, time };
+        let config = self.source.config().map(|owned| Candidate {
+            what: What::Config,
+            place: owned.place.clone(),
+            wanted: Said::Config(wanted::config(&owned, &look.status, machine)),
+            known: owned.status.clone(),
+        });
+        let writes = self.planner.plan(Instant::now(), time, config.into_iter().chain(bindings));
+        for write in writes {
+            tracing::debug!(kind = %write.what, object = %write.place, "writing a status");
+            session.write(write);
+        }
+    }
+
+    fn done(&mut self, done: session::Done) {
+        let now = Instant::now();
+        match done {
+            session::Done::Lease(result) => {
+                let said = match &result {
+                    Ok(()) => {
+                        say(self.link.granted("Lease"));
+                        self.link.heard(now)
+                    }
+                    Err(trouble) => self.trouble(now, "Lease", trouble),
+                };
+                say(said);
+            }
+            session::Done::Status(write, result) => {
+                if let Some(words) = self.planner.done(now, write.what, &write.place, &result) {
+                    tracing::warn!("{words}");
+                }
+                if result.is_ok() {
+                    self.written += 1;
+                    self.source.written(write.what, &write.place, write.status);
+                } else {
+                    self.failed += 1;
+                    tracing::debug!(kind = %write.what, object = %write.place, "a status was not written: {result:?}");
+                }
+            }
+        }
+    }
+
+    fn show(&self) {
+        let summary = Summary {
+            serial: self.serial,
+            started: self.source.is_started(),
+            files: 0,
+            objects: self.source.in_force(),
+            problems: self.problems.len(),
+            lost: self.lost(),
+        };
+        *lock(&self.shared.summary) = summary;
+        let link =
+            LinkStatus { written: self.written, failed: self.failed, ..self.link.status(&self.server) };
+        *lock(&self.shared.link) = link;
+    }
+
+    /// Why there is no configuration yet, or why what the API says is not believed.
+    fn lost(&self) -> Option<String> {
+        let lost = self.source.lost()?;
+        let link = self.link.status(&self.server);
+        let why = self.unusable.iter().chain(&link.troubles).map(|one| format!("; {one}"));
+        Some(format!("the API: {lost}{}", why.collect::<String>()))
+    }
+}
+
+fn say(said: Option<Say>) {
+    match said {
+        None => {}
+        Some(Say::Warn(text)) => tracing::warn!("{text}"),
+        Some(Say::Info(text)) => tracing::info!("{text}"),
+    }
+}
+
+/// What became of everything, at one moment.
+struct Look {
+    status: Status,
+    report: Arc<crate::reconcile::Report>,
+}
+
+/// Looks at what became of everything, again and again, as long as the agent runs.
+async fn look(gatherer: Weak<Gatherer>, to: mpsc::Sender<Look>) {
+    let mut pause = LOOK;
+    loop {
+        tokio::time::sleep(pause).await;
+        let begin = Instant::now();
+        let look = {
+            let Some(gatherer) = gatherer.upgrade() else { return };
+            let report = gatherer.report.borrow().clone();
+            gatherer.status().await.map(|status| Look { status, report })
+        };
+        // One that could not be made is made next time.
+        if let Ok(look) = look
+            && to.send(look).await.is_err()
+        {
+            return;
+        }
+        pause = LOOK.max(begin.elapsed() * SHARE);
+    }
+}

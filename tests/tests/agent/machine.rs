@@ -1,0 +1,213 @@
+//! A machine: a network namespace with two interfaces, whose loopback reaches the host's API server through a relay.
+
+use std::fs::File;
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bascule_tests::operator::{NAMESPACE, PATIENCE};
+use serde_json::Value;
+
+/// Whether machines can be made here; says so if not.
+pub(crate) fn can_run() -> bool {
+    // SAFETY: it has no preconditions.
+    let root = unsafe { libc::geteuid() } == 0;
+    let can = root
+        && Command::new("ip").args(["netns", "list"]).output().is_ok_and(|output| output.status.success());
+    let required = std::env::var_os("BASCULE_KERNEL_TESTS").is_some_and(|value| value == "require");
+    assert!(can || !required, "BASCULE_KERNEL_TESTS=require, but these tests need root and ip");
+    if !can {
+        eprintln!("not run here: needs root and ip");
+    }
+    can
+}
+
+fn ip(arguments: &str) -> Result<String> {
+    let output =
+        Command::new("ip").args(arguments.split_whitespace()).stdin(Stdio::null()).output().context("ip")?;
+    ensure!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The namespace; it goes when this is dropped.
+pub(crate) struct Machine {
+    namespace: String,
+}
+
+impl Machine {
+    /// Makes one with eth0 and eth1, and has port `port` of its loopback lead to the host's.
+    pub(crate) fn new(port: u16) -> Result<Self> {
+        let machine = Self { namespace: format!("bapi{}", std::process::id()) };
+        let name = &machine.namespace;
+        ip(&format!("netns add {name}"))?;
+        ip(&format!("-n {name} link set lo up"))?;
+        for (interface, address) in [("eth0", "192.16.193.2/24"), ("eth1", "172.16.193.2/16")] {
+            // The other end is in the same namespace: nobody is on this network.
+            ip(&format!("-n {name} link add {interface} type veth peer name far-{interface}"))?;
+            ip(&format!("-n {name} link set far-{interface} up"))?;
+            ip(&format!("-n {name} link set {interface} up"))?;
+            ip(&format!("-n {name} addr add {address} dev {interface}"))?;
+        }
+        machine.relay(port)?;
+        Ok(machine)
+    }
+
+    /// Takes connections in the namespace and makes them outside of it. Its threads live as long as the process.
+    fn relay(&self, port: u16) -> Result<()> {
+        let file = File::open(Path::new("/run/netns").join(&self.namespace))?;
+        let (listening, heard) = mpsc::channel::<io::Result<()>>();
+        let (accepted, connections) = mpsc::channel::<TcpStream>();
+        thread::spawn(move || {
+            // SAFETY: the descriptor is that of a namespace, and only this thread changes over.
+            let entered = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+            let listener = if entered == 0 {
+                TcpListener::bind(("127.0.0.1", port))
+            } else {
+                Err(io::Error::last_os_error())
+            };
+            match listener {
+                Ok(listener) => {
+                    let _ = listening.send(Ok(()));
+                    for stream in listener.incoming().map_while(Result::ok) {
+                        if accepted.send(stream).is_err() {
+                            return;
+                        }
+                    }
+                }
+                Err(error) => drop(listening.send(Err(error))),
+            }
+        });
+        thread::spawn(move || {
+            for near in connections {
+                // Nobody there: the other end finds its connection closed.
+                let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                for (from, to) in [(near.try_clone(), far.try_clone()), (Ok(far), Ok(near))] {
+                    let (Ok(mut from), Ok(mut to)) = (from, to) else { continue };
+                    thread::spawn(move || {
+                        let _ = io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                        let _ = from.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        heard.recv().context("the relay's thread ended")?.context("the relay cannot listen")
+    }
+
+    /// The addresses of an interface.
+    pub(crate) fn addresses(&self, interface: &str) -> Result<String> {
+        ip(&format!("-n {} -brief addr show dev {interface}", self.namespace))
+    }
+
+    fn command(&self) -> Result<Command> {
+        let own = std::env::current_exe()?;
+        let folder = own.parent().and_then(Path::parent).context("no folder of programs")?;
+        let program = folder.join("bascule-agent");
+        ensure!(program.exists(), "{} is not there: cargo build -p bascule-agent", program.display());
+        let mut command = Command::new("ip");
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.args(["netns", "exec", &self.namespace]).arg(program).stdin(Stdio::null());
+        Ok(command)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = ip(&format!("netns del {}", self.namespace));
+    }
+}
+
+/// The agent as a program; killed when dropped.
+pub(crate) struct Agent {
+    child: Child,
+    directory: PathBuf,
+    log: PathBuf,
+}
+
+impl Agent {
+    /// Starts one, with its state in `directory` and the name of its log.
+    pub(crate) fn start(
+        machine: &Machine,
+        kubeconfig: &Path,
+        director: &str,
+        directory: &Path,
+        name: &str,
+    ) -> Result<Self> {
+        std::fs::create_dir_all(directory.join("files"))?;
+        let log = directory.join(format!("{name}.log"));
+        let file = File::create(&log)?;
+        let mut command = machine.command()?;
+        command.arg("--kubeconfig").arg(kubeconfig);
+        command.args(["--namespace", NAMESPACE, "--director", director, "--listen", "127.0.0.1:9740"]);
+        command.args(["--run-dir", "run", "--state-dir", "state", "--allow-file", "files"]);
+        command.current_dir(directory).stdout(file.try_clone()?).stderr(file);
+        // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == -1 {
+                    return Err(io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        let child = command.spawn()?;
+        Ok(Self { child, directory: directory.to_owned(), log })
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `bascule-agent status -o json`.
+    pub(crate) fn status(&self, machine: &Machine) -> Result<Value> {
+        let mut command = machine.command()?;
+        command.args(["status", "-o", "json", "--run-dir", "run"]).current_dir(&self.directory);
+        let Output { status, stdout, stderr } = command.output()?;
+        ensure!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+        Ok(serde_json::from_slice(&stdout)?)
+    }
+
+    /// Another call of the program, beside it; its output.
+    pub(crate) fn call(&self, machine: &Machine, arguments: &[&str]) -> Result<Output> {
+        let mut command = machine.command()?;
+        Ok(command.args(arguments).current_dir(&self.directory).output()?)
+    }
+
+    /// Kills it, as a crash would.
+    pub(crate) fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Tells it to end and waits for that; returns its exit code.
+    pub(crate) fn terminate(mut self) -> Result<i32> {
+        let pid = libc::pid_t::try_from(self.child.id())?;
+        // SAFETY: it is our child and not waited for yet, so that nobody else has its id.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return status.code().context("it was killed by a signal");
+            }
+            if begin.elapsed() > PATIENCE {
+                bail!("it has not ended for {PATIENCE:?}\n{}", self.log());
+            }
+            thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
