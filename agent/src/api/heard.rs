@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use bascule_crds::vrrp_group::{Authentication, Hmac};
-use bascule_crds::{DirectorConfigSpec, HealthCheckSpec, Kind, VirtualServiceBindingSpec};
+use bascule_crds::{
+    DirectorConfigSpec, HealthCheckSpec, Kind, NatRuleBindingSpec, VirtualServiceBindingSpec,
+};
 use kube::api::DynamicObject;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,7 +17,9 @@ use serde_json::Value;
 pub enum What {
     /// This director's VirtualServiceBindings, of all namespaces.
     Bindings,
-    /// This director's DirectorConfig.
+    /// This director's NatRuleBindings, of all namespaces.
+    Rules,
+    /// This director's DirectorConfig. Behind the bindings: it decides whether they are believed to be gone.
     Config,
     /// HealthChecks, of all namespaces.
     Checks,
@@ -23,12 +27,13 @@ pub enum What {
 
 impl What {
     /// All.
-    pub const ALL: [Self; 3] = [Self::Bindings, Self::Config, Self::Checks];
+    pub const ALL: [Self; 4] = [Self::Bindings, Self::Rules, Self::Config, Self::Checks];
 
     /// The kind of its objects.
     pub const fn kind(self) -> Kind {
         match self {
             Self::Bindings => Kind::VirtualServiceBinding,
+            Self::Rules => Kind::NatRuleBinding,
             Self::Config => Kind::DirectorConfig,
             Self::Checks => Kind::HealthCheck,
         }
@@ -64,6 +69,8 @@ impl fmt::Display for Place {
 pub enum Spec {
     /// Of a VirtualServiceBinding.
     Binding(Arc<VirtualServiceBindingSpec>),
+    /// Of a NatRuleBinding.
+    Rule(Arc<NatRuleBindingSpec>),
     /// Of a DirectorConfig.
     Config(Arc<DirectorConfigSpec>),
     /// Of a HealthCheck.
@@ -142,6 +149,11 @@ pub fn spec(what: What, director: &str, raw: Value) -> Result<Spec, String> {
                 return Err("spec.realServersFrom: is not supported by this version of the agent".into());
             }
             Ok(Spec::Binding(Arc::new(spec)))
+        }
+        What::Rules => {
+            let spec: NatRuleBindingSpec = typed(raw)?;
+            whose(director, &spec.director)?;
+            Ok(Spec::Rule(Arc::new(spec)))
         }
         What::Config => {
             let spec: DirectorConfigSpec = typed(raw)?;
@@ -264,6 +276,17 @@ mod tests {
         let slices =
             with("", "realServersFrom", json!({"service": "s", "forwarding": {"method": "Masquerade"}}));
         assert!(refused(What::Bindings, slices).starts_with("spec.realServersFrom: "));
+        let rule = |more: Value| {
+            let mut raw =
+                json!({"natRule": "nat", "director": "dir1", "masquerade": {"outInterface": "eth0"}});
+            raw.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec(What::Rules, "dir1", raw)
+        };
+        assert!(rule(json!({})).is_ok(), "{:?}", rule(json!({})));
+        let colour = rule(json!({"colour": 1})).expect_err("refused");
+        assert_eq!(colour, format!("spec.colour: {unknown}"));
+        let inner = rule(json!({"masquerade": {"outInterface": "eth0", "colour": 1}})).expect_err("refused");
+        assert_eq!(inner, format!("spec.masquerade.colour: {unknown}"));
         let maintenance = json!({"director": "dir1", "maintenance": {"enabled": true}});
         assert!(refused(What::Config, maintenance).starts_with("spec.maintenance: "));
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bascule_crds::{DirectorConfig, HealthCheck, VirtualServiceBinding};
+use bascule_crds::{DirectorConfig, HealthCheck, NatRuleBinding, VirtualServiceBinding};
 use futures::StreamExt as _;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt as _;
@@ -25,6 +25,7 @@ pub(super) fn selection(what: What, director: &str, client: &Client) -> (Api<Dyn
         What::Bindings => {
             (ApiResource::erase::<VirtualServiceBinding>(&()), Some(format!("spec.director={director}")))
         }
+        What::Rules => (ApiResource::erase::<NatRuleBinding>(&()), Some(format!("spec.director={director}"))),
         What::Config => {
             (ApiResource::erase::<DirectorConfig>(&()), Some(format!("metadata.name={director}")))
         }
@@ -42,14 +43,14 @@ pub(super) fn selection(what: What, director: &str, client: &Client) -> (Api<Dyn
 #[derive(Debug)]
 pub(super) struct Watches {
     tasks: JoinSet<()>,
-    again: [Arc<Notify>; 3],
+    again: [Arc<Notify>; What::ALL.len()],
 }
 
 impl Watches {
     /// Follows every kind.
     pub(super) fn spawn(client: &Client, director: &str, to: &mpsc::Sender<Heard>) -> Self {
         let mut tasks = JoinSet::new();
-        let again: [Arc<Notify>; 3] = std::array::from_fn(|_| Arc::new(Notify::new()));
+        let again: [Arc<Notify>; What::ALL.len()] = std::array::from_fn(|_| Arc::new(Notify::new()));
         for (what, again) in What::ALL.into_iter().zip(&again) {
             let (client, director) = (client.clone(), director.to_owned());
             tasks.spawn(follow(client, director, what, to.clone(), Arc::clone(again)));

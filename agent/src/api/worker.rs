@@ -171,7 +171,7 @@ struct Worker {
     failed: u64,
     serial: u64,
     /// The newest serial of the bindings that changed since the first update.
-    told: HashMap<BindingKey, u64>,
+    told: HashMap<(What, BindingKey), u64>,
     /// The same of the director's own settings.
     told_config: u64,
     /// Problems as last told.
@@ -362,11 +362,15 @@ impl Worker {
             if change.director().is_some() {
                 self.told_config = self.serial;
             }
-            if let ConfigChange::Some { bindings, .. } = &change {
-                for (key, binding) in bindings {
-                    match binding {
-                        Some(_) => self.told.insert(key.clone(), self.serial),
-                        None => self.told.remove(key),
+            if let ConfigChange::Some { bindings, nat_rules, .. } = &change {
+                let bindings =
+                    bindings.iter().map(|(key, spec)| ((What::Bindings, key.clone()), spec.is_some()));
+                let rules = nat_rules.iter().map(|(key, spec)| ((What::Rules, key.clone()), spec.is_some()));
+                for (key, there) in bindings.chain(rules) {
+                    if there {
+                        self.told.insert(key, self.serial)
+                    } else {
+                        self.told.remove(&key)
                     };
                 }
             }
@@ -405,7 +409,9 @@ impl Worker {
         };
         self.digest = Some((self.serial, digest.clone()));
         let told = &self.told;
-        let mut view = self.source.view(&self.server, digest, |key| told.get(key).copied().unwrap_or(1));
+        let mut view = self
+            .source
+            .view(&self.server, digest, |what, key| told.get(&(what, key.clone())).copied().unwrap_or(1));
         view.serial = self.serial;
         let link = self.link.status(&self.server);
         view.notes = self.notes.iter().chain(&self.unusable).cloned().collect();
@@ -431,6 +437,16 @@ impl Worker {
                 known: owned.status.clone(),
             }
         });
+        let rules = self.source.rules().map(|owned| {
+            let name = reference(What::Rules, owned.place).to_string();
+            let wanted = wanted::rule(&owned, by_name.get(name.as_str()).copied());
+            Candidate {
+                what: What::Rules,
+                place: owned.place.clone(),
+                wanted: Said::Rule(wanted),
+                known: owned.status.clone(),
+            }
+        });
         let machine = Machine { report: &look.report, told: self.told_config, kernel: &self.kernel, time };
         let config = self.source.config().map(|owned| Candidate {
             what: What::Config,
@@ -438,7 +454,7 @@ impl Worker {
             wanted: Said::Config(wanted::config(&owned, &look.status, machine)),
             known: owned.status.clone(),
         });
-        let writes = self.planner.plan(Instant::now(), time, config.into_iter().chain(bindings));
+        let writes = self.planner.plan(Instant::now(), time, config.into_iter().chain(bindings).chain(rules));
         for write in writes {
             tracing::debug!(kind = %write.what, object = %write.place, "writing a status");
             session.write(write);

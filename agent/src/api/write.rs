@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bascule_crds::common::API_VERSION;
-use bascule_crds::{DirectorConfig, VirtualServiceBinding};
+use bascule_crds::{DirectorConfig, NatRuleBinding, VirtualServiceBinding};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -40,6 +40,7 @@ pub async fn status(
 ) -> Result<(), Failure> {
     let resource = match what {
         What::Bindings => ApiResource::erase::<VirtualServiceBinding>(&()),
+        What::Rules => ApiResource::erase::<NatRuleBinding>(&()),
         What::Config => ApiResource::erase::<DirectorConfig>(&()),
         What::Checks => return Err(Failure::Refused("the status of HealthChecks is the operator's".into())),
     };

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bascule_crds::binding::VirtualServiceBindingStatus;
+use bascule_crds::binding::{NatRuleBindingStatus, VirtualServiceBindingStatus};
 use bascule_crds::common::Condition;
 use bascule_crds::director_config::DirectorConfigStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -48,11 +48,13 @@ pub struct Candidate {
     pub known: Value,
 }
 
-/// A status of either kind.
+/// A status of any kind.
 #[derive(Clone, Debug)]
 pub enum Said {
     /// Of a binding.
     Binding(Wanted<VirtualServiceBindingStatus>),
+    /// Of a NatRule's binding.
+    Rule(Wanted<NatRuleBindingStatus>),
     /// Of the DirectorConfig.
     Config(Wanted<DirectorConfigStatus>),
 }
@@ -209,6 +211,7 @@ impl Planner {
 fn due_now(note: &mut Note, now: Instant, time: Timestamp, candidate: &Candidate) -> Option<Value> {
     let (pending, status) = match &candidate.wanted {
         Said::Binding(wanted) => (wanted.pending, binding(wanted, &candidate.known, time)),
+        Said::Rule(wanted) => (wanted.pending, rule(wanted, &candidate.known, time)),
         Said::Config(wanted) => (wanted.pending, config(wanted, &candidate.known, time)),
     };
     if !pending {
@@ -232,6 +235,13 @@ fn due_now(note: &mut Note, now: Instant, time: Timestamp, candidate: &Candidate
 
 fn binding(wanted: &Wanted<VirtualServiceBindingStatus>, known: &Value, time: Timestamp) -> Value {
     let before: VirtualServiceBindingStatus = serde_json::from_value(known.clone()).unwrap_or_default();
+    let mut status = wanted.status.clone();
+    times(&mut status.conditions, &before.conditions, time);
+    serde_json::to_value(status).unwrap_or_default()
+}
+
+fn rule(wanted: &Wanted<NatRuleBindingStatus>, known: &Value, time: Timestamp) -> Value {
+    let before: NatRuleBindingStatus = serde_json::from_value(known.clone()).unwrap_or_default();
     let mut status = wanted.status.clone();
     times(&mut status.conditions, &before.conditions, time);
     serde_json::to_value(status).unwrap_or_default()

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use bascule_crds::binding::{CheckStatus, RealServerState, RealServerStatus, VirtualServiceBindingStatus};
+use bascule_crds::binding::{
+    CheckStatus, NatRuleBindingStatus, RealServerState, RealServerStatus, VirtualServiceBindingStatus,
+};
 use bascule_crds::common::{Condition, MAX_CONDITION_MESSAGE};
 use bascule_crds::director_config::{DirectorConfigStatus, GroupState as ToldGroup};
 use bascule_crds::vrrp_group::VrrpState;
-use bascule_crds::{DirectorConfigSpec, VirtualServiceBindingSpec};
+use bascule_crds::{DirectorConfigSpec, NatRuleBindingSpec, VirtualServiceBindingSpec};
 use bascule_vrrp::GroupState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -37,6 +39,40 @@ pub fn binding(
     owned: &Owned<'_, VirtualServiceBindingSpec>,
     object: Option<&ObjectStatus>,
 ) -> Wanted<VirtualServiceBindingStatus> {
+    let (mut conditions, pending) = carried_out(owned, object);
+    let of = |type_: &str| object?.conditions.iter().find(|one| one.type_ == type_);
+    for said in ["QuorumMet", "Degraded"].into_iter().filter_map(of) {
+        conditions.add(&said.type_, &said.status, &said.reason, &said.message);
+    }
+    let mut servers = servers(owned.spec, object);
+    let number = |count: usize| Some(u32::try_from(count).unwrap_or(u32::MAX));
+    let up = servers.iter().filter(|server| server.state == RealServerState::Up).count();
+    let total = servers.len();
+    // Stable: their order is that of the service.
+    servers.sort_by_key(|server| server.state == RealServerState::Up);
+    servers.truncate(SERVERS);
+    let status = VirtualServiceBindingStatus {
+        observed_generation: owned.generation,
+        conditions: conditions.list,
+        real_servers_up: number(up),
+        real_servers_total: number(total),
+        real_servers: servers,
+    };
+    Wanted { status, pending }
+}
+
+/// Of a NatRule's binding. `object` is what is known of it here.
+pub fn rule(
+    owned: &Owned<'_, NatRuleBindingSpec>,
+    object: Option<&ObjectStatus>,
+) -> Wanted<NatRuleBindingStatus> {
+    let (conditions, pending) = carried_out(owned, object);
+    let status = NatRuleBindingStatus { observed_generation: owned.generation, conditions: conditions.list };
+    Wanted { status, pending }
+}
+
+/// What all bindings say: whether it is in the kernel, and does its work; and whether there is soon more to say.
+fn carried_out<S>(owned: &Owned<'_, S>, object: Option<&ObjectStatus>) -> (Conditions, bool) {
     let of = |type_: &str| object?.conditions.iter().find(|one| one.type_ == type_);
     let mut conditions = Conditions::new(owned.generation);
     let mut pending = false;
@@ -59,24 +95,7 @@ pub fn binding(
         }
         None => conditions.add("Ready", "False", "NotProgrammed", "see Programmed"),
     }
-    for said in ["QuorumMet", "Degraded"].into_iter().filter_map(of) {
-        conditions.add(&said.type_, &said.status, &said.reason, &said.message);
-    }
-    let mut servers = servers(owned.spec, object);
-    let number = |count: usize| Some(u32::try_from(count).unwrap_or(u32::MAX));
-    let up = servers.iter().filter(|server| server.state == RealServerState::Up).count();
-    let total = servers.len();
-    // Stable: their order is that of the service.
-    servers.sort_by_key(|server| server.state == RealServerState::Up);
-    servers.truncate(SERVERS);
-    let status = VirtualServiceBindingStatus {
-        observed_generation: owned.generation,
-        conditions: conditions.list,
-        real_servers_up: number(up),
-        real_servers_total: number(total),
-        real_servers: servers,
-    };
-    Wanted { status, pending }
+    (conditions, pending)
 }
 
 fn stays(why: &str, kept: bool) -> String {

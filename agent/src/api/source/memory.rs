@@ -60,6 +60,10 @@ impl Source {
                 self.bindings.remember(place.clone(), spec);
                 self.mark_binding(&place);
             }
+            Ok(Spec::Rule(spec)) => {
+                self.rules.remember(place.clone(), spec);
+                self.mark_rule(&place);
+            }
             Ok(Spec::Config(spec)) => {
                 self.config.remember(place, spec);
                 self.dirty_config = true;
@@ -82,6 +86,7 @@ impl Source {
     fn saved(&self, what: What, place: &Place) -> Option<Saved> {
         let spec = match what {
             What::Bindings => serde_json::to_value(&**self.bindings.objects.get(place)?.spec.as_ref()?),
+            What::Rules => serde_json::to_value(&**self.rules.objects.get(place)?.spec.as_ref()?),
             What::Config => serde_json::to_value(&**self.config.objects.get(place)?.spec.as_ref()?),
             What::Checks => {
                 let key = CheckKey::new(&place.namespace, &place.name);

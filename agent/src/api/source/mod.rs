@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bascule_compile::{BindingKey, CheckKey, NodeConfig};
-use bascule_crds::{DirectorConfigSpec, HealthCheckSpec, VirtualServiceBindingSpec};
+use bascule_crds::{DirectorConfigSpec, HealthCheckSpec, NatRuleBindingSpec, VirtualServiceBindingSpec};
 use serde_json::Value;
 
 use self::table::{Held, Table};
@@ -50,10 +50,13 @@ impl Step {
 pub struct Source {
     director: String,
     bindings: Table<VirtualServiceBindingSpec>,
+    rules: Table<NatRuleBindingSpec>,
     config: Table<DirectorConfigSpec>,
     checks: Table<HealthCheckSpec>,
     /// Objects that carry out a service here: one, but for a moment when its object gets another name.
     by_key: BTreeMap<BindingKey, BTreeSet<Place>>,
+    /// The same of NatRules.
+    by_rule: BTreeMap<BindingKey, BTreeSet<Place>>,
     /// What was told.
     told: NodeConfig,
     told_checks: BTreeMap<CheckKey, Arc<HealthCheckSpec>>,
@@ -61,13 +64,14 @@ pub struct Source {
     named: BTreeMap<CheckKey, usize>,
     started: bool,
     dirty: BTreeSet<BindingKey>,
+    dirty_rules: BTreeSet<BindingKey>,
     dirty_checks: BTreeSet<CheckKey>,
     dirty_config: bool,
     unsaved: BTreeSet<(What, Place)>,
     /// HealthChecks were left out for want of room.
     left_out: bool,
     /// Bindings that were not in a list that had none of those in force: gone only if the DirectorConfig is still there.
-    doubted: BTreeSet<Place>,
+    doubted: BTreeSet<(What, Place)>,
     /// Why what the API server says as a whole is not believed.
     lost: Option<String>,
     /// What has to be listed anew.
@@ -80,14 +84,17 @@ impl Source {
         Self {
             director: director.to_owned(),
             bindings: Table::default(),
+            rules: Table::default(),
             config: Table::default(),
             checks: Table::default(),
             by_key: BTreeMap::new(),
-            told: NodeConfig { director: nothing(director), bindings: BTreeMap::new() },
+            by_rule: BTreeMap::new(),
+            told: NodeConfig::new(nothing(director)),
             told_checks: BTreeMap::new(),
             named: BTreeMap::new(),
             started: false,
             dirty: BTreeSet::new(),
+            dirty_rules: BTreeSet::new(),
             dirty_checks: BTreeSet::new(),
             dirty_config: false,
             unsaved: BTreeSet::new(),
@@ -101,9 +108,9 @@ impl Source {
     /// Takes in what was heard.
     pub fn hear(&mut self, heard: Heard) {
         match heard {
-            Heard::Listing(What::Bindings) => {
-                self.doubted.clear();
-                self.bindings.begin();
+            Heard::Listing(what @ (What::Bindings | What::Rules)) => {
+                self.doubted.retain(|(of, _)| *of != what);
+                if what == What::Bindings { self.bindings.begin() } else { self.rules.begin() }
             }
             Heard::Listing(What::Config) => self.config.begin(),
             Heard::Listing(What::Checks) => {
@@ -120,7 +127,7 @@ impl Source {
 
     fn there(&mut self, what: What, item: Item) {
         let Item { place, generation, spec, status } = item;
-        self.doubted.remove(&place);
+        self.doubted.remove(&(what, place.clone()));
         let changed = match what {
             What::Bindings => {
                 let spec = spec.and_then(|spec| match spec {
@@ -130,6 +137,16 @@ impl Source {
                 self.mark_binding(&place);
                 let changed = self.bindings.put(place.clone(), generation, spec, status);
                 self.mark_binding(&place);
+                changed
+            }
+            What::Rules => {
+                let spec = spec.and_then(|spec| match spec {
+                    Spec::Rule(spec) => Ok(spec),
+                    other => Err(mistaken(&other)),
+                });
+                self.mark_rule(&place);
+                let changed = self.rules.put(place.clone(), generation, spec, status);
+                self.mark_rule(&place);
                 changed
             }
             What::Config if place.name == self.director => {
@@ -165,11 +182,15 @@ impl Source {
     }
 
     fn gone(&mut self, what: What, place: &Place) {
-        self.doubted.remove(place);
+        self.doubted.remove(&(what, place.clone()));
         match what {
             What::Bindings => {
                 self.mark_binding(place);
                 self.bindings.objects.remove(place);
+            }
+            What::Rules => {
+                self.mark_rule(place);
+                self.rules.objects.remove(place);
             }
             What::Config => {
                 self.dirty_config = true;
@@ -189,19 +210,17 @@ impl Source {
         match what {
             What::Bindings => {
                 let missing = self.bindings.end();
-                // All of them: is it so, or does this API server know nothing of this director? It is asked.
-                if !missing.is_empty() && missing.len() == self.bindings.objects.len() {
-                    self.doubted = missing.into_iter().collect();
-                    self.again.insert(What::Config);
-                } else {
-                    missing.iter().for_each(|place| self.gone(What::Bindings, place));
-                }
+                self.miss(what, missing, self.bindings.objects.len());
+            }
+            What::Rules => {
+                let missing = self.rules.end();
+                self.miss(what, missing, self.rules.objects.len());
             }
             What::Config => {
                 let missing = self.config.end();
                 if missing.is_empty() && !self.config.objects.is_empty() {
-                    for place in std::mem::take(&mut self.doubted) {
-                        self.gone(What::Bindings, &place);
+                    for (what, place) in std::mem::take(&mut self.doubted) {
+                        self.gone(what, &place);
                     }
                 } else if !missing.is_empty() {
                     self.lost = Some(format!(
@@ -220,6 +239,26 @@ impl Source {
         }
     }
 
+    /// What was not in a list of bindings, of so many.
+    fn miss(&mut self, what: What, missing: Vec<Place>, all: usize) {
+        // All of them: is it so, or does this API server know nothing of this director? It is asked.
+        if !missing.is_empty() && missing.len() == all {
+            self.doubted.extend(missing.into_iter().map(|place| (what, place)));
+            self.again.insert(What::Config);
+        } else {
+            missing.iter().for_each(|place| self.gone(what, place));
+        }
+    }
+
+    /// Notes that the NatRule that an object carries out has to be looked at.
+    fn mark_rule(&mut self, place: &Place) {
+        let spec = self.rules.objects.get(place).and_then(|held| held.spec.as_ref());
+        let Some(spec) = spec else { return };
+        let key = BindingKey::new(&place.namespace, &spec.nat_rule);
+        self.by_rule.entry(key.clone()).or_default().insert(place.clone());
+        self.dirty_rules.insert(key);
+    }
+
     /// Notes that the services that an object carries out have to be looked at.
     fn mark_binding(&mut self, place: &Place) {
         let spec = self.bindings.objects.get(place).and_then(|held| held.spec.as_ref());
@@ -231,12 +270,12 @@ impl Source {
 
     /// Whether every kind was listed since the start.
     pub fn is_listed(&self) -> bool {
-        self.bindings.listed && self.config.listed && self.checks.listed
+        self.unlisted().is_empty()
     }
 
     /// What has not been listed since the start.
     pub fn unlisted(&self) -> Vec<What> {
-        let listed = [self.bindings.listed, self.config.listed, self.checks.listed];
+        let listed = [self.bindings.listed, self.rules.listed, self.config.listed, self.checks.listed];
         What::ALL.into_iter().zip(listed).filter(|(_, listed)| !listed).map(|(what, _)| what).collect()
     }
 
@@ -265,12 +304,13 @@ impl Source {
     fn advance(&mut self) -> Step {
         let mut step = Step::default();
         let bindings = self.advance_bindings();
+        let nat_rules = self.advance_rules();
         let config = self.advance_config();
         self.advance_checks(&mut step);
-        step.change = match (self.started, &config, bindings.is_empty()) {
+        step.change = match (self.started, &config, bindings.is_empty() && nat_rules.is_empty()) {
             (false, ..) => Some(ConfigChange::All(Arc::new(self.told.clone()))),
             (true, None, true) => None,
-            (true, ..) => Some(ConfigChange::Some { director: config, bindings }),
+            (true, ..) => Some(ConfigChange::Some { director: config, bindings, nat_rules }),
         };
         self.started = true;
         step.saved = self.save();
@@ -280,7 +320,9 @@ impl Source {
     fn advance_bindings(&mut self) -> Vec<(BindingKey, Option<Arc<VirtualServiceBindingSpec>>)> {
         let mut changed = Vec::new();
         for key in std::mem::take(&mut self.dirty) {
-            let now = self.current(&key);
+            let objects = &self.bindings.objects;
+            let carries_out = |spec: &VirtualServiceBindingSpec| *spec.virtual_service == *key.name;
+            let now = first(&mut self.by_key, &key, objects, carries_out);
             let before = match &now {
                 Some(spec) => self.told.bindings.insert(key.clone(), Arc::clone(spec)),
                 None => self.told.bindings.remove(&key),
@@ -295,19 +337,21 @@ impl Source {
         changed
     }
 
-    /// What carries out a service here: of several objects the first. Those that do not any more are forgotten.
-    fn current(&mut self, key: &BindingKey) -> Option<Arc<VirtualServiceBindingSpec>> {
-        let objects = &self.bindings.objects;
-        let places = self.by_key.get_mut(key)?;
-        places.retain(|place| {
-            let spec = objects.get(place).and_then(|held| held.spec.as_ref());
-            spec.is_some_and(|spec| *spec.virtual_service == *key.name)
-        });
-        let current = places.first().and_then(|place| objects.get(place)?.spec.clone());
-        if places.is_empty() {
-            self.by_key.remove(key);
+    fn advance_rules(&mut self) -> Vec<(BindingKey, Option<Arc<NatRuleBindingSpec>>)> {
+        let mut changed = Vec::new();
+        for key in std::mem::take(&mut self.dirty_rules) {
+            let objects = &self.rules.objects;
+            let carries_out = |spec: &NatRuleBindingSpec| *spec.nat_rule == *key.name;
+            let now = first(&mut self.by_rule, &key, objects, carries_out);
+            let before = match &now {
+                Some(spec) => self.told.nat_rules.insert(key.clone(), Arc::clone(spec)),
+                None => self.told.nat_rules.remove(&key),
+            };
+            if before != now {
+                changed.push((key, now));
+            }
         }
-        current
+        changed
     }
 
     fn advance_config(&mut self) -> Option<DirectorConfigSpec> {
@@ -361,6 +405,25 @@ impl Source {
     pub fn told(&self) -> (&NodeConfig, &BTreeMap<CheckKey, Arc<HealthCheckSpec>>) {
         (&self.told, &self.told_checks)
     }
+}
+
+/// What carries something out here: of several objects the first. Those that do not any more are forgotten.
+fn first<S>(
+    by_key: &mut BTreeMap<BindingKey, BTreeSet<Place>>,
+    key: &BindingKey,
+    objects: &BTreeMap<Place, Held<S>>,
+    carries_out: impl Fn(&S) -> bool,
+) -> Option<Arc<S>> {
+    let places = by_key.get_mut(key)?;
+    places.retain(|place| {
+        let spec = objects.get(place).and_then(|held| held.spec.as_ref());
+        spec.is_some_and(|spec| carries_out(spec))
+    });
+    let first = places.first().and_then(|place| objects.get(place)?.spec.clone());
+    if places.is_empty() {
+        by_key.remove(key);
+    }
+    first
 }
 
 fn mistaken(spec: &Spec) -> String {

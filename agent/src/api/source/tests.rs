@@ -29,6 +29,12 @@ fn binding(service: &str, weight: u32) -> Heard {
     item(What::Bindings, place("tp", &format!("{service}-hash")), raw(service, weight))
 }
 
+/// A masquerading NatRule out of an interface.
+fn rule(name: &str, out: &str) -> Heard {
+    let raw = json!({"natRule": name, "director": DIRECTOR, "masquerade": {"outInterface": out}});
+    item(What::Rules, place("tp", &format!("{name}-hash")), raw)
+}
+
 fn config() -> Heard {
     item(What::Config, place("", DIRECTOR), json!({"director": DIRECTOR}))
 }
@@ -47,6 +53,8 @@ fn listed() -> Source {
     let mut source = Source::new(DIRECTOR);
     list(&mut source, What::Checks, [check("answers"), check("other")]);
     list(&mut source, What::Config, [config()]);
+    // Of the name of a service: a NatRule is another object.
+    list(&mut source, What::Rules, [rule("a", "eth0")]);
     list(&mut source, What::Bindings, [binding("a", 1), binding("b", 1)]);
     source
 }
@@ -88,8 +96,10 @@ fn nothing_is_told_before_every_kind_was_listed() {
     assert!(source.step().is_empty());
     list(&mut source, What::Config, [config()]);
     assert!(source.step().is_empty());
-    assert_eq!(source.lost().as_deref(), Some("not listed yet: HealthCheck"));
+    assert_eq!(source.lost().as_deref(), Some("not listed yet: NatRuleBinding, HealthCheck"));
     list(&mut source, What::Checks, [check("answers"), check("other")]);
+    assert!(source.step().is_empty());
+    list(&mut source, What::Rules, [rule("a", "eth0")]);
     let step = source.step();
     assert!(matches!(step.change, Some(ConfigChange::All(_))));
     assert_eq!(bindings(&step), [("a".to_owned(), Some(1))]);
@@ -116,6 +126,53 @@ fn what_changed_is_told_and_nothing_else() {
     source.hear(Heard::Gone(What::Bindings, place("tp", "b-hash")));
     let step = source.step();
     assert_eq!(step.checks.into_values().collect::<Vec<_>>(), [None]);
+}
+
+/// What a step changes in NatRules: name and interface.
+fn rules(step: &Step) -> Vec<(String, Option<String>)> {
+    let out =
+        |spec: &Arc<NatRuleBindingSpec>| spec.translation.masquerade.as_ref().unwrap().out_interface.clone();
+    match &step.change {
+        None => Vec::new(),
+        Some(ConfigChange::All(all)) => {
+            all.nat_rules.iter().map(|(key, spec)| (key.name.to_string(), Some(out(spec)))).collect()
+        }
+        Some(ConfigChange::Some { nat_rules, .. }) => {
+            nat_rules.iter().map(|(key, spec)| (key.name.to_string(), spec.as_ref().map(out))).collect()
+        }
+    }
+}
+
+#[test]
+fn nat_rules_are_told_as_services_are() {
+    let mut source = listed();
+    let some = |out: &str| Some(out.to_owned());
+    assert_eq!(rules(&source.step()), [("a".to_owned(), some("eth0"))]);
+    source.hear(rule("a", "eth1"));
+    source.hear(rule("c", "eth0"));
+    let step = source.step();
+    assert_eq!(rules(&step), [("a".to_owned(), some("eth1")), ("c".to_owned(), some("eth0"))]);
+    assert!(bindings(&step).is_empty());
+    // One that this version cannot carry out leaves its last good form.
+    let newer =
+        json!({"natRule": "c", "director": DIRECTOR, "masquerade": {"outInterface": "eth0"}, "colour": 1});
+    source.hear(item(What::Rules, place("tp", "c-hash"), newer));
+    assert!(source.step().is_empty());
+    assert!(source.rules().any(|one| one.unusable.is_some() && one.spec.is_some()));
+    let view = source.view("s", String::new(), |what, _| u64::from(what == What::Rules));
+    let of_rules =
+        view.objects.iter().filter(|one| one.rule.is_some() && one.binding.is_none() && one.told == 1);
+    assert_eq!((of_rules.count(), view.nat_rules.len()), (2, 2));
+    source.hear(Heard::Gone(What::Rules, place("tp", "a-hash")));
+    assert_eq!(rules(&source.step()), [("a".to_owned(), None)]);
+    // The last one is not in a list: only if the director is still there.
+    list(&mut source, What::Rules, []);
+    assert!(source.step().is_empty());
+    assert_eq!(source.again(), [What::Config].into());
+    list(&mut source, What::Config, [config()]);
+    let step = source.step();
+    assert_eq!(rules(&step), [("c".to_owned(), None)]);
+    assert!(bindings(&step).is_empty(), "services were not doubted");
 }
 
 #[test]
@@ -184,7 +241,12 @@ fn the_last_good_configuration_is_in_force_until_everything_is_listed() {
     kept(&mut disk, &source.step());
     source.hear(binding("a", 3));
     kept(&mut disk, &source.step());
-    assert_eq!(disk.len(), 4, "two bindings, the DirectorConfig, the check that is named: {:?}", disk.keys());
+    assert_eq!(
+        disk.len(),
+        5,
+        "two bindings, a NatRule's, the DirectorConfig, the check that is named: {:?}",
+        disk.keys()
+    );
 
     let mut next = Source::new(DIRECTOR);
     assert_eq!(next.remember(&disk), Vec::<String>::new());
@@ -196,12 +258,13 @@ fn the_last_good_configuration_is_in_force_until_everything_is_listed() {
     list(&mut next, What::Bindings, [binding("a", 4), binding("c", 1)]);
     assert!(next.step().is_empty());
     list(&mut next, What::Config, [config()]);
+    list(&mut next, What::Rules, [rule("a", "eth0")]);
     list(&mut next, What::Checks, [check("answers")]);
     let step = next.step();
     let changed = [("a".to_owned(), Some(4)), ("b".to_owned(), None), ("c".to_owned(), Some(1))];
     assert_eq!(bindings(&step), changed);
     kept(&mut disk, &step);
-    assert_eq!(disk.len(), 4);
+    assert_eq!(disk.len(), 5);
     // Nothing known is nothing told.
     assert!(Source::new(DIRECTOR).begin().is_empty());
 }
@@ -210,6 +273,7 @@ fn the_last_good_configuration_is_in_force_until_everything_is_listed() {
 fn checks_that_nobody_names_are_held_up_to_a_bound() {
     let mut source = Source::new(DIRECTOR);
     list(&mut source, What::Config, [config()]);
+    list(&mut source, What::Rules, []);
     list(&mut source, What::Bindings, [binding("a", 1)]);
     let others = (0..2 * MAX_UNNAMED).map(|n| check(&format!("other-{n}")));
     list(&mut source, What::Checks, others.chain([check("answers")]));

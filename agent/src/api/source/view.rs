@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use bascule_compile::BindingKey;
-use bascule_crds::{DirectorConfigSpec, Kind, ObjectRef, VirtualServiceBindingSpec};
+use bascule_crds::{DirectorConfigSpec, Kind, NatRuleBindingSpec, ObjectRef, VirtualServiceBindingSpec};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -18,7 +18,7 @@ const MAX_PROBLEMS: usize = 1000;
 pub struct Owned<'a, S> {
     /// Where it is.
     pub place: &'a Place,
-    /// The service, of a binding.
+    /// The service, or the NatRule, of a binding.
     pub key: Option<BindingKey>,
     /// Of the form that the API server has.
     pub generation: Option<i64>,
@@ -53,6 +53,15 @@ impl Source {
         })
     }
 
+    /// The bindings of NatRules that the API server has.
+    pub fn rules(&self) -> impl Iterator<Item = Owned<'_, NatRuleBindingSpec>> {
+        self.rules.objects.iter().filter(|(_, held)| held.generation.is_some()).map(|(place, held)| {
+            let spec = held.spec.as_deref();
+            let key = spec.map(|spec| BindingKey::new(&place.namespace, &spec.nat_rule));
+            Owned::of(place, held, key)
+        })
+    }
+
     /// The DirectorConfig, if the API server has one.
     pub fn config(&self) -> Option<Owned<'_, DirectorConfigSpec>> {
         let (place, held) = self.config.objects.iter().next()?;
@@ -67,6 +76,11 @@ impl Source {
                     held.status = status;
                 }
             }
+            What::Rules => {
+                if let Some(held) = self.rules.objects.get_mut(place) {
+                    held.status = status;
+                }
+            }
             What::Config => {
                 if let Some(held) = self.config.objects.get_mut(place) {
                     held.status = status;
@@ -78,7 +92,10 @@ impl Source {
 
     /// Objects in force.
     pub fn in_force(&self) -> usize {
-        self.told.bindings.len() + self.told_checks.len() + self.config.in_force().count()
+        self.told.bindings.len()
+            + self.told.nat_rules.len()
+            + self.told_checks.len()
+            + self.config.in_force().count()
     }
 
     /// Why what the API server says as a whole is not believed, or not enough.
@@ -104,6 +121,11 @@ impl Source {
             .objects
             .iter()
             .map(|(place, held)| (What::Bindings, place, held.unusable.as_ref(), held.spec.is_some()));
+        let rules = self
+            .rules
+            .objects
+            .iter()
+            .map(|(place, held)| (What::Rules, place, held.unusable.as_ref(), held.spec.is_some()));
         let config = self
             .config
             .objects
@@ -128,7 +150,7 @@ impl Source {
                 effect: if kept { Effect::LastGoodStays } else { Effect::Ignored },
             })
         };
-        config.chain(bindings).chain(checks).filter_map(problem).take(MAX_PROBLEMS).collect()
+        config.chain(bindings).chain(rules).chain(checks).filter_map(problem).take(MAX_PROBLEMS).collect()
     }
 
     fn is_named(&self, place: &Place) -> bool {
@@ -136,13 +158,19 @@ impl Source {
     }
 
     /// Everything. `digest` is that of [`Source::digest`].
-    pub fn view(&self, server: &str, digest: String, told: impl Fn(&BindingKey) -> u64) -> View {
+    pub fn view(&self, server: &str, digest: String, told: impl Fn(What, &BindingKey) -> u64) -> View {
         let mut objects = Vec::with_capacity(self.bindings.objects.len());
         for (place, held) in &self.bindings.objects {
             let key = held.spec.as_ref().map(|spec| BindingKey::new(&place.namespace, &spec.virtual_service));
             let key = key.filter(|key| self.told.bindings.contains_key(key));
-            let serial = key.as_ref().map_or(0, &told);
+            let serial = key.as_ref().map_or(0, |key| told(What::Bindings, key));
             objects.push(object(server, What::Bindings, place, held, (key, serial)));
+        }
+        for (place, held) in &self.rules.objects {
+            let key = held.spec.as_ref().map(|spec| BindingKey::new(&place.namespace, &spec.nat_rule));
+            let key = key.filter(|key| self.told.nat_rules.contains_key(key));
+            let serial = key.as_ref().map_or(0, |key| told(What::Rules, key));
+            objects.push(object(server, What::Rules, place, held, (key, serial)));
         }
         for (place, held) in &self.config.objects {
             objects.push(object(server, What::Config, place, held, (None, 0)));
@@ -159,6 +187,7 @@ impl Source {
             lost: self.lost(),
             objects,
             bindings: self.told.bindings.clone(),
+            nat_rules: self.told.nat_rules.clone(),
             problems: self.problems(server),
             ..View::default()
         }
@@ -189,14 +218,16 @@ fn object<S>(
     what: What,
     place: &Place,
     held: &Held<S>,
-    (binding, told): (Option<BindingKey>, u64),
+    (key, told): (Option<BindingKey>, u64),
 ) -> ObjectView {
+    let (binding, rule) = if what == What::Rules { (None, key) } else { (key, None) };
     ObjectView {
         object: reference(what, place).to_string(),
         file: server.to_owned(),
         line: 1,
         last_good: held.unusable.is_some() && held.spec.is_some(),
         binding,
+        rule,
         ours: true,
         told,
         conditions: Vec::new(),
