@@ -184,6 +184,8 @@ struct Worker {
     listed: bool,
     digest: Option<(u64, String)>,
     kernel: String,
+    /// No look is made use of before.
+    rest_until: Instant,
     /// When to make a client anew.
     connect_at: Option<Instant>,
     /// Why no client could be made, as last said.
@@ -222,6 +224,7 @@ impl Worker {
             listed: false,
             digest: None,
             kernel: kernel.trim().to_owned(),
+            rest_until: now,
             connect_at: Some(now),
             unusable: None,
         }
@@ -423,6 +426,10 @@ impl Worker {
     /// Writes back what is due, of what became of everything.
     fn report(&mut self, look: &Look, session: Option<&mut Session>) {
         let (Some(session), true) = (session, self.source.is_listed()) else { return };
+        let begin = Instant::now();
+        if begin < self.rest_until {
+            return;
+        }
         let time = Timestamp::now();
         let by_name: HashMap<&str, _> =
             look.status.objects.iter().map(|object| (object.object.as_str(), object)).collect();
@@ -459,6 +466,7 @@ impl Worker {
             tracing::debug!(kind = %write.what, object = %write.place, "writing a status");
             session.write(write);
         }
+        self.rest_until = begin + begin.elapsed() * SHARE;
     }
 
     fn done(&mut self, done: session::Done) {

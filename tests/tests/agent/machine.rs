@@ -1,7 +1,7 @@
 //! A machine: a network namespace with two interfaces, whose loopback reaches the host's API server through a relay.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
@@ -101,6 +101,25 @@ impl Machine {
         heard.recv().context("the relay's thread ended")?.context("the relay cannot listen")
     }
 
+    /// What the agent answers to `GET path`.
+    pub(crate) fn get(&self, path: &str) -> Result<String> {
+        let file = File::open(Path::new("/run/netns").join(&self.namespace))?;
+        let path = path.to_owned();
+        let asking = thread::spawn(move || {
+            // SAFETY: the descriptor is that of a namespace, and only this thread changes over.
+            if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let mut stream = TcpStream::connect("127.0.0.1:9740")?;
+            stream.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        });
+        Ok(asking.join().map_err(|_| anyhow::anyhow!("the thread that asks panicked"))??)
+    }
+
     /// The addresses of an interface.
     pub(crate) fn addresses(&self, interface: &str) -> Result<String> {
         ip(&format!("-n {} -brief addr show dev {interface}", self.namespace))
@@ -132,13 +151,13 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts one, with its state in `directory` and the name of its log.
+    /// Starts one, with its state in `directory`, the name of its log and more arguments.
     pub(crate) fn start(
         machine: &Machine,
         kubeconfig: &Path,
         director: &str,
         directory: &Path,
-        name: &str,
+        (name, more): (&str, &[&str]),
     ) -> Result<Self> {
         std::fs::create_dir_all(directory.join("files"))?;
         let log = directory.join(format!("{name}.log"));
@@ -147,7 +166,7 @@ impl Agent {
         command.arg("--kubeconfig").arg(kubeconfig);
         command.args(["--namespace", NAMESPACE, "--director", director, "--listen", "127.0.0.1:9740"]);
         command.args(["--run-dir", "run", "--state-dir", "state", "--allow-file", "files"]);
-        command.current_dir(directory).stdout(file.try_clone()?).stderr(file);
+        command.args(more).current_dir(directory).stdout(file.try_clone()?).stderr(file);
         // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
         unsafe {
             command.pre_exec(|| {
@@ -181,6 +200,29 @@ impl Agent {
         Ok(command.args(arguments).current_dir(&self.directory).output()?)
     }
 
+    /// Its process id, which is that of `ip` until that has become the agent.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for it to end by itself; returns its exit code.
+    pub(crate) fn ended(mut self) -> Result<i32> {
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Result<i32> {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return status.code().context("it was killed by a signal");
+            }
+            if begin.elapsed() > PATIENCE {
+                bail!("it has not ended for {PATIENCE:?}\n{}", self.log());
+            }
+            thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
     /// Kills it, as a crash would.
     pub(crate) fn kill(mut self) {
         let _ = self.child.kill();
@@ -192,16 +234,7 @@ impl Agent {
         let pid = libc::pid_t::try_from(self.child.id())?;
         // SAFETY: it is our child and not waited for yet, so that nobody else has its id.
         unsafe { libc::kill(pid, libc::SIGTERM) };
-        let begin = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return status.code().context("it was killed by a signal");
-            }
-            if begin.elapsed() > PATIENCE {
-                bail!("it has not ended for {PATIENCE:?}\n{}", self.log());
-            }
-            thread::sleep(std::time::Duration::from_millis(20));
-        }
+        self.wait()
     }
 }
 

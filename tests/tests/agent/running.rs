@@ -43,11 +43,12 @@ pub(crate) fn a_machine_is_told(cluster: &mut Cluster) -> Result<()> {
     let machine = Machine::new(port.context("the port of the API server")?.0.parse()?)?;
     let directory = cluster.server.dir().join("dir2");
     cluster.apply(TP)?;
-    let agent = Agent::start(&machine, &kubeconfig, "dir2", &directory, "first")?;
+    let agent = Agent::start(&machine, &kubeconfig, "dir2", &directory, ("first", &[]))?;
     let result = as_told(cluster, &machine, &agent)
-        .and_then(|()| flapping(cluster, &directory))
+        .and_then(|()| flapping(cluster, &machine, &agent, &directory))
         .with_context(|| agent.log());
     result?;
+    let agent = taken_over(cluster, &machine, agent, &kubeconfig, &directory)?;
     let agent = without_api_server(cluster, &machine, agent, &kubeconfig, &directory)?;
     an_end_in_order(cluster, agent)?;
     a_missing_right(cluster, &machine, &directory)
@@ -113,6 +114,14 @@ fn as_told(cluster: &Cluster, machine: &Machine, agent: &Agent) -> Result<()> {
     let plan: Value = serde_json::from_slice(&plan.stdout)
         .with_context(|| String::from_utf8_lossy(&plan.stderr).into_owned())?;
     ensure!(plan["problems"] == serde_json::json!([]), "{plan}");
+    let metrics = machine.get("/metrics")?;
+    ensure!(metrics.contains("\nbascule_api_connected 1\n"), "{metrics}");
+    ensure!(metrics.contains("\nbascule_api_last_heard_seconds "), "{metrics}");
+    let ready = machine.get("/readyz")?;
+    ensure!(
+        has_ipvs || (ready.contains(" 503 ") && ready.contains("ipvs: ")),
+        "all but IPVS is there: {ready}"
+    );
     // Alive, and again.
     let renewed = || -> Result<Value> {
         let lease = cluster.get(&format!("lease director-dir2 -n {NAMESPACE}"))?;
@@ -130,7 +139,7 @@ fn as_told(cluster: &Cluster, machine: &Machine, agent: &Agent) -> Result<()> {
 }
 
 /// A check that flaps again and again is written once in five seconds.
-fn flapping(cluster: &Cluster, directory: &Path) -> Result<()> {
+fn flapping(cluster: &Cluster, machine: &Machine, agent: &Agent, directory: &Path) -> Result<()> {
     cluster.apply(FLAPPING)?;
     eventually("the real server is known to be down", || {
         let binding = cluster.binding("flapping", "dir2")?;
@@ -173,7 +182,39 @@ fn flapping(cluster: &Cluster, directory: &Path) -> Result<()> {
     let most = 2 + usize::try_from(took.as_secs() / 5)?;
     ensure!(count <= most && flaps > 2 * count, "{count} writes of {flaps} flaps in {took:?}");
     cluster.kubectl("delete vs flapping -n tp")?;
+    eventually("it is gone from the agent", || {
+        let status = agent.status(machine)?;
+        ensure!(status["manifests"]["objects"] == 3, "{status}");
+        Ok(())
+    })?;
     Ok(())
+}
+
+/// An upgrade: the group stays where it is, and nobody takes the agent for stopped.
+fn taken_over(
+    cluster: &Cluster,
+    machine: &Machine,
+    agent: Agent,
+    kubeconfig: &Path,
+    directory: &Path,
+) -> Result<Agent> {
+    let since = cluster.get("vg front")?["status"]["since"].clone();
+    let next = Agent::start(machine, kubeconfig, "dir2", directory, ("next", &["--take-over"]))?;
+    let code = agent.ended()?;
+    ensure!(code == 0, "exit code {code}");
+    let lease = || cluster.get(&format!("lease director-dir2 -n {NAMESPACE}"));
+    let renewed = lease()?;
+    ensure!(renewed["spec"]["holderIdentity"] == "dir2", "{renewed}");
+    eventually("the next one lives and is told", || {
+        let status = next.status(machine)?;
+        ensure!(status["pid"] == next.id() && status["api"]["connected"] == true, "{status}");
+        ensure!(lease()?["spec"]["renewTime"] != renewed["spec"]["renewTime"]);
+        Ok(())
+    })
+    .with_context(|| next.log())?;
+    let group = cluster.get("vg front")?;
+    ensure!(group["status"]["since"] == since && !since.is_null(), "no state changed: {group}");
+    Ok(next)
 }
 
 /// Nothing changes while the API server is gone; an agent that starts meanwhile goes on.
@@ -190,10 +231,12 @@ fn without_api_server(
         Ok(())
     })?;
     ensure!(machine.addresses("eth0")?.contains(ADDRESS), "{}", agent.log());
+    let metrics = machine.get("/metrics")?;
+    ensure!(metrics.contains("\nbascule_api_connected 0\n"), "{metrics}");
     let lines = agent.log().lines().filter(|line| line.contains(LOST)).count();
     ensure!(lines == 1, "{lines} lines");
     agent.kill();
-    let agent = Agent::start(machine, kubeconfig, "dir2", directory, "second")?;
+    let agent = Agent::start(machine, kubeconfig, "dir2", directory, ("second", &[]))?;
     eventually("it goes on from the disk", || {
         let status = agent.status(machine)?;
         let group = &status["vrrp"]["groups"][0];
@@ -228,7 +271,7 @@ fn an_end_in_order(cluster: &Cluster, agent: Agent) -> Result<()> {
 /// A right that is missing is said with its verb and resource, once.
 fn a_missing_right(cluster: &Cluster, machine: &Machine, directory: &Path) -> Result<()> {
     let kubeconfig = with_rights_of(cluster, "nobody")?;
-    let agent = Agent::start(machine, &kubeconfig, "dir2", &directory.join("nobody"), "nobody")?;
+    let agent = Agent::start(machine, &kubeconfig, "dir2", &directory.join("nobody"), ("nobody", &[]))?;
     for words in ["cannot list resource \"virtualservicebindings\"", "cannot patch resource \"leases\""] {
         eventually("it says what it lacks", || {
             ensure!(agent.log().contains(words), "{}", agent.log());
