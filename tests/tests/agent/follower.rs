@@ -54,12 +54,18 @@ impl Follower {
         let ConfigChange::All(all) = &first.change else { anyhow::bail!("the first is not all: {first:?}") };
         let (mut config, mut checks) = ((**all).clone(), BTreeMap::new());
         for update in &*updates {
-            if let ConfigChange::Some { director, bindings } = &update.change {
+            if let ConfigChange::Some { director, bindings, nat_rules } = &update.change {
                 config.director = director.clone().unwrap_or(config.director);
                 for (key, binding) in bindings {
                     match binding {
                         Some(binding) => config.bindings.insert(key.clone(), Arc::clone(binding)),
                         None => config.bindings.remove(key),
+                    };
+                }
+                for (key, rule) in nat_rules {
+                    match rule {
+                        Some(rule) => config.nat_rules.insert(key.clone(), Arc::clone(rule)),
+                        None => config.nat_rules.remove(key),
                     };
                 }
             }

@@ -1,6 +1,9 @@
 //! `bascule-agent` told by the Kubernetes API: against a real kube-apiserver, with the operator beside it, and with exactly the rights of
 //! `agent/deploy/rbac.yaml`. One test, because one server serves all; the parts build on each other.
 
+#[path = "../operator/agent.rs"]
+#[allow(dead_code, reason = "the operator's own tests use more of it")]
+mod agent;
 #[path = "../operator/cluster.rs"]
 #[allow(dead_code, reason = "the operator's own tests use more of it")]
 mod cluster;
@@ -23,6 +26,7 @@ fn against_a_real_api_server() {
     let mut parts: Vec<Part> = vec![
         ("what files give", source::what_files_give),
         ("a weight is one small update", source::a_weight_is_one_small_update),
+        ("NatRules, too", source::nat_rules_too),
         ("what is deleted goes", source::what_is_deleted_goes),
         ("a form that cannot be used", source::a_form_that_cannot_be_used),
         ("the API server is gone for a while", source::api_server_gone),

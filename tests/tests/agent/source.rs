@@ -21,8 +21,12 @@ fn as_files(text: &str, director: &str) -> Result<NodeConfig> {
 }
 
 fn follower(cluster: &Cluster) -> Result<Follower> {
-    let kubeconfig = cluster.server.dir().join("bascule-agent-dir1.kubeconfig");
-    Follower::start(&kubeconfig, "dir1", &cluster.server.dir().join("state-dir1"))
+    follower_of(cluster, "dir1")
+}
+
+fn follower_of(cluster: &Cluster, director: &str) -> Result<Follower> {
+    let kubeconfig = cluster.server.dir().join(format!("bascule-agent-{director}.kubeconfig"));
+    Follower::start(&kubeconfig, director, &cluster.server.dir().join(format!("state-{director}")))
 }
 
 fn srv2(weight: u32) -> String {
@@ -66,8 +70,10 @@ pub(crate) fn a_weight_is_one_small_update(cluster: &mut Cluster) -> Result<()> 
     cluster.settled()?;
     ensure!(follower.count() == before + 1, "{} updates", follower.count());
     let update = follower.update(before)?;
-    let ConfigChange::Some { director: None, bindings } = &update.change else { anyhow::bail!("{update:?}") };
-    ensure!(bindings.len() == 1 && update.checks.is_empty(), "{update:?}");
+    let ConfigChange::Some { director: None, bindings, nat_rules } = &update.change else {
+        anyhow::bail!("{update:?}")
+    };
+    ensure!(bindings.len() == 1 && nat_rules.is_empty() && update.checks.is_empty(), "{update:?}");
     follower.end();
     Ok(())
 }
@@ -78,6 +84,49 @@ fn ensure_connected(follower: &Follower) -> Result<()> {
         ensure!(link.connected && summary.started && summary.lost.is_none(), "{link:?} {summary:?}");
         Ok(())
     })?;
+    Ok(())
+}
+
+const RULES: &str = "
+apiVersion: bascule.dev/v1alpha1
+kind: Director
+metadata: {name: gateway}
+spec: {allow: [{namespaces: [tp], kinds: [NatRule]}]}
+---
+apiVersion: bascule.dev/v1alpha1
+kind: NatRule
+metadata: {name: out, namespace: tp}
+spec: {director: gateway, masquerade: {outInterface: eth0}}
+";
+
+/// A NatRule comes, changes and goes, the last while nobody looks.
+pub(crate) fn nat_rules_too(cluster: &mut Cluster) -> Result<()> {
+    agent(cluster, "gateway")?;
+    cluster.apply(RULES)?;
+    let follower = follower_of(cluster, "gateway")?;
+    let wanted = as_files(RULES, "gateway")?;
+    eventually("the same as from files", || {
+        let (config, _) = follower.told()?;
+        ensure!(config == wanted && config.nat_rules.len() == 1, "{config:#?}\n{wanted:#?}");
+        Ok(())
+    })?;
+    let changed = RULES.replace("eth0", "eth1");
+    cluster.apply(&changed)?;
+    let wanted = as_files(&changed, "gateway")?;
+    eventually("the other interface", || {
+        ensure!(follower.told()?.0 == wanted);
+        Ok(())
+    })?;
+    follower.end();
+    cluster.kubectl("delete nat out -n tp")?;
+    let follower = follower_of(cluster, "gateway")?;
+    eventually("nothing, after what is remembered", || {
+        let ConfigChange::All(all) = follower.update(0)?.change else { anyhow::bail!("not all") };
+        ensure!(all.nat_rules.len() == 1, "{all:?}");
+        ensure!(follower.told()?.0.nat_rules.is_empty());
+        Ok(())
+    })?;
+    follower.end();
     Ok(())
 }
 
