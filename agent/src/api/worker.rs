@@ -31,7 +31,9 @@ const REQUESTS: usize = 64;
 const HEARD: usize = 256;
 /// From one look at what became of everything to the next, at least. One that takes long is repeated more rarely.
 const LOOK: Duration = Duration::from_secs(1);
-/// A look may use this part of the time: one fiftieth.
+/// At most: who is waited for may only have been slow to answer.
+const MAX_LOOK: Duration = Duration::from_secs(5);
+/// A look may use this part of the time, as long as it is short: one fiftieth.
 const SHARE: u32 = 50;
 /// Between tries to make a client, and from the first answer that our credentials are not known until they are read anew.
 const RECONNECT: Duration = Duration::from_secs(10);
@@ -466,7 +468,7 @@ impl Worker {
             tracing::debug!(kind = %write.what, object = %write.place, "writing a status");
             session.write(write);
         }
-        self.rest_until = begin + begin.elapsed() * SHARE;
+        self.rest_until = begin + (begin.elapsed() * SHARE).min(MAX_LOOK);
     }
 
     fn done(&mut self, done: session::Done) {
@@ -552,6 +554,6 @@ async fn look(gatherer: Weak<Gatherer>, to: mpsc::Sender<Look>) {
         {
             return;
         }
-        pause = LOOK.max(begin.elapsed() * SHARE);
+        pause = (begin.elapsed() * SHARE).clamp(LOOK, MAX_LOOK);
     }
 }
