@@ -1,6 +1,7 @@
 //! The thread that follows the API: what is heard in, configuration changes out, statuses back, and nothing in between that the rest of
 //! the agent waits for.
 
+mod looking;
 mod session;
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,32 +10,25 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bascule_compile::BindingKey;
-use k8s_openapi::jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::looking::look;
 use self::session::Session;
 use super::connect::{self, Cluster};
 use super::heard::What;
 use super::heard::{Heard, Trouble};
 use super::link::{Link, LinkStatus, Say};
-use super::report::plan::{Candidate, Planner, Said};
-use super::report::wanted::{self, Machine};
-use super::source::{self, Source, Step, reference};
+use super::report::plan::Planner;
+use super::source::{self, Source, Step};
 use crate::manifests::{Problem, Summary, View};
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 use crate::state::{Keeper, Saved};
-use crate::status::{Gatherer, Status};
+use crate::status::Gatherer;
 
 /// Requests that may wait.
 const REQUESTS: usize = 64;
 /// What was heard and is not taken in yet.
 const HEARD: usize = 256;
-/// From one look at what became of everything to the next, at least. One that takes long is repeated more rarely.
-const LOOK: Duration = Duration::from_secs(1);
-/// At most: who is waited for may only have been slow to answer.
-const MAX_LOOK: Duration = Duration::from_secs(5);
-/// A look may use this part of the time, as long as it is short: one fiftieth.
-const SHARE: u32 = 50;
 /// Between tries to make a client, and from the first answer that our credentials are not known until they are read anew.
 const RECONNECT: Duration = Duration::from_secs(10);
 /// How long a client may take to be made.
@@ -425,52 +419,6 @@ impl Worker {
         let _ = answer.send(Arc::new(view));
     }
 
-    /// Writes back what is due, of what became of everything.
-    fn report(&mut self, look: &Look, session: Option<&mut Session>) {
-        let (Some(session), true) = (session, self.source.is_listed()) else { return };
-        let begin = Instant::now();
-        if begin < self.rest_until {
-            return;
-        }
-        let time = Timestamp::now();
-        let by_name: HashMap<&str, _> =
-            look.status.objects.iter().map(|object| (object.object.as_str(), object)).collect();
-        let bindings = self.source.bindings().map(|owned| {
-            let name = reference(What::Bindings, owned.place).to_string();
-            let object = by_name.get(name.as_str()).copied();
-            let wanted = wanted::binding(&owned, object);
-            Candidate {
-                what: What::Bindings,
-                place: owned.place.clone(),
-                wanted: Said::Binding(wanted),
-                known: owned.status.clone(),
-            }
-        });
-        let rules = self.source.rules().map(|owned| {
-            let name = reference(What::Rules, owned.place).to_string();
-            let wanted = wanted::rule(&owned, by_name.get(name.as_str()).copied());
-            Candidate {
-                what: What::Rules,
-                place: owned.place.clone(),
-                wanted: Said::Rule(wanted),
-                known: owned.status.clone(),
-            }
-        });
-        let machine = Machine { report: &look.report, told: self.told_config, kernel: &self.kernel, time };
-        let config = self.source.config().map(|owned| Candidate {
-            what: What::Config,
-            place: owned.place.clone(),
-            wanted: Said::Config(wanted::config(&owned, &look.status, machine)),
-            known: owned.status.clone(),
-        });
-        let writes = self.planner.plan(Instant::now(), time, config.into_iter().chain(bindings).chain(rules));
-        for write in writes {
-            tracing::debug!(kind = %write.what, object = %write.place, "writing a status");
-            session.write(write);
-        }
-        self.rest_until = begin + (begin.elapsed() * SHARE).min(MAX_LOOK);
-    }
-
     fn done(&mut self, done: session::Done) {
         let now = Instant::now();
         match done {
@@ -528,32 +476,5 @@ fn say(said: Option<Say>) {
         None => {}
         Some(Say::Warn(text)) => tracing::warn!("{text}"),
         Some(Say::Info(text)) => tracing::info!("{text}"),
-    }
-}
-
-/// What became of everything, at one moment.
-struct Look {
-    status: Status,
-    report: Arc<crate::reconcile::Report>,
-}
-
-/// Looks at what became of everything, again and again, as long as the agent runs.
-async fn look(gatherer: Weak<Gatherer>, to: mpsc::Sender<Look>) {
-    let mut pause = LOOK;
-    loop {
-        tokio::time::sleep(pause).await;
-        let begin = Instant::now();
-        let look = {
-            let Some(gatherer) = gatherer.upgrade() else { return };
-            let report = gatherer.report.borrow().clone();
-            gatherer.status().await.map(|status| Look { status, report })
-        };
-        // One that could not be made is made next time.
-        if let Ok(look) = look
-            && to.send(look).await.is_err()
-        {
-            return;
-        }
-        pause = (begin.elapsed() * SHARE).clamp(LOOK, MAX_LOOK);
     }
 }

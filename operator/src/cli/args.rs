@@ -8,11 +8,11 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 /// Compiles what users write into what each director must do, and says what became of it.
 ///
-/// It watches VirtualServices, HealthChecks, VrrpGroups, NatRules, Directors and Nodes of one cluster. It writes a VirtualServiceBinding for each
-/// service and a NatRuleBinding for each rule on each of its directors and a DirectorConfig for each director, which the agents there carry out, and the statuses of the objects
-/// that users wrote: whether each is accepted, and what the agents say became of it. What it wrote and somebody else
-/// changed or deleted comes back. Several may run: one leads, by a Lease, and the others wait. Agents that take their orders from the API server
-/// do not exist in this version.
+/// It watches VirtualServices, HealthChecks, VrrpGroups, NatRules, Directors and Nodes of one cluster. It writes a VirtualServiceBinding for
+/// each service and a NatRuleBinding for each rule on each of its directors and a DirectorConfig for each director, which the agents there
+/// carry out (`bascule-agent --kubeconfig FILE`), and the statuses of the objects that users wrote: whether each is accepted, and what the
+/// agents say became of it. What it wrote and somebody else changed or deleted comes back. Several may run: one leads, by a Lease, and the
+/// others wait.
 #[derive(Debug, Parser)]
 #[command(
     name = "bascule-operator",
