@@ -87,17 +87,7 @@ fn ensure_connected(follower: &Follower) -> Result<()> {
     Ok(())
 }
 
-const RULES: &str = "
-apiVersion: bascule.dev/v1alpha1
-kind: Director
-metadata: {name: gateway}
-spec: {allow: [{namespaces: [tp], kinds: [NatRule]}]}
----
-apiVersion: bascule.dev/v1alpha1
-kind: NatRule
-metadata: {name: out, namespace: tp}
-spec: {director: gateway, masquerade: {outInterface: eth0}}
-";
+const RULES: &str = include_str!("../operator/rules.yaml");
 
 /// A NatRule comes, changes and goes, the last while nobody looks.
 pub(crate) fn nat_rules_too(cluster: &mut Cluster) -> Result<()> {

@@ -9,17 +9,7 @@ use serde_json::{Value, json};
 use crate::agent;
 use crate::cluster::Cluster;
 
-const RULES: &str = "
-apiVersion: bascule.dev/v1alpha1
-kind: Director
-metadata: {name: gateway}
-spec: {allow: [{namespaces: [tp], kinds: [NatRule]}]}
----
-apiVersion: bascule.dev/v1alpha1
-kind: NatRule
-metadata: {name: out, namespace: tp}
-spec: {director: gateway, masquerade: {outInterface: eth0}}
-";
+const RULES: &str = include_str!("rules.yaml");
 
 const RULE: &str = "nat out -n tp";
 
