@@ -1,12 +1,13 @@
 //! The node agent: manifests become IPVS services, addresses and rules of this machine's kernel.
 //!
-//! [`manifests`] reads a directory, compiles it and says what changed, or [`api`] follows what the operator wrote; [`reconcile`] has the kernel's tables ([`plane`]) follow;
+//! [`manifests`] reads a directory, compiles it and says what changed, or [`api`] follows what the operator wrote; [`endpoints`] puts the endpoints of Services in; [`reconcile`] has the kernel's tables ([`plane`]) follow;
 //! [`checks`] finds out which real servers are alive; [`vrrp`] settles with the other directors who has a group's addresses;
 //! [`state`] keeps the last good configuration; [`status`] and [`http`] tell how it goes; [`cli`] is the program.
 
 pub mod api;
 pub mod checks;
 pub mod cli;
+pub mod endpoints;
 pub mod exec;
 pub mod groups;
 pub mod http;

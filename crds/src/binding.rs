@@ -229,14 +229,35 @@ pub struct BindingRealServersFrom {
     pub service: String,
     /// How packets reach its endpoints.
     pub forwarding: Forwarding,
-    /// The endpoints' port for each of the service's `ports`, in their order: a number, or a name in the EndpointSlices.
+    /// The endpoints' port for each of the service's `ports`, in their order: a number (0 where `port` is 0), or a name in the
+    /// EndpointSlices.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(with = "Vec<EndpointPort>", length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub target_ports: Vec<TargetPort>,
     /// HealthChecks of this namespace that each endpoint must pass, at most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<shape::Name>", length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     pub health_checks: Vec<String>,
+}
+
+/// A port of endpoints, for the schema.
+#[derive(Debug)]
+enum EndpointPort {}
+
+impl JsonSchema for EndpointPort {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "EndpointPort".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let mut schema = TargetPort::json_schema(generator);
+        schema.insert("minimum".into(), 0.into());
+        schema
+    }
 }
 
 /// What that director's agent says of it.

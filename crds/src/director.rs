@@ -74,7 +74,8 @@ pub struct DirectorSpec {
     /// Manage.
     #[serde(default)]
     pub sysctls: Sysctls,
-    /// What fails together with this machine, such as a rack, at most 63 characters.
+    /// What fails together with this machine, such as a rack or a zone, at most 63 characters. Where it is the zone that
+    /// EndpointSlices hint at (`trafficDistribution`), endpoints meant for that zone are preferred. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
     pub failure_domain: Option<String>,

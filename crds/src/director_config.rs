@@ -73,6 +73,11 @@ pub struct DirectorConfigSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<shape::Network>", length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub allowed_targets: Vec<AddressPrefix>,
+    /// What fails together with this machine, as `topology.kubernetes.io/zone` names it: for the hints of EndpointSlices. Absent:
+    /// hints for zones count for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
+    pub failure_domain: Option<String>,
     /// Takes the machine out of service. Absent: it is in service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Maintenance>,

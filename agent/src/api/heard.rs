@@ -1,8 +1,10 @@
 //! What is heard of the API, and whether this version can use it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use bascule_compile::SERVICE_LABEL;
 use bascule_crds::vrrp_group::{Authentication, Hmac};
 use bascule_crds::{
     DirectorConfigSpec, HealthCheckSpec, Kind, NatRuleBindingSpec, VirtualServiceBindingSpec,
@@ -11,6 +13,8 @@ use kube::api::DynamicObject;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use crate::endpoints::{self, Service, Slice};
 
 /// What is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,11 +27,13 @@ pub enum What {
     Config,
     /// HealthChecks, of all namespaces.
     Checks,
+    /// EndpointSlices, of all namespaces; those of Services that no binding here names are dropped as they are read.
+    Slices,
 }
 
 impl What {
     /// All.
-    pub const ALL: [Self; 4] = [Self::Bindings, Self::Rules, Self::Config, Self::Checks];
+    pub const ALL: [Self; 5] = [Self::Bindings, Self::Rules, Self::Config, Self::Checks, Self::Slices];
 
     /// The kind of its objects.
     pub const fn kind(self) -> Kind {
@@ -36,6 +42,7 @@ impl What {
             Self::Rules => Kind::NatRuleBinding,
             Self::Config => Kind::DirectorConfig,
             Self::Checks => Kind::HealthCheck,
+            Self::Slices => Kind::EndpointSlice,
         }
     }
 }
@@ -75,6 +82,8 @@ pub enum Spec {
     Config(Arc<DirectorConfigSpec>),
     /// Of a HealthCheck.
     Check(Arc<HealthCheckSpec>),
+    /// Of an EndpointSlice, what is needed of it.
+    Slice(Arc<Slice>),
 }
 
 /// An object as the API server has it.
@@ -95,6 +104,8 @@ pub struct Item {
 pub enum Heard {
     /// A list begins.
     Listing(What),
+    /// The list that began is read for the slices of these Services; others were dropped.
+    Asked(BTreeSet<Service>),
     /// An object is there, or has changed.
     There(What, Box<Item>),
     /// An object was deleted.
@@ -133,6 +144,13 @@ pub fn read(what: What, director: &str, object: DynamicObject) -> Item {
         namespace: object.metadata.namespace.unwrap_or_default(),
         name: object.metadata.name.unwrap_or_default(),
     };
+    if what == What::Slices {
+        let service = endpoints::service_of(object.metadata.labels.as_ref());
+        let service = service.ok_or_else(|| format!("metadata.labels: {SERVICE_LABEL} names no Service"));
+        let spec = service.and_then(|service| Slice::read(service, object.data));
+        let spec = spec.map(|slice| Spec::Slice(Arc::new(slice)));
+        return Item { place, generation: object.metadata.generation, spec, status: Value::Null };
+    }
     let raw = object.data.get("spec").cloned().unwrap_or_default();
     let status = object.data.get("status").cloned().unwrap_or_default();
     Item { place, generation: object.metadata.generation, spec: spec(what, director, raw), status }
@@ -145,9 +163,6 @@ pub fn spec(what: What, director: &str, raw: Value) -> Result<Spec, String> {
         What::Bindings => {
             let spec: VirtualServiceBindingSpec = typed(raw)?;
             whose(director, &spec.director)?;
-            if spec.real_servers_from.is_some() {
-                return Err("spec.realServersFrom: is not supported by this version of the agent".into());
-            }
             Ok(Spec::Binding(Arc::new(spec)))
         }
         What::Rules => {
@@ -162,6 +177,8 @@ pub fn spec(what: What, director: &str, raw: Value) -> Result<Spec, String> {
             Ok(Spec::Config(Arc::new(spec)))
         }
         What::Checks => Ok(Spec::Check(Arc::new(typed(raw)?))),
+        // As it is kept on the disk; the API's form is read apart.
+        What::Slices => Ok(Spec::Slice(Arc::new(typed(raw)?))),
     }
 }
 
@@ -273,9 +290,15 @@ mod tests {
         assert!(value.contains("newest"), "{value}");
         let other = refused(What::Bindings, with("", "director", json!("dir2")));
         assert_eq!(other, "spec.director: is dir2, and this is dir1");
-        let slices =
-            with("", "realServersFrom", json!({"service": "s", "forwarding": {"method": "Masquerade"}}));
-        assert!(refused(What::Bindings, slices).starts_with("spec.realServersFrom: "));
+        let from = |more: Value| {
+            let mut from =
+                json!({"service": "s", "forwarding": {"method": "Masquerade"}, "targetPorts": ["http", 0]});
+            from.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec(What::Bindings, "dir1", with("", "realServersFrom", from))
+        };
+        assert!(from(json!({})).is_ok(), "{:?}", from(json!({})));
+        let inner = from(json!({"colour": 1})).expect_err("refused");
+        assert_eq!(inner, format!("spec.realServersFrom.colour: {unknown}"));
         let rule = |more: Value| {
             let mut raw =
                 json!({"natRule": "nat", "director": "dir1", "masquerade": {"outInterface": "eth0"}});

@@ -10,6 +10,7 @@ pub mod heard;
 mod link;
 pub mod report;
 pub mod source;
+pub mod wanted;
 pub mod watch;
 pub mod worker;
 pub mod write;

@@ -3,6 +3,7 @@
 
 mod looking;
 mod session;
+mod slices;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -20,6 +21,7 @@ use super::heard::{Heard, Trouble};
 use super::link::{Link, LinkStatus, Say};
 use super::report::plan::Planner;
 use super::source::{self, Source, Step};
+use super::wanted::Wanted;
 use crate::manifests::{Problem, Summary, View};
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
 use crate::state::{Keeper, Saved};
@@ -158,6 +160,10 @@ struct Worker {
     director: String,
     cluster: Cluster,
     source: Source,
+    /// For whoever reads slices.
+    wanted: Arc<Wanted>,
+    /// Slices of single Services are not asked for before: they could not be read.
+    fetch_at: Instant,
     updates: Sink,
     keeper: Option<Arc<Keeper>>,
     shared: Arc<Shared>,
@@ -203,6 +209,8 @@ impl Worker {
             director,
             cluster,
             source,
+            wanted: Arc::default(),
+            fetch_at: now,
             updates,
             keeper,
             shared,
@@ -235,6 +243,7 @@ impl Worker {
             );
         }
         self.tell(Instant::now(), step);
+        self.want(None);
         let (to_worker, mut heard) = mpsc::channel(HEARD);
         let (to_look, mut looks) = mpsc::channel(1);
         let mut session: Option<Session> = None;
@@ -245,14 +254,14 @@ impl Worker {
                 stopped = stop.wait_for(Option::is_some) => {
                     break stopped.is_ok_and(|stop| *stop == Some(true));
                 }
-                Some(first) = heard.recv() => self.hear(first, &mut heard, session.as_ref()),
+                Some(first) = heard.recv() => self.hear(first, &mut heard, session.as_mut()),
                 Some(request) = requests.recv() => match request {
                     Request::View(answer) => self.answer(answer),
                     Request::Again => self.connect_at = Some(Instant::now()),
                     Request::Report(gatherer) => drop(tokio::spawn(look(gatherer, to_look.clone()))),
                 },
                 Some(status) = looks.recv() => self.report(&status, session.as_mut()),
-                Some(done) = Session::next(session.as_mut()) => self.done(done),
+                Some(done) = Session::next(session.as_mut()) => self.done(done, session.as_mut()),
                 _ = second.tick() => self.tick(&mut session, &to_worker, &mut heard).await,
             }
             self.show();
@@ -272,6 +281,9 @@ impl Worker {
         let now = Instant::now();
         if let Some(session) = session {
             session.tick(now, &self.director);
+            if now >= self.fetch_at {
+                self.want(Some(session));
+            }
             // None ends by itself; whatever happened, it is begun anew.
             if session.watches.has_ended() {
                 self.connect_at.get_or_insert(now + RECONNECT);
@@ -290,7 +302,8 @@ impl Worker {
                 *session = None;
                 // What the former client heard is heard again.
                 while heard.try_recv().is_ok() {}
-                *session = Some(Session::begin(connection, &self.director, to, now));
+                self.source.disconnected();
+                *session = Some(Session::begin(connection, &self.director, &self.wanted, to, now));
             }
             Err(error) => {
                 let why = format!("{error:#}");
@@ -306,7 +319,7 @@ impl Worker {
         }
     }
 
-    fn hear(&mut self, first: Heard, heard: &mut mpsc::Receiver<Heard>, session: Option<&Session>) {
+    fn hear(&mut self, first: Heard, heard: &mut mpsc::Receiver<Heard>, session: Option<&mut Session>) {
         let seen = Instant::now();
         self.hear_one(seen, first);
         for _ in 1..HEARD {
@@ -315,11 +328,7 @@ impl Worker {
         }
         let step = self.source.step();
         self.tell(seen, step);
-        for what in self.source.again() {
-            if let Some(session) = session {
-                session.watches.again(what);
-            }
-        }
+        self.want(session);
         if !self.listed && self.source.is_listed() {
             self.listed = true;
             tracing::info!(
@@ -332,7 +341,7 @@ impl Worker {
 
     fn hear_one(&mut self, now: Instant, heard: Heard) {
         let said = match &heard {
-            Heard::Listing(_) => None,
+            Heard::Listing(_) | Heard::Asked(_) => None,
             Heard::There(..) | Heard::Gone(..) => self.link.heard(now),
             Heard::Listed(what) => {
                 let granted = self.link.granted(what.word());
@@ -419,9 +428,10 @@ impl Worker {
         let _ = answer.send(Arc::new(view));
     }
 
-    fn done(&mut self, done: session::Done) {
+    fn done(&mut self, done: session::Done, session: Option<&mut Session>) {
         let now = Instant::now();
         match done {
+            session::Done::Slices(service, result) => self.fetched(now, &service, result, session),
             session::Done::Lease(result) => {
                 let said = match &result {
                     Ok(()) => {

@@ -43,6 +43,7 @@ pub async fn status(
         What::Rules => ApiResource::erase::<NatRuleBinding>(&()),
         What::Config => ApiResource::erase::<DirectorConfig>(&()),
         What::Checks => return Err(Failure::Refused("the status of HealthChecks is the operator's".into())),
+        What::Slices => return Err(Failure::Refused("EndpointSlices have no status".into())),
     };
     let client = connection.client.clone();
     let api: Api<DynamicObject> = if place.namespace.is_empty() {

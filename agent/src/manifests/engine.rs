@@ -6,15 +6,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bascule_compile::{
-    BindingKey, Change as Compile, CheckKey, Compiled, Compiler, ConditionType, Delta, NodeConfig, Reason,
-    Trust, is_refused_whole,
+    BindingKey, Change as Compile, CheckKey, Compiled, Compiler, ConditionType, Delta, NodeConfig, NodeDelta,
+    Reason, Trust, is_refused_whole,
 };
-use bascule_crds::{DirectorConfigSpec, HealthCheckSpec, Kind, Object, ObjectRef};
+use bascule_crds::{DirectorConfigSpec, HealthCheckSpec, Kind, Object, ObjectRef, VirtualServiceBindingSpec};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::catalog::{Catalog, Change, Put};
 use super::disk::FileName;
 use super::examine::decode;
 use super::problem::{Effect, Problem};
+use crate::endpoints::{self, Endpoints, Slice};
 use crate::reconcile::ConfigChange;
 use crate::state::Saved;
 
@@ -36,6 +38,8 @@ pub struct Engine {
     accepted: BTreeMap<ObjectRef, Arc<str>>,
     /// The HealthChecks in force.
     checks: BTreeMap<CheckKey, Arc<HealthCheckSpec>>,
+    /// What becomes of bindings that name a Service.
+    endpoints: Endpoints,
     /// Directors that an object named since the start.
     named: BTreeSet<String>,
     /// Problems as last told, by what they are about.
@@ -124,6 +128,7 @@ impl Engine {
             director: director.to_owned(),
             accepted: BTreeMap::new(),
             checks: BTreeMap::new(),
+            endpoints: Endpoints::new(director),
             named: BTreeSet::new(),
             told: BTreeMap::new(),
         }
@@ -151,7 +156,8 @@ impl Engine {
                 change.object = put.remove(reference).map(Box::new);
             }
         }
-        self.carry_out(changes.objects, &mut Step::default());
+        let delta = self.carry_out(changes.objects, &mut Step::default());
+        self.follow_endpoints(&delta);
         notes
     }
 
@@ -171,6 +177,7 @@ impl Engine {
             match change {
                 Change::Delete => {
                     step.deleted += 1;
+                    self.put_slice(&reference, None);
                     self.accepted.remove(&reference);
                     if let Some(check) = check_key(&reference)
                         && self.checks.remove(&check).is_some()
@@ -192,8 +199,10 @@ impl Engine {
                             self.named.insert(director.to_owned());
                         }
                     }
-                    if let Object::HealthCheck(check) = &object {
-                        self.put_check(&reference, &check.spec, step);
+                    match &object {
+                        Object::HealthCheck(check) => self.put_check(&reference, &check.spec, step),
+                        Object::EndpointSlice(slice) => self.put_slice(&reference, Some(slice)),
+                        _ => {}
                     }
                     step.conditions.insert(reference);
                     batch.push(Compile::Put(object));
@@ -222,6 +231,19 @@ impl Engine {
         step.checks.insert(key, Some(spec));
     }
 
+    /// Takes in an EndpointSlice, none when it is gone. One that cannot be used has been refused before.
+    fn put_slice(&mut self, reference: &ObjectRef, slice: Option<&EndpointSlice>) {
+        let Some(namespace) = reference.namespace.as_deref() else { return };
+        if reference.kind != Kind::EndpointSlice {
+            return;
+        }
+        let slice = slice.and_then(|slice| {
+            let service = endpoints::service_of(slice.metadata.labels.as_ref())?;
+            Slice::of(service, slice).ok().map(Arc::new)
+        });
+        self.endpoints.set_slice(namespace, &reference.name, slice);
+    }
+
     /// Notes which form of an object is in force, its own change or another one's being the cause.
     fn note_accepted(&mut self, reference: &ObjectRef) {
         let Some(active) = self.catalog.active_of(reference) else { return };
@@ -243,16 +265,32 @@ impl Engine {
         })
     }
 
-    fn config_change(&self, delta: &Delta) -> Option<ConfigChange> {
-        let node = delta.nodes.get(&self.director)?;
+    /// Has the real servers of bindings follow the endpoints of their Services; returns the bindings that came out different.
+    fn follow_endpoints(&mut self, delta: &Delta) -> BTreeSet<BindingKey> {
+        if let Some(node) = delta.nodes.get(&self.director) {
+            let config = self.compiler.compiled().nodes.get(&self.director);
+            if let Some(config) = config.filter(|_| node.director) {
+                self.endpoints.set_director(&config.director);
+            }
+            for key in &node.bindings {
+                self.endpoints.set_binding(key, config.and_then(|config| config.bindings.get(key)));
+            }
+        }
+        self.endpoints.settle()
+    }
+
+    fn config_change(&mut self, delta: &Delta) -> Option<ConfigChange> {
+        let followed = self.follow_endpoints(delta);
+        let (none, node) = (NodeDelta::default(), delta.nodes.get(&self.director));
+        if node.is_none() && followed.is_empty() {
+            return None;
+        }
+        let node = node.unwrap_or(&none);
         let config = self.compiler.compiled().nodes.get(&self.director)?;
+        let bindings: BTreeSet<_> = node.bindings.iter().chain(&followed).collect();
         Some(ConfigChange::Some {
             director: node.director.then(|| config.director.clone()),
-            bindings: node
-                .bindings
-                .iter()
-                .map(|key| (key.clone(), config.bindings.get(key).cloned()))
-                .collect(),
+            bindings: bindings.into_iter().map(|key| (key.clone(), self.binding(config, key))).collect(),
             nat_rules: node
                 .nat_rules
                 .iter()
@@ -261,9 +299,26 @@ impl Engine {
         })
     }
 
+    /// A binding of this director, with its real servers.
+    fn binding(&self, config: &NodeConfig, key: &BindingKey) -> Option<Arc<VirtualServiceBindingSpec>> {
+        let compiled = config.bindings.get(key)?;
+        Some(Arc::clone(self.endpoints.resolved(key).unwrap_or(compiled)))
+    }
+
     /// The whole configuration of this director.
     pub fn config(&self) -> Option<NodeConfig> {
-        self.compiled().nodes.get(&self.director).cloned()
+        let mut config = self.compiled().nodes.get(&self.director).cloned()?;
+        for (key, spec) in &mut config.bindings {
+            if let Some(resolved) = self.endpoints.resolved(key) {
+                *spec = Arc::clone(resolved);
+            }
+        }
+        Some(config)
+    }
+
+    /// What is missing or left out of the endpoints of Services, by the binding that names them.
+    pub fn remarks(&self) -> BTreeMap<BindingKey, String> {
+        self.endpoints.remarks().map(|(key, remarks)| (key.clone(), remarks.join("; "))).collect()
     }
 
     /// The HealthChecks in force. One that turned invalid is there in its last good form.
@@ -300,6 +355,10 @@ impl Engine {
                         || tracks(&node.director, &check)
                 })
             }),
+            Kind::EndpointSlice => {
+                let namespace = reference.namespace.as_deref().unwrap_or_default();
+                self.endpoints.is_slice_followed(namespace, &reference.name)
+            }
             _ => self.binding_key(reference).is_some() || self.rule_key(reference).is_some(),
         }
     }

@@ -92,6 +92,8 @@ pub struct View {
     pub objects: Vec<ObjectView>,
     /// What this director has to do.
     pub bindings: BTreeMap<BindingKey, Arc<VirtualServiceBindingSpec>>,
+    /// What is missing or left out of the endpoints of their Services.
+    pub remarks: BTreeMap<BindingKey, String>,
     /// What this director has to do for NatRules.
     pub nat_rules: BTreeMap<BindingKey, Arc<NatRuleBindingSpec>>,
     /// What is wrong.
@@ -133,12 +135,8 @@ impl View {
             digest: digest(engine),
             lost: engine.catalog.lost().map(|problem| problem.message.clone()),
             objects,
-            bindings: engine
-                .compiled()
-                .nodes
-                .get(director)
-                .map(|node| node.bindings.clone())
-                .unwrap_or_default(),
+            bindings: engine.config().map(|node| node.bindings).unwrap_or_default(),
+            remarks: engine.remarks(),
             nat_rules: engine
                 .compiled()
                 .nodes

@@ -154,7 +154,8 @@ fn assemble(
                 return rules::object_status(object, key, view, report, failures);
             }
             let services = key.and_then(|key| services.get(key)).map_or(&[][..], Vec::as_slice);
-            object_status(object, report, failures, services, key.and_then(|key| checked.get(key)))
+            let remark = key.and_then(|key| view.remarks.get(key)).map(String::as_str);
+            object_status(object, report, failures, services, (key.and_then(|key| checked.get(key)), remark))
         })
         .collect();
     Status {
@@ -191,7 +192,7 @@ fn object_status(
     report: &Report,
     failures: &[&Failure],
     services: &[&ServiceCounters],
-    checked: Option<&ServiceView>,
+    (checked, remark): (Option<&ServiceView>, Option<&str>),
 ) -> ObjectStatus {
     let mut conditions = object.conditions.clone();
     let mut ready = None;
@@ -222,6 +223,9 @@ fn object_status(
             message,
         });
         conditions.extend(checked.into_iter().flat_map(health::conditions));
+        if let Some(remark) = remark {
+            health::remark(&mut conditions, remark);
+        }
     }
     ObjectStatus {
         object: object.object.clone(),

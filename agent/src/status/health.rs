@@ -56,6 +56,23 @@ pub(super) fn conditions(checked: &ServiceView) -> [Condition; 2] {
     [quorum, degraded]
 }
 
+/// Has `Degraded` say what is missing or left out of the endpoints of a Service.
+pub(super) fn remark(conditions: &mut Vec<Condition>, remark: &str) {
+    let Some(degraded) = conditions.iter_mut().find(|one| one.type_ == "Degraded") else {
+        return conditions.push(Condition {
+            type_: "Degraded".into(),
+            status: "True".into(),
+            reason: "Endpoints".into(),
+            message: remark.into(),
+        });
+    };
+    if degraded.status != "True" {
+        (degraded.status, degraded.reason) = ("True".into(), "Endpoints".into());
+    }
+    let separator = if degraded.message.is_empty() { "" } else { "; " };
+    degraded.message = format!("{}{separator}{remark}", degraded.message);
+}
+
 /// Checks that cannot be run, by name and reason: their real servers stay what they were.
 fn not_running(checked: &ServiceView) -> Option<String> {
     let checks: BTreeSet<_> = checked.not_running().map(|check| (&*check.name, &*check.message)).collect();

@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use bascule_crds::binding::{
-    BindingFwmark, BindingPersistence, BindingPort, BindingRealServer, BindingScheduler,
+    BindingFwmark, BindingPersistence, BindingPort, BindingRealServer, BindingRealServersFrom,
+    BindingScheduler,
 };
 use bascule_crds::common::{AddressOrRange, Family};
 use bascule_crds::director::ConnectionSync;
 use bascule_crds::director_config::DirectorVrrpGroup;
-use bascule_crds::virtual_service::{RealServer, SorryServer};
+use bascule_crds::virtual_service::{RealServer, RealServersFrom, ServicePort, SorryServer, TargetPort};
 use bascule_crds::{DirectorConfigSpec, DirectorSpec, VirtualServiceBindingSpec, VirtualServiceSpec};
 
 use crate::claims::{Claim, What};
@@ -58,7 +59,7 @@ pub(crate) fn binding(
         }),
         source_nat: service::source_nat(spec),
         real_servers: spec.real_servers.iter().map(|server| real_server(spec, server)).collect(),
-        real_servers_from: None,
+        real_servers_from: spec.real_servers_from.as_ref().map(|from| real_servers_from(spec, from)),
         check_host: spec.check_host.clone(),
         quorum: spec.quorum.clone(),
         sorry_servers: spec.sorry_servers.iter().map(|server| sorry_server(spec, server)).collect(),
@@ -78,6 +79,17 @@ fn real_server(spec: &VirtualServiceSpec, server: &RealServer) -> BindingRealSer
         limits: server.limits,
         drain: server.drain,
         health_checks: server.health_checks.as_ref().unwrap_or(&spec.health_checks).clone(),
+    }
+}
+
+/// The endpoints stay out of it: they come and go, and no binding is written for that.
+fn real_servers_from(spec: &VirtualServiceSpec, from: &RealServersFrom) -> BindingRealServersFrom {
+    let target = |port: &ServicePort| port.target_port.clone().unwrap_or(TargetPort::Number(port.port));
+    BindingRealServersFrom {
+        service: from.service.name.clone(),
+        forwarding: spec.forwarding,
+        target_ports: spec.ports.iter().map(target).collect(),
+        health_checks: spec.health_checks.clone(),
     }
 }
 
@@ -163,6 +175,7 @@ pub(crate) fn director_config(
         vrrp,
         interface_aliases: spec.interface_aliases.clone(),
         allowed_targets: spec.allowed_targets.clone(),
+        failure_domain: spec.failure_domain.clone(),
         maintenance: None,
     }
 }

@@ -15,6 +15,9 @@ use crate::problem::Problems;
 use crate::types::{Problem, Reason};
 use crate::{checked, checks, nat_rule, service, unsupported};
 
+/// The label by which an EndpointSlice says of which Service it is.
+pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
 /// A VirtualService in which nothing is wrong: what is to be where, by the director's name.
 pub(crate) type Placed = BTreeMap<Arc<str>, Arc<VirtualServiceBindingSpec>>;
 
@@ -27,7 +30,7 @@ pub fn problems_of(object: &Object) -> Vec<Problem> {
         Object::VrrpGroup(object) => groups::problems(&object.spec),
         Object::HealthCheck(object) => checks::problems(&object.spec),
         Object::NatRule(object) => nat_rule::problems(&object.spec),
-        Object::EndpointSlice(_) => unsupported_kind(Trust::Files, object).unwrap_or_default(),
+        Object::EndpointSlice(_) => endpoint_slice(object),
     }
 }
 
@@ -40,7 +43,6 @@ pub fn is_refused_whole(kind: Kind) -> bool {
 pub(crate) fn virtual_service(spec: &VirtualServiceSpec) -> Vec<Problem> {
     let mut problems = Problems::default();
     service::check(spec, &mut problems);
-    unsupported::virtual_service(spec, &mut problems);
     problems.0
 }
 
@@ -50,15 +52,23 @@ pub(crate) fn director(spec: &DirectorSpec) -> Vec<Problem> {
     problems.0
 }
 
-/// For a kind whose behaviour does not exist yet, that it does not.
-pub(crate) fn unsupported_kind(trust: Trust, object: &Object) -> Option<Vec<Problem>> {
-    let what = match object {
-        // In a cluster they are Kubernetes' own, and there whether or not we use them.
-        Object::EndpointSlice(_) if trust == Trust::Files => "EndpointSlices are",
-        _ => return None,
-    };
-    let message = format!("{what} not supported by this version; remove the object");
-    Some(vec![Problem { reason: Reason::Unsupported, field: "kind".into(), message }])
+/// Of an EndpointSlice in a directory. In a cluster they are Kubernetes' own, and nothing is said of them.
+pub(crate) fn endpoint_slice(object: &Object) -> Vec<Problem> {
+    let Object::EndpointSlice(slice) = object else { return Vec::new() };
+    let mut problems = Problems::default();
+    let labels = slice.metadata.labels.as_ref();
+    if labels.and_then(|labels| labels.get(SERVICE_LABEL)).is_none_or(String::is_empty) {
+        problems.invalid(
+            "metadata.labels",
+            format!(
+                "{SERVICE_LABEL} must name the Service that these endpoints are of: nobody finds them without"
+            ),
+        );
+    }
+    if slice.address_type == "FQDN" {
+        problems.unsupported("addressType", "endpoints that are names instead of addresses are");
+    }
+    problems.0
 }
 
 /// Everything that a VirtualService names.

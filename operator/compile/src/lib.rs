@@ -25,7 +25,7 @@ mod warnings;
 pub use bounds::{MAX_ELEMENTS, MAX_PAIRS, MAX_SERVICES};
 pub use checks::{MAX_AUTHORITIES, MAX_PATTERN};
 pub use compiler::{Change, Compiler, Trust};
-pub use judge::{is_refused_whole, only_here, problems_of};
+pub use judge::{SERVICE_LABEL, is_refused_whole, only_here, problems_of};
 pub use snapshot::{Snapshot, compile};
 pub use types::{
     BindingKey, CheckKey, Compiled, Condition, ConditionType, Delta, InvalidKey, NodeConfig, NodeDelta,

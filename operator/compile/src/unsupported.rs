@@ -2,49 +2,21 @@
 //! is missing. The specs are taken apart completely, so that a new field cannot be forgotten here.
 
 use bascule_crds::vrrp_group::{Authentication, Hmac, HmacKey};
-use bascule_crds::{DirectorSpec, VirtualServiceSpec, VrrpGroupSpec};
+use bascule_crds::{DirectorSpec, VrrpGroupSpec};
 
 use crate::compiler::Trust;
 use crate::problem::Problems;
 use crate::types::Reason;
-
-pub(crate) fn virtual_service(spec: &VirtualServiceSpec, problems: &mut Problems) {
-    let VirtualServiceSpec {
-        real_servers_from,
-        // What bindings carry.
-        vrrp_group: _,
-        director: _,
-        addresses: _,
-        fwmark: _,
-        ports: _,
-        scheduler: _,
-        one_packet: _,
-        persistence: _,
-        forwarding: _,
-        source_nat: _,
-        real_servers: _,
-        health_checks: _,
-        check_host: _,
-        quorum: _,
-        sorry_servers: _,
-        on_failure: _,
-        initial_state: _,
-        drain: _,
-    } = spec;
-    if real_servers_from.is_some() {
-        problems.unsupported("spec.realServersFrom", "real servers from a Service of Kubernetes are");
-    }
-}
 
 /// The other fields of a Director are in force all the same: it is a machine's description, and to drop the aliases or
 /// timeouts for one field would take down what works.
 pub(crate) fn director(spec: &DirectorSpec, problems: &mut Problems) {
     let DirectorSpec {
         maintenance,
-        failure_domain,
         service_account,
         // What the configuration of a director carries, or what is asked while compiling.
         connection_sync: _,
+        failure_domain: _,
         interface_aliases: _,
         timeouts: _,
         expire: _,
@@ -58,7 +30,6 @@ pub(crate) fn director(spec: &DirectorSpec, problems: &mut Problems) {
         }
     };
     refuse(maintenance.is_some_and(|m| m.enabled), "maintenance.enabled", "maintenance is");
-    refuse(failure_domain.is_some(), "failureDomain", "failure domains are");
     refuse(service_account.is_some(), "serviceAccount", "directors outside the cluster are");
 }
 

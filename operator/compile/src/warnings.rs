@@ -65,17 +65,21 @@ fn one_packet(spec: &VirtualServiceSpec) -> Option<Warning> {
     let masquerade = |method: ForwardingMethod| method == ForwardingMethod::Masquerade;
     let masqueraded =
         spec.real_servers.iter().find(|server| masquerade(service::forwarding(spec, server).method));
+    let endpoints = spec.real_servers_from.as_ref().filter(|_| masquerade(spec.forwarding.method));
     if !spec.one_packet || sip {
         return None;
     }
-    let server = masqueraded?;
+    let whom = match (masqueraded, endpoints) {
+        (Some(server), _) => format!("real server {}", server.name),
+        (None, Some(from)) => format!("the endpoints of Service {}", from.service.name),
+        (None, None) => return None,
+    };
     Some(Warning {
         field: "spec.onePacket".into(),
         message: format!(
-            "the answers of real server {}, reached by Masquerade, are not translated back: the kernel keeps no state of single \
+            "the answers of {whom}, reached by Masquerade, are not translated back: the kernel keeps no state of single \
              packets, and clients get answers from an address that they did not ask; this is for one-way traffic only, such as \
-             syslog; for anything that answers use DirectRouting or Tunnel, or leave onePacket out",
-            server.name
+             syslog; for anything that answers use DirectRouting or Tunnel, or leave onePacket out"
         ),
     })
 }
@@ -93,6 +97,8 @@ fn refusing_scheduler(spec: &VirtualServiceSpec) -> Option<Warning> {
     let field = match idle {
         Some((i, server)) if server.drain => format!("spec.realServers[{i}].drain"),
         Some((i, _)) => format!("spec.realServers[{i}].weight"),
+        // Those that terminate have no weight.
+        None if spec.real_servers_from.is_some() => "spec.realServersFrom".into(),
         None if spec.on_failure == OnFailure::Quiesce => "spec.onFailure".into(),
         None if spec.drain.as_ref().is_some_and(|drain| !drain.timeout.as_std().is_zero()) => {
             "spec.drain".into()

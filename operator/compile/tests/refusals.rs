@@ -88,27 +88,12 @@ fn the_unpatched_service_is_served() {
 
 #[test]
 fn what_does_not_exist_yet_is_refused_by_name() {
-    let rows = [
-        (
-            "spec.realServersFrom",
-            json!({"realServers": null, "realServersFrom": {"service": {"name": "web"}}}),
-        ),
-        (
-            "spec.sourceNat",
-            json!({"addresses": null, "ports": null, "fwmark": {"mark": 1, "family": "IPv4"}, "sourceNat": "Auto"}),
-        ),
-    ];
-    for (field, patch) in rows {
-        let object = object("VirtualService", "web", &patched(service(), &patch));
-        refused(object, Unsupported, field, "not supported by this version");
-        // It is supported, but not with every firewall mark.
-        if field != "spec.sourceNat" {
-            documented(&format!("VirtualService {field}"));
-        }
-    }
+    // It is supported, but not with every firewall mark.
+    let marked = json!({"addresses": null, "ports": null, "fwmark": {"mark": 1, "family": "IPv4"}, "sourceNat": "Auto"});
+    let marked = object("VirtualService", "web", &patched(service(), &marked));
+    refused(marked, Unsupported, "spec.sourceNat", "not supported by this version");
     for (field, spec) in [
         ("spec.maintenance.enabled", json!({"maintenance": {"enabled": true}})),
-        ("spec.failureDomain", json!({"failureDomain": "rack1"})),
         ("spec.serviceAccount", json!({"serviceAccount": {"namespace": "a", "name": "b"}})),
     ] {
         refused(object("Director", "dir1", &spec), Unsupported, field, "not supported by this version");
@@ -126,8 +111,24 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         refused(object, Unsupported, field, "Secrets need a cluster; use file");
         documented(&format!("VrrpGroup {}", field.replace("[0]", "[]")));
     }
-    refused(object("EndpointSlice", "x", &json!({})), Unsupported, "kind", "not supported by this version");
-    documented("EndpointSlice");
+}
+
+#[test]
+fn an_endpointslice_of_nobody_or_of_names_is_refused() {
+    let slice = |change: &dyn Fn(&mut Value)| {
+        let mut value = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "x", "namespace": "tp", "labels": {"kubernetes.io/service-name": "web"}},
+            "endpoints": [], "ports": []});
+        change(&mut value);
+        Object::EndpointSlice(serde_json::from_value(value).unwrap())
+    };
+    assert_eq!(problems_of(&slice(&|_| ())), []);
+    for label in [Value::Null, json!({}), json!({"kubernetes.io/service-name": ""})] {
+        let nobody = slice(&|value| value["metadata"]["labels"] = label.clone());
+        refused(nobody, Invalid, "metadata.labels", "must name the Service");
+    }
+    let names = slice(&|value| value["addressType"] = json!("FQDN"));
+    refused(names, Unsupported, "addressType", "not supported by this version");
 }
 
 #[test]
@@ -551,7 +552,7 @@ fn what_sourcenat_is_unless_told_contradicts_nothing() {
     let from = json!({"service": {"name": "web"}});
     for method in ["Masquerade", "DirectRouting", "Tunnel"] {
         let patch = json!({"realServers": null, "realServersFrom": from, "forwarding": {"method": method}});
-        assert_eq!(fields(patch), [(Unsupported, "spec.realServersFrom".to_owned())], "{method}");
+        assert_eq!(fields(patch), [], "{method}");
     }
     // Sorry servers alone: their own method counts, not the service's.
     let sorry = |own: &str, service: &str| {

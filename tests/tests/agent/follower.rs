@@ -86,6 +86,13 @@ impl Follower {
         Ok(binding.real_servers.iter().find(|one| one.name == server).context("no such real server")?.weight)
     }
 
+    /// Address and weight of the real servers of a service, in their order.
+    pub(crate) fn servers(&self, service: &str) -> Result<Vec<(String, u32)>> {
+        let (config, _) = self.told()?;
+        let binding = config.bindings.iter().find(|(key, _)| *key.name == *service).context("no binding")?.1;
+        Ok(binding.real_servers.iter().map(|one| (one.address.to_string(), one.weight)).collect())
+    }
+
     /// Ends it, and has everything on the disk.
     pub(crate) fn end(self) {
         self.api.stop(false);

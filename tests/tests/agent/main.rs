@@ -7,6 +7,7 @@ mod agent;
 #[path = "../operator/cluster.rs"]
 #[allow(dead_code, reason = "the operator's own tests use more of it")]
 mod cluster;
+mod endpoints;
 mod follower;
 mod machine;
 mod running;
@@ -29,6 +30,9 @@ fn against_a_real_api_server() {
         ("NatRules, too", source::nat_rules_too),
         ("what is deleted goes", source::what_is_deleted_goes),
         ("a form that cannot be used", source::a_form_that_cannot_be_used),
+        ("the endpoints of a Service", endpoints::of_a_service),
+        ("a Service that comes to be named", endpoints::a_service_that_comes_to_be_named),
+        ("endpoints without an API server", endpoints::without_an_api_server),
         ("the API server is gone for a while", source::api_server_gone),
         ("a right that is missing", source::a_missing_right),
     ];

@@ -13,6 +13,7 @@ use bascule_tests::operator::{NAMESPACE, eventually};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, condition_of};
+use crate::endpoints;
 use crate::follower::{agent, with_rights_of};
 use crate::machine::{Agent, Machine};
 use crate::source::TP;
@@ -46,6 +47,7 @@ pub(crate) fn a_machine_is_told(cluster: &mut Cluster) -> Result<()> {
     let agent = Agent::start(&machine, &kubeconfig, "dir2", &directory, ("first", &[]))?;
     let result = as_told(cluster, &machine, &agent)
         .and_then(|()| flapping(cluster, &machine, &agent, &directory))
+        .and_then(|()| endpoints::on_a_machine(cluster, &machine, &agent))
         .with_context(|| agent.log());
     result?;
     let agent = taken_over(cluster, &machine, agent, &kubeconfig, &directory)?;

@@ -20,7 +20,7 @@ fn as_files(text: &str, director: &str) -> Result<NodeConfig> {
     compile(&snapshot).nodes.remove(director).context("no such director")
 }
 
-fn follower(cluster: &Cluster) -> Result<Follower> {
+pub(crate) fn follower(cluster: &Cluster) -> Result<Follower> {
     follower_of(cluster, "dir1")
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn a_weight_is_one_small_update(cluster: &mut Cluster) -> Result<()> 
     Ok(())
 }
 
-fn ensure_connected(follower: &Follower) -> Result<()> {
+pub(crate) fn ensure_connected(follower: &Follower) -> Result<()> {
     eventually("it is connected and has listed everything", || {
         let (link, summary) = (follower.api.link(), follower.api.summary());
         ensure!(link.connected && summary.started && summary.lost.is_none(), "{link:?} {summary:?}");
@@ -165,13 +165,11 @@ pub(crate) fn what_is_deleted_goes(cluster: &mut Cluster) -> Result<()> {
 pub(crate) fn a_form_that_cannot_be_used(cluster: &mut Cluster) -> Result<()> {
     let follower = follower(cluster)?;
     ensure_connected(&follower)?;
-    // As a newer operator would write it.
-    let binding = cluster.binding("web", "dir1")?;
-    let name = binding["metadata"]["name"].as_str().context("a name")?.to_owned();
+    // As an operator of another version might write it.
     let before = follower.count();
-    let newer = r#"{"spec":{"realServersFrom":{"service":"web","forwarding":{"method":"Masquerade"}},"scheduler":{"name":"rr"}}}"#;
+    let other = r#"[{"op":"remove","path":"/spec/vrrp/0/instances/0/virtualRouterId"}]"#;
     cluster.operator.signal(libc::SIGSTOP);
-    let patched = cluster.server.kubectl_ok(["patch", "vsb", &name, "-n", "tp", "--type=merge", "-p", newer]);
+    let patched = cluster.server.kubectl_ok(["patch", "dc", "dir1", "--type=json", "-p", other]);
     let result = patched.and_then(|_| {
         eventually("it is a problem", || {
             let summary = follower.api.summary();

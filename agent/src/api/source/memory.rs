@@ -72,6 +72,7 @@ impl Source {
                 self.dirty_checks.insert(CheckKey::new(&place.namespace, &place.name));
                 self.checks.remember(place, spec);
             }
+            Ok(Spec::Slice(slice)) => self.slices.remember(place, slice),
             Err(_) => return false,
         }
         true
@@ -88,6 +89,7 @@ impl Source {
             What::Bindings => serde_json::to_value(&**self.bindings.objects.get(place)?.spec.as_ref()?),
             What::Rules => serde_json::to_value(&**self.rules.objects.get(place)?.spec.as_ref()?),
             What::Config => serde_json::to_value(&**self.config.objects.get(place)?.spec.as_ref()?),
+            What::Slices => serde_json::to_value(&**self.slices.table.objects.get(place)?.spec.as_ref()?),
             What::Checks => {
                 let key = CheckKey::new(&place.namespace, &place.name);
                 serde_json::to_value(&**self.told_checks.get(&key)?)

@@ -2,6 +2,7 @@
 //! remembered; nothing is told twice; nothing goes because nothing was heard.
 
 mod memory;
+mod slices;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use bascule_compile::{BindingKey, CheckKey, NodeConfig};
 use bascule_crds::{DirectorConfigSpec, HealthCheckSpec, NatRuleBindingSpec, VirtualServiceBindingSpec};
 use serde_json::Value;
 
+use self::slices::Slices;
 use self::table::{Held, Table};
 use super::heard::{Heard, Item, Place, Spec, What};
 use crate::manifests::Problem;
@@ -53,6 +55,7 @@ pub struct Source {
     rules: Table<NatRuleBindingSpec>,
     config: Table<DirectorConfigSpec>,
     checks: Table<HealthCheckSpec>,
+    slices: Slices,
     /// Objects that carry out a service here: one, but for a moment when its object gets another name.
     by_key: BTreeMap<BindingKey, BTreeSet<Place>>,
     /// The same of NatRules.
@@ -87,6 +90,7 @@ impl Source {
             rules: Table::default(),
             config: Table::default(),
             checks: Table::default(),
+            slices: Slices::new(director),
             by_key: BTreeMap::new(),
             by_rule: BTreeMap::new(),
             told: NodeConfig::new(nothing(director)),
@@ -117,6 +121,11 @@ impl Source {
                 self.left_out = false;
                 self.checks.begin();
             }
+            Heard::Listing(What::Slices) => {
+                self.doubted.retain(|(of, _)| *of != What::Slices);
+                self.slices.begin();
+            }
+            Heard::Asked(services) => self.slices.asked(services),
             Heard::There(what, item) => self.there(what, *item),
             Heard::Gone(what, place) => self.gone(what, &place),
             Heard::Listed(what) => self.listed(what),
@@ -174,6 +183,13 @@ impl Source {
                 // No status of it is ours.
                 self.checks.put(place.clone(), generation, spec, Value::Null)
             }
+            What::Slices => {
+                let spec = spec.and_then(|spec| match spec {
+                    Spec::Slice(slice) => Ok(slice),
+                    other => Err(mistaken(&other)),
+                });
+                self.slices.put(&place, generation, spec)
+            }
         };
         // Of HealthChecks those are kept that are named: see below.
         if changed && what != What::Checks {
@@ -200,6 +216,7 @@ impl Source {
                 self.dirty_checks.insert(CheckKey::new(&place.namespace, &place.name));
                 self.checks.objects.remove(place);
             }
+            What::Slices => self.slices.remove(place),
         }
         if what != What::Checks {
             self.unsaved.insert((what, place.clone()));
@@ -235,6 +252,11 @@ impl Source {
                 for place in self.checks.end() {
                     self.gone(What::Checks, &place);
                 }
+            }
+            What::Slices => {
+                let (missing, all, read) = self.slices.end();
+                self.miss(what, missing, all);
+                self.dirty.extend(read);
             }
         }
     }
@@ -275,7 +297,10 @@ impl Source {
 
     /// What has not been listed since the start.
     pub fn unlisted(&self) -> Vec<What> {
-        let listed = [self.bindings.listed, self.rules.listed, self.config.listed, self.checks.listed];
+        // Later, only the bindings that name a Service have to wait.
+        let slices = self.started || !self.slices.is_wanted() || self.slices.is_listed();
+        let listed =
+            [self.bindings.listed, self.rules.listed, self.config.listed, self.checks.listed, slices];
         What::ALL.into_iter().zip(listed).filter(|(_, listed)| !listed).map(|(what, _)| what).collect()
     }
 
@@ -291,21 +316,29 @@ impl Source {
 
     /// Tells everything that is remembered, before anything is heard.
     pub fn begin(&mut self) -> Step {
+        self.follow();
+        if self.config.in_force().next().is_some() {
+            self.slices.all_read();
+        }
         if self.config.in_force().next().is_some() { self.advance() } else { Step::default() }
     }
 
     /// What changed since the last step.
     pub fn step(&mut self) -> Step {
-        // Without its DirectorConfig nothing is known of this director, which is no reason to clear what the kernel holds.
-        let known = self.started || self.config.in_force().next().is_some();
+        self.follow();
+        // Without its DirectorConfig nothing is known of this director, which is no reason to clear what the kernel holds. The first
+        // time everything is told: what is not in it goes.
+        let known =
+            self.started || (self.config.in_force().next().is_some() && self.slices.unread().is_empty());
         if self.is_listed() && known { self.advance() } else { Step::default() }
     }
 
     fn advance(&mut self) -> Step {
         let mut step = Step::default();
+        let config = self.advance_config();
+        self.slices.endpoints.set_director(&self.told.director);
         let bindings = self.advance_bindings();
         let nat_rules = self.advance_rules();
-        let config = self.advance_config();
         self.advance_checks(&mut step);
         step.change = match (self.started, &config, bindings.is_empty() && nat_rules.is_empty()) {
             (false, ..) => Some(ConfigChange::All(Arc::new(self.told.clone()))),
@@ -319,10 +352,14 @@ impl Source {
 
     fn advance_bindings(&mut self) -> Vec<(BindingKey, Option<Arc<VirtualServiceBindingSpec>>)> {
         let mut changed = Vec::new();
-        for key in std::mem::take(&mut self.dirty) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.extend(self.slices.endpoints.settle());
+        for key in dirty {
             let objects = &self.bindings.objects;
             let carries_out = |spec: &VirtualServiceBindingSpec| *spec.virtual_service == *key.name;
             let now = first(&mut self.by_key, &key, objects, carries_out);
+            // One whose endpoints are not known yet stays what it was.
+            let Some(now) = self.slices.resolved(&key, now) else { continue };
             let before = match &now {
                 Some(spec) => self.told.bindings.insert(key.clone(), Arc::clone(spec)),
                 None => self.told.bindings.remove(&key),
@@ -439,7 +476,11 @@ fn nothing(director: &str) -> DirectorConfigSpec {
 /// The checks that a binding names.
 fn named_by(key: &BindingKey, spec: Option<&VirtualServiceBindingSpec>) -> BTreeSet<CheckKey> {
     let servers = spec.into_iter().flat_map(|spec| &spec.real_servers);
-    servers.flat_map(|server| &server.health_checks).map(|name| CheckKey::new(&key.namespace, name)).collect()
+    let servers = servers.flat_map(|server| &server.health_checks);
+    // Those of endpoints, too, while there is none.
+    let from = spec.and_then(|spec| spec.real_servers_from.as_ref());
+    let from = from.into_iter().flat_map(|from| &from.health_checks);
+    servers.chain(from).map(|name| CheckKey::new(&key.namespace, name)).collect()
 }
 
 /// The checks that a director's groups track.

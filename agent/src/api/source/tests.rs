@@ -1,5 +1,7 @@
 //! What the API says, in any order, with losses.
 
+mod slices;
+
 use serde_json::json;
 
 use super::*;

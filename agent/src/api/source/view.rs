@@ -1,5 +1,6 @@
 //! What the API says, for whoever asks: the status, and what is written back.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use bascule_compile::BindingKey;
@@ -47,9 +48,12 @@ impl Source {
     /// The bindings that the API server has.
     pub fn bindings(&self) -> impl Iterator<Item = Owned<'_, VirtualServiceBindingSpec>> {
         self.bindings.objects.iter().filter(|(_, held)| held.generation.is_some()).map(|(place, held)| {
-            let spec = held.spec.as_deref();
-            let key = spec.map(|spec| BindingKey::new(&place.namespace, &spec.virtual_service));
-            Owned::of(place, held, key)
+            let key = held.spec.as_ref().map(|spec| BindingKey::new(&place.namespace, &spec.virtual_service));
+            // With its real servers, where these are endpoints of a Service.
+            let told = key.as_ref().and_then(|key| self.told.bindings.get(key));
+            let told = told.filter(|told| told.real_servers_from.is_some());
+            let spec = told.or(held.spec.as_ref()).map(|spec| &**spec);
+            Owned { spec, ..Owned::of(place, held, key) }
         })
     }
 
@@ -86,7 +90,7 @@ impl Source {
                     held.status = status;
                 }
             }
-            What::Checks => {}
+            What::Checks | What::Slices => {}
         }
     }
 
@@ -95,6 +99,7 @@ impl Source {
         self.told.bindings.len()
             + self.told.nat_rules.len()
             + self.told_checks.len()
+            + self.slices.table.in_force().count()
             + self.config.in_force().count()
     }
 
@@ -107,6 +112,10 @@ impl Source {
         if !unlisted.is_empty() {
             let unlisted: Vec<_> = unlisted.iter().map(ToString::to_string).collect();
             return Some(format!("not listed yet: {}", unlisted.join(", ")));
+        }
+        if self.config.in_force().next().is_some() {
+            let unread: Vec<_> = self.slices.unread().into_iter().take(8).map(ToString::to_string).collect();
+            return Some(format!("not read yet: EndpointSlices of {}", unread.join(", ")));
         }
         Some(format!(
             "the API server has no DirectorConfig {0}: see that there is a Director {0} and that the operator runs",
@@ -138,6 +147,12 @@ impl Source {
             .iter()
             .filter(|(place, _)| self.is_named(place))
             .map(|(place, held)| (What::Checks, place, held.unusable.as_ref(), held.spec.is_some()));
+        let slices = self
+            .slices
+            .table
+            .objects
+            .iter()
+            .map(|(place, held)| (What::Slices, place, held.unusable.as_ref(), held.spec.is_some()));
         let problem = |(what, place, unusable, kept): (What, &Place, Option<&String>, bool)| {
             let (field, message) = unusable?.split_once(": ")?;
             Some(Problem {
@@ -150,7 +165,14 @@ impl Source {
                 effect: if kept { Effect::LastGoodStays } else { Effect::Ignored },
             })
         };
-        config.chain(bindings).chain(rules).chain(checks).filter_map(problem).take(MAX_PROBLEMS).collect()
+        config
+            .chain(bindings)
+            .chain(rules)
+            .chain(checks)
+            .chain(slices)
+            .filter_map(problem)
+            .take(MAX_PROBLEMS)
+            .collect()
     }
 
     fn is_named(&self, place: &Place) -> bool {
@@ -178,6 +200,9 @@ impl Source {
         for (place, held) in self.checks.objects.iter().filter(|(place, _)| self.is_named(place)) {
             objects.push(object(server, What::Checks, place, held, (None, 0)));
         }
+        for (place, held) in &self.slices.table.objects {
+            objects.push(object(server, What::Slices, place, held, (None, 0)));
+        }
         View {
             directory: server.to_owned(),
             director: self.director.clone(),
@@ -187,10 +212,26 @@ impl Source {
             lost: self.lost(),
             objects,
             bindings: self.told.bindings.clone(),
+            remarks: self.remarks(),
             nat_rules: self.told.nat_rules.clone(),
             problems: self.problems(server),
             ..View::default()
         }
+    }
+
+    /// What is missing or left out of the endpoints of Services, by the binding that names them.
+    fn remarks(&self) -> BTreeMap<BindingKey, String> {
+        let endpoints = &self.slices.endpoints;
+        let mut remarks: BTreeMap<_, _> =
+            endpoints.remarks().map(|(key, remarks)| (key.clone(), remarks.join("; "))).collect();
+        for service in self.slices.beyond() {
+            for key in endpoints.followers(service) {
+                let remark: &mut String = remarks.entry(key.clone()).or_default();
+                let separator = if remark.is_empty() { "" } else { "; " };
+                let _ = write!(remark, "{separator}Service {service} has more EndpointSlices than are read");
+            }
+        }
+        remarks
     }
 
     /// SHA-256 over what was told.

@@ -1,15 +1,19 @@
 //! What goes on with one client: the watches, the sign of life and the statuses that are being written.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::api::connect::{Connection, PATIENCE};
-use crate::api::heard::{Heard, Trouble};
+use crate::api::fetch;
+use crate::api::heard::{Heard, Item, Trouble};
 use crate::api::report::plan::Write;
+use crate::api::wanted::Wanted;
 use crate::api::watch::Watches;
 use crate::api::write::{self, Failure};
+use crate::endpoints::Service;
 
 /// From one renewal of the Lease to the next; the operator takes an agent for lost after four of them.
 const RENEW: Duration = Duration::from_secs(10);
@@ -22,6 +26,8 @@ pub(super) enum Done {
     Lease(Result<(), Trouble>),
     /// A status.
     Status(Write, Result<(), Failure>),
+    /// The slices of a Service.
+    Slices(Service, Result<Vec<Item>, Trouble>),
 }
 
 /// One client's doings; dropping ends them.
@@ -37,10 +43,11 @@ impl Session {
     pub(super) fn begin(
         connection: Connection,
         director: &str,
+        wanted: &Arc<Wanted>,
         to: &mpsc::Sender<Heard>,
         now: Instant,
     ) -> Self {
-        let watches = Watches::spawn(&connection.client, director, to);
+        let watches = Watches::spawn(&connection.client, director, wanted, to);
         Self { connection, watches, running: JoinSet::new(), renew_at: now }
     }
 
@@ -61,6 +68,16 @@ impl Session {
         self.running.spawn(async move {
             let result = write::status(&connection, write.what, &write.place, &write.status).await;
             Done::Status(write, result)
+        });
+    }
+
+    /// Begins to read the slices of a Service. Whoever asks bounds how many.
+    pub(super) fn fetch(&mut self, director: &str, wanted: &Arc<Wanted>, service: Service) {
+        let (client, director) = (self.connection.client.clone(), director.to_owned());
+        let wanted = Arc::clone(wanted);
+        self.running.spawn(async move {
+            let slices = fetch::slices(&client, &director, &wanted, &service).await;
+            Done::Slices(service, slices)
         });
     }
 

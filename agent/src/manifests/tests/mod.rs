@@ -1,5 +1,6 @@
 //! The engine on manifests as people write them.
 
+mod endpoints;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -197,7 +198,7 @@ fn a_last_good_form_is_lost_to_nobody_and_not_forgotten_when_its_file_moves() {
 #[test]
 fn a_director_with_a_field_that_is_not_supported_is_in_force_with_the_others() {
     let director = "apiVersion: bascule.dev/v1alpha1\nkind: Director\nmetadata: {name: dir1}\nspec:\n  \
-                    sysctls: Report\n  interfaceAliases: {outside: enp0s3}\n  failureDomain: rack1\n";
+                    sysctls: Report\n  interfaceAliases: {outside: enp0s3}\n  serviceAccount: {namespace: a, name: b}\n";
     let mut bench = Bench::new();
     let service = web("a", "10.0.0.1", 1).replace("{name: dir1}", "{name: dir1, interface: outside}");
     bench.read(&[("dir1", director), ("a", &service)]);
@@ -207,7 +208,7 @@ fn a_director_with_a_field_that_is_not_supported_is_in_force_with_the_others() {
     assert_eq!(binding.interface.as_deref(), Some("enp0s3"));
     let problems = bench.problems();
     assert_eq!(problems.len(), 1, "{problems:?}");
-    assert!(problems[0].contains("spec.failureDomain"), "{problems:?}");
+    assert!(problems[0].contains("spec.serviceAccount"), "{problems:?}");
     assert!(problems[0].ends_with("(Director dir1; its other fields are in force)"), "{problems:?}");
 }
 
@@ -370,12 +371,11 @@ fn bad_input_is_told_with_line_and_field() {
         ("no name", good.replace("name: a, ", ""), 3, None, ""),
         (
             "unsupported",
-            good.replace(
-                "realServers:\n    - {name: srv1, address: 172.16.193.10, weight: 1}",
-                "realServersFrom: {service: {name: web}}",
-            ),
-            8,
-            Some("spec.realServersFrom"),
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {name: a, labels: {kubernetes.io/service-name: web}}\naddressType: FQDN\nendpoints: []\n"
+                .into(),
+            4,
+            Some("addressType"),
             "not supported",
         ),
     ];

@@ -162,6 +162,10 @@ fn destination(
             format!("real server {}: no target port for port {} of the service", server.name, index + 1)
         })?,
     };
+    // An endpoint that has no port for this one of the service's.
+    if port == 0 && matches!(id, ServiceId::Address { port, .. } if port != 0) {
+        return Ok(None);
+    }
     let mut destination = Destination::new(server.address, port, forwarding(server)).weight(server.weight);
     if let Some(limits) = &server.limits {
         destination.upper_threshold = limits.upper.unwrap_or(0);

@@ -225,7 +225,7 @@ impl Compiler {
                 (Kind::HealthCheck, _) => {
                     self.change_check(reference, None, &mut todo.touched, &mut delta);
                 }
-                (_, object) => self.change_unsupported(reference, object.as_ref(), &mut delta),
+                (_, object) => self.change_slice(reference, object.as_ref(), &mut delta),
             }
         }
         self.change_groups(changed_groups, &mut todo);
@@ -270,9 +270,9 @@ impl Compiler {
         self.set_conditions(reference, conditions, delta);
     }
 
-    /// Takes in an object of a kind whose behaviour does not exist yet.
-    fn change_unsupported(&mut self, reference: ObjectRef, object: Option<&Object>, delta: &mut Delta) {
-        let problems = object.and_then(|object| judge::unsupported_kind(self.trust, object));
+    /// Takes in an EndpointSlice. Who serves is found out where it is forwarded to; here it is only looked at.
+    fn change_slice(&mut self, reference: ObjectRef, object: Option<&Object>, delta: &mut Delta) {
+        let problems = object.filter(|_| self.trust == Trust::Files).map(judge::endpoint_slice);
         let conditions = problems.map(|problems| vec![Condition::judge(ConditionType::Accepted, problems)]);
         self.set_conditions(reference, conditions, delta);
     }

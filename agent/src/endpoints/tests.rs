@@ -1,0 +1,4 @@
+mod following;
+mod properties;
+mod resolving;
+mod slices;
