@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod reals;
 pub mod requests;
 pub mod status;
+mod tally;
 pub mod text;
 
 use serde::Serialize;
