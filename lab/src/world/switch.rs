@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::cut::{Cut, Cuts};
 use super::error::{Doing, Error, Result};
+use super::impair::Bad;
 use super::links::{End, Links, plain_frames};
 use super::netlink::in_netns;
 use super::node::{Cable, Node};
@@ -38,6 +39,8 @@ pub(crate) struct Switch {
     bridges: BTreeMap<String, Bridge>,
     /// Ports that are down by a fault.
     unplugged: Mutex<BTreeSet<String>>,
+    /// Cables that a fault has made bad.
+    pub(super) bad: Mutex<Bad>,
 }
 
 impl Switch {
@@ -68,6 +71,7 @@ impl Switch {
             cuts: Mutex::new(cuts),
             bridges,
             unplugged: Mutex::default(),
+            bad: Mutex::default(),
         })
     }
 
@@ -103,6 +107,7 @@ impl Switch {
                     .and_then(|result| result)
                     .doing(|| format!("making frames on {name} of {} plain", node.name()))?;
             }
+            self.impair_again(node, cable)?;
             if !self.unplugged().contains(&cable.port) {
                 self.links().set_up(&cable.port, true)?;
             }

@@ -14,6 +14,7 @@ pub(crate) fn check(scenario: &Scenario) -> Vec<Violation> {
     let mut checker = Checker { scenario, topology: &scenario.topology, found: Vec::new() };
     checker.networks_and_nodes();
     checker.addresses();
+    checker.overlaps();
     checker.steps();
     if let Some(control) = &scenario.control
         && !scenario.steps.iter().any(|step| step.name == control.fails_at)

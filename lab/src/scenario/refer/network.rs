@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use super::super::check::join;
 use super::super::suggest;
-use super::super::topology::{LinkAddress, Node};
+use super::super::topology::{Link, LinkAddress, Node};
+use super::super::value::Prefix;
 use super::{AGENT, Checker};
 
 impl<'a> Checker<'a> {
@@ -161,6 +162,34 @@ impl<'a> Checker<'a> {
                             format!("`{other}` has {address} on network `{}`, too", link.network),
                         );
                     }
+                }
+            }
+        }
+    }
+
+    /// No node on two networks with the same addresses: it would not be clear where its frames go.
+    pub(super) fn overlaps(&mut self) {
+        for (n, node) in self.topology.nodes.iter().enumerate() {
+            let mut seen: Vec<(&Link, Prefix)> = Vec::new();
+            for (l, link) in node.links.iter().enumerate() {
+                for (a, address) in link.addresses.iter().enumerate() {
+                    let prefix = address.prefix();
+                    // A single address is no network.
+                    if prefix.length == if prefix.address.is_ipv4() { 32 } else { 128 } {
+                        continue;
+                    }
+                    let other = seen.iter().find(|(other, taken)| {
+                        other.network != link.network
+                            && (taken.contains(prefix.address) || prefix.contains(taken.address))
+                    });
+                    if let Some((other, taken)) = other {
+                        let message = format!(
+                            "{prefix} overlaps with {taken} of `{}` on network `{}`: it is not clear where frames go",
+                            other.interface, other.network
+                        );
+                        self.report(format!("topology.nodes[{n}].links[{l}].addresses[{a}]"), message);
+                    }
+                    seen.push((link, prefix));
                 }
             }
         }
