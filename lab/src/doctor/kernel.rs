@@ -69,6 +69,7 @@ impl From<Feature> for Ability {
             Feature::Ipip => Self::Ipip,
             Feature::Nftables => Self::Nftables,
             Feature::Netem => Self::Netem,
+            Feature::Bonding => Self::Bonding,
         }
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn impair(world: &World, fault: &Impair) -> Result<Played> {
     let switch = world.cabling();
     let netem = Netem::of(fault);
     let name = format!("{} of {}", fault.interface, fault.node);
-    if !live(world, &node, cable) || switch.is_cut(&cable.port) {
+    if !live(world, &node, cable) || switch.is_cut(cable.bridge_port()) {
         return Err(Error::wrong(format!("no frame passes on {name}, so that none could be seen to suffer")));
     }
     for way in ways(fault.direction) {

@@ -54,7 +54,7 @@ pub(super) fn frames_pass(world: &World, node: &Node, cable: &Cable) -> Result<S
     if !live(world, node, cable) {
         return Ok("another fault still holds the link down".into());
     }
-    if world.cabling().is_cut(&cable.port) {
+    if world.cabling().is_cut(cable.bridge_port()) {
         return Ok("another fault still swallows its frames".into());
     }
     if world.cabling().is_impaired(cable) {
@@ -178,8 +178,8 @@ pub(super) fn blackhole(world: &World, fault: &Blackhole) -> Result<Played> {
             fault.interface, fault.node
         )));
     }
-    let from = Cut::From(cable.port.clone());
-    let to = Cut::To(cable.port.clone());
+    let from = Cut::From(cable.bridge_port().into());
+    let to = Cut::To(cable.bridge_port().into());
     let cuts = match fault.direction {
         Direction::Both => vec![from, to],
         Direction::In => vec![to],
@@ -258,14 +258,15 @@ pub(super) fn cut_off(world: &World, node: &Node, reason: &str) -> Result<(u64, 
     if switch.is_cut_for(reason) {
         return Err(Error::wrong("it is in effect already"));
     }
-    // Whatever another fault holds down, or makes bad, needs no proof.
-    let provable = |cable: &&Cable| live(world, node, cable) && !switch.is_impaired(cable);
+    // Whatever another fault holds down, or makes bad, needs no proof; of several cables that are bonded only one would carry it.
+    let provable =
+        |cable: &&Cable| live(world, node, cable) && !switch.is_impaired(cable) && cable.bonded.is_none();
     let live: Vec<_> = node.cables().iter().filter(provable).collect();
     let at = now();
     switch.cut(reason, &Switch::all_of(node))?;
     let done = now();
     for cable in &live {
-        for cut in [Cut::From(cable.port.clone()), Cut::To(cable.port.clone())] {
+        for cut in [Cut::From(cable.bridge_port().into()), Cut::To(cable.bridge_port().into())] {
             if let Err(error) = prove_swallowed(world, node, cable, &cut) {
                 switch.restore(reason)?;
                 return Err(error);
@@ -339,8 +340,9 @@ pub(super) fn partition(world: &World, fault: &Partition) -> Result<Played> {
     let ways = ways(&groups);
     let cut_of = |from: &Cable, to: &Cable| Cut::Apart(from.port.clone(), to.port.clone());
     let cuts: Vec<_> = ways.iter().map(|(from, to)| cut_of(&from.1, &to.1)).collect();
-    let provable =
-        |end: &End| live(world, &end.0, &end.1) && !switch.is_cut(&end.1.port) && !switch.is_impaired(&end.1);
+    let provable = |end: &End| {
+        live(world, &end.0, &end.1) && !switch.is_cut(end.1.bridge_port()) && !switch.is_impaired(&end.1)
+    };
     let tested: Vec<_> = ways.iter().filter(|(from, to)| provable(from) && provable(to)).collect();
     if tested.is_empty() {
         return Err(Error::wrong(format!(
@@ -388,7 +390,7 @@ pub(super) fn partition_over(world: &World, fault: &Partition) -> Result<Played>
     let ways = ways(&groups);
     for (from, to) in &ways {
         let usable = |end: &End| {
-            live(world, &end.0, &end.1) && !switch.is_cut(&end.1.port) && !switch.is_impaired(&end.1)
+            live(world, &end.0, &end.1) && !switch.is_cut(end.1.bridge_port()) && !switch.is_impaired(&end.1)
         };
         if !usable(from) || !usable(to) {
             continue;

@@ -1,5 +1,6 @@
 //! The scenario language: one YAML file with a topology, steps and expectations.
 
+pub mod bond;
 mod check;
 pub mod connections;
 pub mod expectation;
@@ -99,14 +100,19 @@ pub enum Feature {
     Nftables,
     /// Loss, delay and the like on a link (`sch_netem`). What a fault `impair` needs is needed without being said.
     Netem,
+    /// Bonded links (`bonding`). What a link with a `bond` needs is needed without being said.
+    Bonding,
 }
 
 impl Scenario {
-    /// The features of the kernel that it needs: those that it requires, and those of its faults.
+    /// The features of the kernel that it needs: those that it requires, and those of its links and faults.
     pub fn features(&self) -> BTreeSet<Feature> {
         let mut features = self.requires.kernel.clone();
         if self.faults().any(|fault| matches!(fault, Fault::Impair(_))) {
             features.insert(Feature::Netem);
+        }
+        if self.topology.nodes.iter().flat_map(|node| &node.links).any(|link| link.bond.is_some()) {
+            features.insert(Feature::Bonding);
         }
         features
     }
@@ -129,6 +135,7 @@ impl Feature {
     pub fn name(self) -> &'static str {
         match self {
             Self::Netem => "netem",
+            Self::Bonding => "bonding",
             Self::Ipvs => "ipvs",
             Self::Ipip => "ipip",
             Self::Nftables => "nftables",

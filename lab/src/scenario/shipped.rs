@@ -20,6 +20,7 @@ pub const SHIPPED: &[Shipped] = shipped![
     "agent-restart",
     "agent-upgrade",
     "bad-cable",
+    "bonded",
     "checks-failover",
     "clock-step",
     "director-reboot",

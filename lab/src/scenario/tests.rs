@@ -283,6 +283,41 @@ fn expectations_that_cannot_be_decided() {
 }
 
 #[test]
+fn bonds() {
+    let link = "- {network: lan, interface: enp0s3, addresses: [172.16.193.10/16]}";
+    let bonded = |bond: &str, step: &str| {
+        let two =
+            format!("- {{network: lan, interface: bond0, addresses: [172.16.193.10/16], bond: {{{bond}}}}}");
+        let steps = format!("steps:\n  - name: before\n    {step}\n");
+        load("plain.yaml", &GOOD.replacen(link, &two, 1).replacen("steps:\n", &steps, 1))
+    };
+    let wait = "wait: {for: 1s}";
+    let refuses = |bond: &str, step: &str, field: &str, words: &str| {
+        let problems = bonded(bond, step).unwrap_err();
+        let [problem] = problems.as_slice() else { panic!("{bond} {step} gives {problems:?}") };
+        assert!(problem.field.ends_with(field) && problem.message.contains(words), "{problem:?}");
+    };
+    let legs = "legs: [enp0s3, enp0s8]";
+    let scenario = bonded(legs, "fault: {carrierLost: {node: SRV1, interface: enp0s8}}").unwrap();
+    assert!(scenario.features().contains(&super::Feature::Bonding));
+    bonded(&format!("{legs}, mode: lacp, hash: layer3+4"), wait).unwrap();
+    refuses("legs: []", wait, "bond.legs", "at least 1");
+    refuses("legs: [enp0s3, enp0s3]", wait, "bond.legs[1]", "two interfaces");
+    refuses("legs: [enp0s3, bond0]", wait, "bond.legs[1]", "two interfaces");
+    refuses(&format!("{legs}, hash: layer3+4"), wait, "bond.hash", "one cable carries all");
+    refuses(&format!("{legs}, mode: lcap"), wait, "bond.mode", "did you mean `lacp`?");
+    refuses(&format!("{legs}, monitor: 1m"), wait, "bond.monitor", "10s");
+    let lost = "fault: {carrierLost: {node: SRV1, interface: bond0}}";
+    refuses(legs, lost, "carrierLost.interface", "name one of its cables: `enp0s3` and `enp0s8`");
+    let hole = "fault: {blackhole: {node: SRV1, interface: enp0s3}}";
+    refuses(legs, hole, "blackhole.interface", "can only be lost");
+    let late = "fault: {impair: {node: SRV1, interface: enp0s3, delay: 1ms}}";
+    refuses(legs, late, "impair.interface", "can only be lost");
+    let parted = "fault: {partition: {network: lan, groups: [[SRV1], [ClientB]]}}";
+    refuses(legs, parted, "groups[0][0]", "bonded cables");
+}
+
+#[test]
 fn faults_that_exclude_each_other() {
     let twice = |first: &str, second: &str| {
         let steps = format!(

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::Receiver;
 
+mod bond;
 mod boot;
 mod cgroup;
 mod cut;
@@ -206,6 +207,7 @@ impl World {
         node.set_interface_defaults(&SYSCTLS)?;
         node.set_sysctls(sysctls(), true)?;
         self.switch.wire(node)?;
+        bond::bond(node)?;
         // Again, now that the interfaces are there, and before they are up and have addresses.
         node.set_sysctls(sysctls(), true)?;
         configure(node, None)?;
@@ -220,7 +222,7 @@ impl World {
         for cable in &node.0.cables {
             // What a fault holds down comes with its heal.
             if self.switch.is_unplugged(cable)
-                || self.switch.is_cut(&cable.port)
+                || self.switch.is_cut(cable.bridge_port())
                 || self.switch.is_impaired(cable)
             {
                 continue;

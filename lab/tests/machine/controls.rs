@@ -139,20 +139,20 @@ steps:
     exec: {node: SRV1, command: date +%s >/run/before}
 FAULT
   - name: pings
-    requests: {load: pings, from: ClientB, target: 'ping://172.16.193.10', rate: 100, count: 40, timeout: 1s}
+    requests: {load: pings, from: ClientB, target: 'ping://172.16.193.10', rate: 100, count: 100, timeout: 1s}
   - name: it is judged
     expect: [EXPECT]
 ";
-    let well = "{requests: {load: pings, ok: 40}}";
-    let replies = "{frames: {node: ClientB, interface: enp0s3, filter: {protocol: icmp, source: 172.16.193.10}, count: {atMost: 40}}}";
+    let well = "{requests: {load: pings, ok: 100}}";
+    let replies = "{frames: {node: ClientB, interface: enp0s3, filter: {protocol: icmp, source: 172.16.193.10}, count: {atMost: 100}}}";
     let steady = "{command: {node: SRV1, command: 'test $(( $(date +%s) - $(cat /run/before) )) -lt 1800 -a $(( $(date +%s) - $(cat /run/before) )) -ge 0'}}";
     let cable = |what: &str| format!("impair: {{node: SRV1, interface: enp0s3, {what}}}");
     let cases = [
-        ("loss", cable("loss: 60%"), well, "exactly 40 ok"),
-        ("delay", cable("direction: in, delay: 2s, jitter: 10ms"), well, "exactly 40 ok"),
-        ("duplicate", cable("direction: out, duplicate: 100%"), replies, "at most 40 frames"),
-        // 1000 bytes a second: 40 pings take two seconds at least, and not one.
-        ("rate", cable("direction: out, rate: 8kbit"), well, "exactly 40 ok"),
+        ("loss", cable("loss: 60%"), well, "exactly 100 ok"),
+        ("delay", cable("direction: in, delay: 2s, jitter: 10ms"), well, "exactly 100 ok"),
+        ("duplicate", cable("direction: out, duplicate: 100%"), replies, "at most 100 frames"),
+        // 1000 bytes a second: 100 pings take four seconds at least, and not one.
+        ("rate", cable("direction: out, rate: 8kbit"), well, "exactly 100 ok"),
         ("clock-forward", "clockStep: {forward: 1h}".into(), steady, "exits with 0"),
         ("clock-back", "clockStep: {back: 2h}".into(), steady, "exits with 0"),
     ];

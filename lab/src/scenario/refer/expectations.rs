@@ -93,6 +93,7 @@ impl<'a> Checker<'a> {
                     for (index, address) in expected.addresses.iter().enumerate() {
                         if let Some(interface) = &address.interface
                             && !["lo", "tunl0", "ip6tnl0"].contains(&&**interface)
+                            && !node.links.iter().any(|link| link.interface == *interface)
                         {
                             self.interface(node, interface, format!("{path}.addresses[{index}].interface"));
                         }

@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::super::check::join;
 use super::super::suggest;
-use super::super::topology::{Link, LinkAddress, Node};
-use super::super::value::Prefix;
+use super::super::topology::{BondHash, Link, LinkAddress, Node};
+use super::super::value::{Prefix, Span};
 use super::{AGENT, Checker};
+
+/// How seldom the carriers of a bond may be looked at.
+const MAX_MONITOR: Duration = Duration::from_secs(10);
 
 impl<'a> Checker<'a> {
     pub(super) fn networks_and_nodes(&mut self) {
@@ -47,6 +51,7 @@ impl<'a> Checker<'a> {
                     let message = format!("the node has two interfaces `{}`", link.interface);
                     self.report(format!("{path}.interface"), message);
                 }
+                self.bond(link, &path, &mut interfaces);
                 if let Some(mac) = link.mac
                     && let Some(other) = macs.insert((&*link.network, mac.0), &*node.name)
                 {
@@ -145,6 +150,30 @@ impl<'a> Checker<'a> {
     pub(super) fn file_name(&mut self, file: &str, path: String) {
         if file.is_empty() || file.contains('/') || file == "." || file == ".." || file.len() > 255 {
             self.report(path, format!("`{file}` is not the name of a file; folders are not looked into"));
+        }
+    }
+
+    fn bond(&mut self, link: &'a Link, path: &str, interfaces: &mut BTreeSet<&'a str>) {
+        let Some(bond) = &link.bond else { return };
+        for (index, leg) in bond.legs.iter().enumerate() {
+            let path = format!("{path}.bond.legs[{index}]");
+            if leg.len() > 15 {
+                self.report(&*path, format!("has {} characters, but can have at most 15", leg.len()));
+            }
+            if &**leg == "lo" || !interfaces.insert(leg) {
+                self.report(&*path, format!("the node has two interfaces `{leg}`"));
+            }
+        }
+        if bond.hash != BondHash::default() && !bond.mode.is_aggregate() {
+            self.report(
+                format!("{path}.bond.hash"),
+                "belongs to `balanceXor` and `lacp`: here one cable carries all",
+            );
+        }
+        let monitor = bond.monitor.get();
+        if monitor.is_zero() || monitor > MAX_MONITOR {
+            let message = format!("has to be between 1ms and {}", Span(MAX_MONITOR));
+            self.report(format!("{path}.bond.monitor"), message);
         }
     }
 

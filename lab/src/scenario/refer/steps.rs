@@ -9,6 +9,7 @@ use super::super::fault::{ClockStep, Direction, Fault, Impair, Partition};
 use super::super::loads::{Target, load_name};
 use super::super::step::{Action, Step};
 use super::super::suggest;
+use super::super::topology::{Link, Node};
 use super::{Checker, LoadKind};
 
 /// The longest pause or patience of a step.
@@ -251,6 +252,7 @@ impl<'a> Checker<'a> {
             Fault::Blackhole(fault) => {
                 if let Some(node) = self.known_node(&fault.node, &path) {
                     self.interface(node, &fault.interface, format!("{path}.interface"));
+                    self.not_bonded(node, &fault.interface, format!("{path}.interface"));
                 }
             }
             Fault::FreezeAgent(fault) | Fault::KillAgent(fault) => {
@@ -269,6 +271,7 @@ impl<'a> Checker<'a> {
             Fault::Impair(impair) => {
                 if let Some(node) = self.known_node(&impair.node, &path) {
                     self.interface(node, &impair.interface, format!("{path}.interface"));
+                    self.not_bonded(node, &impair.interface, format!("{path}.interface"));
                 }
                 self.impair(impair, &path);
             }
@@ -284,6 +287,17 @@ impl<'a> Checker<'a> {
                     self.server(node, &fault.service, format!("{path}.service"));
                 }
             }
+        }
+    }
+
+    /// What could not be proved of one of several cables: which of them carries a frame is the bond's choice.
+    fn not_bonded(&mut self, node: &Node, interface: &str, path: String) {
+        let bonded = |link: &Link| link.bond.is_some() && link.cables().any(|cable| &**cable == interface);
+        if node.links.iter().any(bonded) {
+            let message = format!(
+                "`{interface}` is bonded; a bonded cable can only be lost: `carrierLost`, `adminDown`"
+            );
+            self.report(path, message);
         }
     }
 
@@ -346,6 +360,12 @@ impl<'a> Checker<'a> {
                     && !node.links.iter().any(|link| link.network == partition.network)
                 {
                     self.report(path, format!("`{name}` is not on network `{}`", partition.network));
+                } else if let Some(node) = self.topology.node(name)
+                    && node.links.iter().any(|link| link.network == partition.network && link.bond.is_some())
+                {
+                    let message =
+                        format!("`{name}` has bonded cables there, which cannot be parted from others");
+                    self.report(path, message);
                 }
             }
         }
