@@ -6,6 +6,7 @@ mod keeper;
 pub(crate) mod kernel;
 pub(crate) mod machine;
 mod play;
+mod stops;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ Examples:
   bascule-lab run tp-ipvs                         play one; results are in ./lab-results
   bascule-lab run --all --out results             play all; results/junit.xml is for CI
   bascule-lab run my.yaml --repeat 5 --seed 7     a scenario of your own, five times
+  bascule-lab run my.yaml --on-failure shell      look around where it failed, before all is taken down
   bascule-lab up tp-ipvs                          the same network, to work in by hand:
   bascule-lab exec Load-Balancer -- ipvsadm -Ln     look,
   bascule-lab inject adminDown node=SRV1 interface=enp0s3   break something,

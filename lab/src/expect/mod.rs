@@ -7,6 +7,7 @@ pub mod frames;
 pub mod holders;
 pub mod ipvsadm;
 pub mod kernel;
+pub mod metric;
 pub mod reals;
 pub mod requests;
 pub mod status;

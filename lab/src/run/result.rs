@@ -133,6 +133,9 @@ pub struct ScenarioResult {
     /// Lines of logs around what went wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nearest_log_lines: Vec<String>,
+    /// Frames around what went wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nearest_frames: Vec<String>,
 }
 
 impl ScenarioResult {
@@ -153,6 +156,7 @@ impl ScenarioResult {
             steps: Vec::new(),
             loads: BTreeMap::new(),
             nearest_log_lines: Vec::new(),
+            nearest_frames: Vec::new(),
         }
     }
 }
@@ -196,6 +200,10 @@ impl Summary {
                 status.set_description(detail(result));
             }
             let mut case = TestCase::new(name, status);
+            // So that what a CI system shows of a case is enough to play it again.
+            case.add_property(("kernel", result.kernel.as_str()));
+            case.add_property(("seed", result.seed.to_string().as_str()));
+            case.add_property(("plays", result.attempts.to_string().as_str()));
             case.set_classname("bascule-lab");
             case.set_time(std::time::Duration::from_secs_f64(result.setup_seconds + result.duration_seconds));
             suite.add_test_case(case);
@@ -212,7 +220,7 @@ fn first_line(text: &str) -> &str {
 
 fn detail(result: &ScenarioResult) -> String {
     let mut text = result.reason.clone();
-    for line in &result.nearest_log_lines {
+    for line in result.nearest_log_lines.iter().chain(&result.nearest_frames) {
         text.push('\n');
         text.push_str(line);
     }
@@ -253,6 +261,7 @@ pub(super) fn example(name: &str, verdict: Verdict) -> ScenarioResult {
         steps: Vec::new(),
         loads: BTreeMap::new(),
         nearest_log_lines: Vec::new(),
+        nearest_frames: Vec::new(),
     }
 }
 
@@ -290,5 +299,6 @@ mod tests {
             "{xml}"
         );
         assert!(xml.contains("seen 9 &lt;ok&gt;"), "{xml}");
+        assert!(xml.contains(r#"<property name="seed" value="1"/>"#), "{xml}");
     }
 }
