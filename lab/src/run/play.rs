@@ -208,7 +208,7 @@ impl Player<'_> {
             "fault",
             json!({"fault": fault.to_string(), "doneAt": self.timeline.seconds(played.done), "proof": played.proof}),
         );
-        self.restart(&played.restart)
+        self.restart(&played.restart, played.at)
     }
 
     fn heal(&mut self, fault: &Fault) -> Result<()> {
@@ -219,7 +219,7 @@ impl Player<'_> {
             "heal",
             json!({"fault": fault.to_string(), "doneAt": self.timeline.seconds(played.done), "proof": played.proof}),
         );
-        self.restart(&played.restart)
+        self.restart(&played.restart, played.at)
     }
 
     fn took_effect(&mut self, at: u64, done: u64) {
@@ -229,14 +229,15 @@ impl Player<'_> {
         }
     }
 
-    fn restart(&mut self, restart: &Restart) -> Result<()> {
+    fn restart(&mut self, restart: &Restart, at: u64) -> Result<()> {
         match restart {
             Restart::Nothing => Ok(()),
             Restart::Agent { node } => self.programs.start_agent(node),
             Restart::Service { node, service } => self.programs.start_service(node, service),
             Restart::Everything { node } => {
+                let booting = u64::try_from(i128::from(at) + self.realtime).unwrap_or(0);
                 for capture in self.captures.iter_mut().filter(|capture| capture.node == *node) {
-                    capture.go_on(self.world)?;
+                    capture.go_on(self.world, booting)?;
                 }
                 self.programs.start_node(node)
             }
