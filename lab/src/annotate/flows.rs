@@ -36,7 +36,10 @@ struct Taken {
 impl Watch {
     /// Whether it is a packet that the node where it was recorded had taken in before.
     pub(super) fn look(&mut self, look: &Look<'_>, book: &mut Book) -> bool {
-        let (Some(ip), Some(node)) = (look.frame.ip(), look.node()) else { return false };
+        let Some(ip) = look.frame.ip() else { return false };
+        // Where no node is named, all that was recorded in one place is one machine's (`tcpdump -i any`).
+        let end = look.known.ends.get(look.end()).map(|end| end.name.as_str()).unwrap_or_default();
+        let node = look.node().unwrap_or(end);
         let Some(essence) = essence(&ip) else { return false };
         let key = (node.to_owned(), essence);
         if look.is_inbound() {
@@ -48,7 +51,7 @@ impl Watch {
         // What a machine sends of its own may look the same; what it hands on lives no longer than before.
         let same = |taken: &Taken| look.is_outbound() && ttl(&ip) <= taken.ttl;
         let Some(taken) = taken.filter(same) else { return false };
-        self.handed_on(look, &ip, &taken, node, book);
+        self.handed_on(look, &ip, &taken, book);
         true
     }
 
@@ -72,8 +75,9 @@ impl Watch {
         }
     }
 
-    fn handed_on(&mut self, look: &Look<'_>, ip: &Ip<'_>, taken: &Taken, node: &str, book: &mut Book) {
+    fn handed_on(&mut self, look: &Look<'_>, ip: &Ip<'_>, taken: &Taken, book: &mut Book) {
         let known = look.known;
+        let by = look.node().map_or_else(|| taken.destination.0.to_string(), str::to_owned);
         let how = how(ip, taken, known.services.contains(&taken.destination.0));
         let number = match ip.transport() {
             Transport::Tcp { seq, .. } => seq,
@@ -99,7 +103,7 @@ impl Watch {
                 client: text(source),
                 service: text(destination),
                 server,
-                by: node.to_owned(),
+                by: by.clone(),
                 how,
                 other: look.reference(look.index, look.end()),
             };
@@ -108,7 +112,7 @@ impl Watch {
         if how.is_none_or(|how| how == Forwarded::Masquerade) {
             let change = |other| {
                 Note::Nat(Rewriting {
-                    by: node.to_owned(),
+                    by: by.clone(),
                     other,
                     before: (text(source), text(destination)),
                     after: (text(after.0), text(after.1)),

@@ -58,7 +58,9 @@ impl Book {
         if *count <= MAX_OF_A_KIND
             && let Some(notes) = self.notes.get_mut(frame)
         {
-            notes.push(note);
+            // That it did not arrive is more than anything it says.
+            let place = if note.kind() == "lost" { 0 } else { notes.len() };
+            notes.insert(place, note);
         }
     }
 }
@@ -111,8 +113,8 @@ impl Look<'_> {
     /// How another frame is referred to.
     fn reference(&self, index: usize, end: usize) -> String {
         match self.known.ends.get(end) {
-            Some(end) => format!("#{}, {}", index + 1, end.name),
-            None => format!("#{}", index + 1),
+            Some(end) if !end.name.is_empty() => format!("#{}, {}", index + 1, end.name),
+            _ => format!("#{}", index + 1),
         }
     }
 }

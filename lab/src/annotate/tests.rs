@@ -241,6 +241,22 @@ fn the_first_syn_has_the_server_that_was_chosen_and_the_answer_its_rewriting() {
     assert_eq!(notes(&again).len(), found.len());
 }
 
+/// As `tcpdump -i any` on the director has it: one place, no names.
+#[test]
+fn one_machine_without_a_name_hands_on() {
+    let mut known = Known::of(&crate::scenario::load("two", NETWORK).expect("a good scenario"));
+    known.end("");
+    let mut packets = [at(1, "<dir1/enp0s3", CLIENT_SYN), at(2, ">dir1/enp0s3", SERVER_SYN)];
+    packets.iter_mut().for_each(|packet| packet.interface = 0);
+    let annotated = annotate(&packets, &mut known);
+    assert_eq!(
+        annotated.text(0, Language::En).as_deref(),
+        Some(
+            "IPVS on web chose SRV2 (172.16.193.40:80) for ClientA (192.16.193.100:59952), which asks for web (192.16.193.30:80) (masquerading: the destination is rewritten; see #2)"
+        )
+    );
+}
+
 /// Two pings with the same number and data, of ClientA to dir1 and of dir1 to ClientA.
 #[test]
 fn what_a_machine_sends_itself_is_not_handed_on() {

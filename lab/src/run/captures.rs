@@ -11,7 +11,7 @@ use crate::annotate::{Known, Language, annotate, file};
 use crate::programs::clock::realtime_ns;
 use crate::programs::pcapng::{self, Block, Packet};
 use crate::scenario::Scenario;
-use crate::world::{self, Node, Process, Spawn, World};
+use crate::world::{self, Node, Process, Spawn, World, now};
 
 /// A recorded link. After a boot of its node it goes on in another file.
 pub(super) struct Capture {
@@ -41,6 +41,8 @@ const PROBE: [u8; 2] = world::PROBE_ETHERTYPE.to_be_bytes();
 const PATIENCE: Duration = Duration::from_secs(60);
 /// From when on nothing is added to the file of a link, in bytes; what comes later is counted as lost.
 const LIMIT: u64 = 48 << 20;
+/// The same for all links of a topology together: in the end all of it is in memory at once.
+const LIMIT_OF_ALL: u64 = 512 << 20;
 // The last frame, and the totals that every look at it adds, come on top.
 const _: () = assert!(LIMIT + (8 << 20) < world::MAX_FILE, "what was recorded can be read");
 
@@ -52,17 +54,19 @@ impl Capture {
         Ok(capture)
     }
 
-    /// Begins, after its node has booted, the next file. From when its boot began (CLOCK_REALTIME, nanoseconds) until the capture runs
+    /// Begins, after its node has booted, the next file. From when its boot began (CLOCK_MONOTONIC, nanoseconds) until the capture runs
     /// something may have arrived that nobody recorded.
     pub(super) fn go_on(&mut self, world: &World, booting: u64) -> Result<()> {
         if let Some(part) = self.parts.last_mut() {
-            part.until.get_or_insert(booting);
+            let ago = now().saturating_sub(booting);
+            part.until.get_or_insert_with(|| realtime_ns().saturating_sub(ago));
         }
         let node = world.node(&self.node)?;
         let path = format!("/var/log/bascule-lab/{}.{}.pcapng", self.interface, self.parts.len());
         node.write_file(&path, b"")?;
         let label = format!("{}/{}", self.node, self.interface);
-        let limit = LIMIT.to_string();
+        let ends: usize = world.nodes().iter().map(|node| node.interfaces().len()).sum();
+        let limit = LIMIT.min(LIMIT_OF_ALL / (ends as u64).max(1)).to_string();
         let argv = [
             "bascule-lab",
             "capture",

@@ -235,9 +235,8 @@ impl Player<'_> {
             Restart::Agent { node } => self.programs.start_agent(node),
             Restart::Service { node, service } => self.programs.start_service(node, service),
             Restart::Everything { node } => {
-                let booting = u64::try_from(i128::from(at) + self.realtime).unwrap_or(0);
                 for capture in self.captures.iter_mut().filter(|capture| capture.node == *node) {
-                    capture.go_on(self.world, booting)?;
+                    capture.go_on(self.world, at)?;
                 }
                 self.programs.start_node(node)
             }
