@@ -149,7 +149,7 @@ fn pcapng(bytes: &[u8]) -> io::Result<Capture> {
             first = capture.links.len();
         }
         let size = order.size(head, 4).unwrap_or(0);
-        if size < 12 || size > MAX_BLOCK || !size.is_multiple_of(4) {
+        if !(12..=MAX_BLOCK).contains(&size) || !size.is_multiple_of(4) {
             return Err(bad(format!("the block at byte {at} is said to have {size} bytes")));
         }
         let Some(body) = bytes.get(at + 8..at + size - 4) else { break };

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::note::{Forwarded, Note, Rewriting};
-use super::packet::{ACK, Ip, SYN, Transport};
+use super::packet::{FIN, Ip, RST, SYN, Transport};
 use super::{Book, Look};
 
 /// How long a machine may take to hand a packet on, in nanoseconds.
@@ -158,9 +158,7 @@ fn ends(ip: &Ip<'_>) -> ((IpAddr, u16), (IpAddr, u16)) {
 /// What stays the same of a packet that may be the first of its flow in its direction.
 fn essence(ip: &Ip<'_>) -> Option<u64> {
     match ip.transport() {
-        Transport::Tcp { flags, .. } => {
-            (flags & SYN != 0 && flags & !(SYN | ACK) & 7 == 0).then(|| ip.essence())?
-        }
+        Transport::Tcp { flags, .. } => (flags & (SYN | FIN | RST) == SYN).then(|| ip.essence())?,
         Transport::Tunnel(inner) => essence(&inner),
         _ => ip.essence(),
     }

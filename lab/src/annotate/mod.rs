@@ -23,6 +23,8 @@ pub(crate) use note::Language;
 pub(crate) use note::Note;
 pub(crate) use summary::summary;
 
+use std::collections::BTreeMap;
+
 use crate::programs::pcapng::{Direction, Packet};
 use packet::Frame;
 
@@ -48,7 +50,7 @@ impl Annotated {
 /// The comments, each at its frame.
 struct Book {
     notes: Vec<Vec<Note>>,
-    counts: std::collections::BTreeMap<&'static str, usize>,
+    counts: BTreeMap<&'static str, usize>,
 }
 
 impl Book {
@@ -124,7 +126,7 @@ pub(crate) fn annotate(packets: &[Packet], known: &mut Known) -> Annotated {
     known.learn(packets);
     let known = &*known;
     let paths = paths::follow(packets, known);
-    let mut book = Book { notes: vec![Vec::new(); packets.len()], counts: Default::default() };
+    let mut book = Book { notes: vec![Vec::new(); packets.len()], counts: BTreeMap::new() };
     let mut vrrp = vrrp::Watch::default();
     let mut claims = claims::Watch::default();
     let mut flows = flows::Watch::default();

@@ -149,13 +149,13 @@ impl<'a> Ip<'a> {
         let header = usize::from(bytes.first()? & 15) * 4;
         // What follows the packet pads the frame.
         let length = usize::from(u16_at(bytes, 2)?).clamp(header, bytes.len().max(header));
-        let first = u16_at(bytes, 6)? & 0x1fff == 0;
+        let offset = u16_at(bytes, 6)? & 0x1fff;
         Some(Self {
             source: v4(bytes, 12)?.into(),
             destination: v4(bytes, 16)?.into(),
             ttl: *bytes.get(8)?,
             protocol: *bytes.get(9)?,
-            payload: if first { bytes.get(header..length).unwrap_or_default() } else { &[] },
+            payload: if offset == 0 { bytes.get(header..length).unwrap_or_default() } else { &[] },
         })
     }
 

@@ -302,7 +302,7 @@ fn checks_that_fail_say_why() {
     let asks = at(0, ">dir1/enp0s8", &check(0x02));
     let says = |flags, data: &str| at(2, "<dir1/enp0s8", &answer(flags, data));
     assert_eq!(fails(&[asks.clone(), says(0x14, "")]), [(1, CheckFailure::Refused)]);
-    assert_eq!(fails(&[asks.clone()]), [(0, CheckFailure::NoAnswer)]);
+    assert_eq!(fails(std::slice::from_ref(&asks)), [(0, CheckFailure::NoAnswer)]);
     assert_eq!(fails(&[asks.clone(), says(0x12, "")]), []);
     let well = [asks.clone(), says(0x12, ""), says(0x18, "HTTP/1.1 200 OK\r\n")];
     assert_eq!(fails(&well), []);
