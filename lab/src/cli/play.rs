@@ -33,7 +33,7 @@ pub(super) struct RunArgs {
     /// Where they run.
     #[arg(long, value_enum, default_value_t)]
     kernel: Kernel,
-    /// Folder of the results: DIR/junit.xml, and DIR/NAME/ with result.json, timeline.jsonl, capture.pcapng and logs.
+    /// Folder of the results: DIR/junit.xml, and DIR/NAME/ with report.html, result.json, timeline.jsonl, capture.pcapng and logs.
     #[arg(long, value_name = "DIR", default_value = "lab-results")]
     out: PathBuf,
     /// Draws the moments of faults; a run prints the one that it used.

@@ -58,10 +58,10 @@ pub(super) fn collect(player: &mut Player<'_>, folder: &Path, result: &mut Scena
         }
         result.loads.insert(name.clone(), tally);
     }
-    for capture in &player.captures {
+    for capture in &mut player.captures {
         capture.stop();
     }
-    captures::merge(world, &player.captures, &folder.join("capture.pcapng"))
+    captures::merge(world, player.scenario, &player.captures, &folder.join("capture.pcapng"))
 }
 
 /// Two objects as one, some fields of the second left out.

@@ -14,6 +14,7 @@ mod reals;
 mod result;
 mod session;
 mod table;
+mod tables;
 mod timeline;
 mod wallclock;
 
@@ -26,6 +27,7 @@ pub use result::{Judged, LoadResult, ScenarioResult, StepResult, Summary, Verdic
 pub use session::{Up, missing, up};
 
 pub use crate::cancel::Cancel;
+use crate::report;
 use crate::scenario::Scenario;
 use crate::world::World;
 
@@ -148,6 +150,9 @@ fn until_decided(
         result.attempts = attempts;
         doubt(scenario, &mut result);
         session::write_result(&folder, &result)?;
+        if let Err(error) = report::write(&folder) {
+            (options.progress)(&format!("{}: no {}: {error}", scenario.name, report::PAGE));
+        }
         if result.verdict != Verdict::Undecided || attempts > AGAIN || options.cancel.is_cancelled() {
             return Ok(result);
         }

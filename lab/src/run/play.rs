@@ -214,7 +214,7 @@ impl Player<'_> {
             what,
             json!({"fault": fault.to_string(), "doneAt": self.timeline.seconds(played.done), "proof": played.proof}),
         );
-        self.restart(&played.restart)
+        self.restart(&played.restart, played.at)
     }
 
     fn took_effect(&mut self, at: u64, done: u64) {
@@ -224,14 +224,14 @@ impl Player<'_> {
         }
     }
 
-    fn restart(&mut self, restart: &Restart) -> Result<()> {
+    fn restart(&mut self, restart: &Restart, at: u64) -> Result<()> {
         match restart {
             Restart::Nothing => Ok(()),
             Restart::Agent { node } => self.programs.start_agent(node),
             Restart::Service { node, service } => self.programs.start_service(node, service),
             Restart::Everything { node } => {
                 for capture in self.captures.iter_mut().filter(|capture| capture.node == *node) {
-                    capture.go_on(self.world)?;
+                    capture.go_on(self.world, at)?;
                 }
                 self.programs.start_node(node)
             }

@@ -120,6 +120,8 @@ pub struct ScenarioResult {
     pub run: u32,
     /// How often it was played because it was undecided.
     pub attempts: u32,
+    /// When the first step began, in nanoseconds since 1970; 0 if none did.
+    pub started_unix_ns: u64,
     /// From the first step to the last.
     pub duration_seconds: f64,
     /// Building the network and starting the programs.
@@ -150,6 +152,7 @@ impl ScenarioResult {
             seed,
             run: 1,
             attempts: 1,
+            started_unix_ns: 0,
             duration_seconds: 0.0,
             setup_seconds: 0.0,
             lateness_ms: 0.0,
@@ -255,6 +258,7 @@ pub(super) fn example(name: &str, verdict: Verdict) -> ScenarioResult {
         seed: 1,
         run: 1,
         attempts: 1,
+        started_unix_ns: 0,
         duration_seconds: 1.5,
         setup_seconds: 0.5,
         lateness_ms: 0.0,

@@ -16,6 +16,7 @@ use super::play::Player;
 use super::programs::Programs;
 use super::reals::{self, Tables};
 use super::result::{ScenarioResult, Verdict};
+use super::tables::Moments;
 use super::timeline::Timeline;
 use super::wallclock::WallClock;
 use super::{Cancel, RunOptions, folder, table};
@@ -24,7 +25,8 @@ use crate::doctor::kernel::{self, Ability};
 use crate::expect::Span;
 use crate::expect::holders::History;
 use crate::fault::{self, Played, Restart};
-use crate::scenario::{Fault, Scenario, Step, Topology, recorded};
+use crate::programs::clock;
+use crate::scenario::{Fault, Scenario, Step, Topology, load, recorded, shipped};
 use crate::world::{Event, Watched, World, WorldDir, now, wallclock};
 
 /// What this kernel and machine lack of what a scenario needs, in words; empty: nothing.
@@ -178,6 +180,7 @@ pub(super) fn run(
         ..result.clone()
     };
     write_result(folder, &unended)?;
+    std::fs::write(folder.join(format!("{}.yaml", scenario.name)), scenario_text(scenario)?)?;
     let missing = missing(scenario);
     if !missing.is_empty() {
         result.verdict = Verdict::Unsupported;
@@ -208,6 +211,16 @@ pub(super) fn run(
     timeline.write(&folder.join("timeline.jsonl"))?;
     (options.print)(table::scenario(&result, &timeline).trim_end());
     Ok(result)
+}
+
+/// A scenario as a file: that which ships as it ships, another one with its fields only. JSON is YAML.
+fn scenario_text(scenario: &Scenario) -> std::io::Result<String> {
+    let ships = shipped::find(&scenario.name)
+        .filter(|shipped| load(shipped.name, shipped.text).is_ok_and(|other| other == *scenario));
+    match ships {
+        Some(shipped) => Ok(shipped.text.to_owned()),
+        None => Ok(serde_json::to_string_pretty(scenario)? + "\n"),
+    }
 }
 
 /// An error, and what had happened until then.
@@ -269,6 +282,9 @@ fn set_up_and_play(
         clock: WallClock::now(),
         random: result.seed,
     };
+    result.started_unix_ns = clock::realtime_ns().saturating_sub(now().saturating_sub(line.start()));
+    let mut moments = Moments::default();
+    moments.look("start", scenario, &world, line);
     let end = AtomicBool::new(false);
     let played = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -277,11 +293,13 @@ fn set_up_and_play(
                 std::thread::sleep(Duration::from_millis(100));
             }
         });
-        let played = play(&mut player, result);
+        let played = play(&mut player, &mut moments, result);
         end.store(true, Ordering::Relaxed);
         played
     });
     result.nearest_frames = nearest_frames(&player, result);
+    moments.look("end", scenario, &world, line);
+    let kept = moments.write(folder).map_err(|error| Error::harness(format!("writing the tables: {error}")));
     let collected = collect(&mut player, folder, result);
     let nearest = nearest(result, &logs, line.start());
     result.nearest_log_lines = nearest;
@@ -294,7 +312,7 @@ fn set_up_and_play(
     // The queue ends with the world.
     let _ = watcher.join();
     let timeline = Arc::into_inner(timeline).and_then(std::sync::OnceLock::into_inner);
-    for outcome in [played, collected, down.map_err(Into::into)] {
+    for outcome in [played, kept, collected, down.map_err(Into::into)] {
         if let Err(error) = outcome {
             return Err(Early { error, timeline });
         }
@@ -359,7 +377,7 @@ fn note(timeline: &Timeline, watched: &Watched) {
 }
 
 /// Plays the steps; the first that fails ends it.
-fn play(player: &mut Player<'_>, result: &mut ScenarioResult) -> Result<()> {
+fn play(player: &mut Player<'_>, moments: &mut Moments, result: &mut ScenarioResult) -> Result<()> {
     let (name, steps) = (&player.scenario.name, &player.scenario.steps);
     let options = player.options;
     let steps = if options.topology_only { &[] } else { steps.as_slice() };
@@ -368,6 +386,7 @@ fn play(player: &mut Player<'_>, result: &mut ScenarioResult) -> Result<()> {
         if result.verdict == Verdict::Failed && !options.keep_going {
             return Ok(());
         }
+        moments.before(step, player.scenario, player.world, player.timeline);
         if let Some(pause) = &options.pause {
             pause(player.world, &format!("{name}: before [{}/{}] {}", index + 1, steps.len(), step.name));
             options.cancel.check()?;

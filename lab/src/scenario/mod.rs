@@ -148,9 +148,9 @@ impl Feature {
 #[serde(rename_all = "camelCase")]
 pub enum Record {
     /// Those of nodes with an agent or a peer program, and those that `frames` and `claims` expectations name.
-    #[default]
     Directors,
-    /// All.
+    /// All, at both ends: what was sent and never arrived is marked so.
+    #[default]
     All,
     /// Only those that `frames` and `claims` expectations name.
     Asked,
