@@ -141,8 +141,19 @@ fn late(cluster: &mut Cluster, line: &BadLine) -> Result<()> {
 
 /// A namespace that goes takes nothing from others; what cannot be put back into it is said, and tried ever later.
 pub(crate) fn a_namespace_is_deleted(cluster: &mut Cluster) -> Result<()> {
+    // An address of its own: one namespace takes none from another.
+    let instance =
+        json!({"name": "a", "interface": "out", "virtualRouterId": 61, "addresses": ["192.16.193.61/32"]});
+    let group = json!({
+        "apiVersion": "bascule.dev/v1alpha1", "kind": "VrrpGroup", "metadata": {"name": "leaving"},
+        "spec": {"members": [{"director": "dir1", "priority": 200}, {"director": "dir2"}], "instances": [instance]},
+    });
     cluster.kubectl("create namespace leaving")?;
-    cluster.apply(&services("leaving", 6100, 100).replace("\"tp\"", "\"leaving\""))?;
+    cluster.apply(&group.to_string())?;
+    let elsewhere = [("\"tp\"", "\"leaving\""), ("\"front\"", "\"leaving\""), ("193.30", "193.61")];
+    let leaving =
+        elsewhere.iter().fold(services("leaving", 6100, 100), |text, (from, to)| text.replace(from, to));
+    cluster.apply(&leaving)?;
     consistent(cluster)?;
     // Nobody collects what is in it here: no controller runs. It is as it is for as long as collecting takes.
     cluster.kubectl("delete namespace leaving --wait=false")?;
@@ -170,6 +181,7 @@ pub(crate) fn a_namespace_is_deleted(cluster: &mut Cluster) -> Result<()> {
     let file = file.display().to_string();
     cluster.kubectl(&format!("replace --raw /api/v1/namespaces/leaving/finalize -f {file}"))?;
     cluster.kubectl("delete vs staying-0 -n tp")?;
+    cluster.kubectl("delete vg leaving")?;
     consistent(cluster)
 }
 
