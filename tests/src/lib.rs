@@ -1,6 +1,7 @@
 //! End-to-end tests of Bascule; see the files under `tests/`.
 
 pub mod api_server;
+pub mod bad_line;
 pub mod operator;
 
 use std::os::unix::process::CommandExt as _;

@@ -2,7 +2,7 @@
 //! is missing. The specs are taken apart completely, so that a new field cannot be forgotten here.
 
 use bascule_crds::vrrp_group::{Authentication, Hmac, HmacKey};
-use bascule_crds::{DirectorSpec, VirtualServiceSpec, VrrpGroupSpec};
+use bascule_crds::{VirtualServiceSpec, VrrpGroupSpec};
 
 use crate::compiler::Trust;
 use crate::problem::Problems;
@@ -34,32 +34,6 @@ pub(crate) fn virtual_service(spec: &VirtualServiceSpec, problems: &mut Problems
     if real_servers_from.is_some() {
         problems.unsupported("spec.realServersFrom", "real servers from a Service of Kubernetes are");
     }
-}
-
-/// The other fields of a Director are in force all the same: it is a machine's description, and to drop the aliases or
-/// timeouts for one field would take down what works.
-pub(crate) fn director(spec: &DirectorSpec, problems: &mut Problems) {
-    let DirectorSpec {
-        maintenance,
-        failure_domain,
-        service_account,
-        // What the configuration of a director carries, or what is asked while compiling.
-        connection_sync: _,
-        interface_aliases: _,
-        timeouts: _,
-        expire: _,
-        sysctls: _,
-        allow: _,
-        allowed_targets: _,
-    } = spec;
-    let mut refuse = |used: bool, field: &str, what: &str| {
-        if used {
-            problems.unsupported(format!("spec.{field}"), what);
-        }
-    };
-    refuse(maintenance.is_some_and(|m| m.enabled), "maintenance.enabled", "maintenance is");
-    refuse(failure_domain.is_some(), "failureDomain", "failure domains are");
-    refuse(service_account.is_some(), "serviceAccount", "directors outside the cluster are");
 }
 
 pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Problems) {

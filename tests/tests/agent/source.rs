@@ -239,3 +239,61 @@ pub(crate) fn a_missing_right(cluster: &mut Cluster) -> Result<()> {
     follower.end();
     Ok(())
 }
+
+const RIGHTS: &str = include_str!("../../../agent/deploy/rbac.yaml");
+
+/// Verb by verb, each of all resources together: every resource is named, what is known stays, and with the right all is well again
+/// without a restart.
+pub(crate) fn each_right_is_missed(cluster: &mut Cluster) -> Result<()> {
+    const WATCHED: [&str; 4] =
+        ["virtualservicebindings", "natrulebindings", "healthchecks", "directorconfigs"];
+    let rights = |cluster: &Cluster, without: Option<&str>| {
+        let asked = [
+            ("list", "healthchecks.bascule.dev"),
+            ("watch", "healthchecks.bascule.dev"),
+            ("patch", "leases/director-dir1"),
+            ("create", "leases/director-dir1"),
+        ];
+        cluster.rights(RIGHTS, "bascule-agent-dir1", without, &asked)
+    };
+    let well = |follower: &Follower| {
+        eventually("all is well again", || {
+            let link = follower.api.link();
+            ensure!(link.connected && link.troubles.is_empty(), "{link:?}");
+            Ok(())
+        })
+    };
+    let lease = format!("lease director-dir1 -n {NAMESPACE}");
+    for (verb, resources, weight) in [
+        ("list", &WATCHED[..], 11),
+        ("watch", &WATCHED[..], 12),
+        ("create", &["leases"][..], 13),
+        ("patch", &["leases"][..], 14),
+    ] {
+        rights(cluster, Some(verb))?;
+        if verb == "create" {
+            cluster.kubectl(&format!("delete {lease} --ignore-not-found"))?;
+        }
+        let follower = follower(cluster)?;
+        for resource in resources {
+            let words = format!("cannot {verb} resource \"{resource}\"");
+            eventually("it says which verb of what it lacks", || {
+                let link = follower.api.link();
+                ensure!(link.troubles.iter().any(|trouble| trouble.contains(&words)), "{words}: {link:?}");
+                Ok(())
+            })?;
+        }
+        // It goes on with what it remembers.
+        ensure!(follower.told()?.0.bindings.len() == 1, "{verb}");
+        rights(cluster, None)?;
+        well(&follower)?;
+        cluster.apply(&srv2(weight))?;
+        eventually("it hears", || {
+            ensure!(follower.weight("web", "srv2")? == weight, "{verb}");
+            Ok(())
+        })?;
+        eventually("it lives", || cluster.get(&lease).map(|_| ()))?;
+        follower.end();
+    }
+    Ok(())
+}
