@@ -16,7 +16,6 @@ const UNSUPPORTED: [&str; 7] = [
     "VirtualService spec.realServersFrom",
     "Director spec.maintenance.enabled",
     "Director spec.failureDomain",
-    "Director spec.serviceAccount",
     "VrrpGroup spec.authentication.hmac.keys[].secretRef",
     "VrrpGroup spec.authentication.simple.secretRef",
 ];

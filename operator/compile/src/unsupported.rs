@@ -42,7 +42,8 @@ pub(crate) fn director(spec: &DirectorSpec, problems: &mut Problems) {
     let DirectorSpec {
         maintenance,
         failure_domain,
-        service_account,
+        // What an admission policy asks for.
+        service_account: _,
         // What the configuration of a director carries, or what is asked while compiling.
         connection_sync: _,
         interface_aliases: _,
@@ -59,7 +60,6 @@ pub(crate) fn director(spec: &DirectorSpec, problems: &mut Problems) {
     };
     refuse(maintenance.is_some_and(|m| m.enabled), "maintenance.enabled", "maintenance is");
     refuse(failure_domain.is_some(), "failureDomain", "failure domains are");
-    refuse(service_account.is_some(), "serviceAccount", "directors outside the cluster are");
 }
 
 pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Problems) {

@@ -109,7 +109,6 @@ fn what_does_not_exist_yet_is_refused_by_name() {
     for (field, spec) in [
         ("spec.maintenance.enabled", json!({"maintenance": {"enabled": true}})),
         ("spec.failureDomain", json!({"failureDomain": "rack1"})),
-        ("spec.serviceAccount", json!({"serviceAccount": {"namespace": "a", "name": "b"}})),
     ] {
         refused(object("Director", "dir1", &spec), Unsupported, field, "not supported by this version");
         documented(&format!("Director {field}"));
