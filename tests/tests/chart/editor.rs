@@ -20,17 +20,21 @@ pub(crate) fn cannot_forge(cluster: &mut Cluster) -> Result<()> {
     cluster.kubectl("create rolebinding anything -n tp --role=anything --serviceaccount=tp:anything")?;
     let anything = cluster.identity("anything -n tp")?;
     let words = ["'bascule-specs'", "only bascule-operator writes what agents carry out"];
-    let forged = json!({"apiVersion": "bascule.dev/v1alpha1", "kind": "VirtualServiceBinding",
-        "metadata": {"name": "forged", "namespace": "tp"},
-        "spec": {"virtualService": "forged", "director": "n1", "interface": "eth0", "addresses": ["10.0.0.1"],
-            "ports": [{"port": 22, "protocol": "TCP"}], "scheduler": "rr", "realServers": [{"name": "me", "address": "127.0.0.1"}]}});
+    // One that is valid in every other respect: a real one with another name, address and target.
+    let name = binding(cluster, "n1")?;
+    let real = cluster.get(&format!("vsb {name} -n tp"))?;
+    let mut forged = json!({"apiVersion": real["apiVersion"], "kind": real["kind"],
+        "metadata": {"name": "forged", "namespace": "tp"}, "spec": real["spec"]});
+    forged["spec"]["addresses"] = json!(["10.0.0.1"]);
+    forged["spec"]["realServers"][0]["address"] = json!("127.0.0.1");
     cluster.refused(Some(&anything), "create", &forged.to_string(), &words)?;
-    let forged = json!({"apiVersion": "bascule.dev/v1alpha1", "kind": "NatRuleBinding", "metadata": {"name": "forged", "namespace": "tp"},
-        "spec": {"natRule": "forged", "director": "n1", "masquerade": {"outInterface": "eth0"}}});
+    let forged = json!({"apiVersion": "bascule.dev/v1alpha1", "kind": "NatRuleBinding",
+        "metadata": {"name": "forged", "namespace": "tp"},
+        "spec": {"natRule": "forged", "director": "n1",
+            "portForward": {"address": "192.16.193.20", "protocol": "TCP", "port": 53, "to": "172.16.193.30", "toPort": 53}}});
     cluster.refused(Some(&anything), "create", &forged.to_string(), &words)?;
     // Nor change one that is there, nor say that it serves.
-    let name = binding(cluster, "n1")?;
-    let mut real = cluster.get(&format!("vsb {name} -n tp"))?;
+    let mut real = real;
     real["spec"]["realServers"][0]["address"] = json!("127.0.0.1");
     cluster.refused(Some(&anything), "replace", &real.to_string(), &words)?;
     let status = json!({"apiVersion": "bascule.dev/v1alpha1", "kind": "VirtualServiceBinding",
