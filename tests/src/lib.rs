@@ -2,6 +2,8 @@
 
 pub mod api_server;
 pub mod bad_line;
+pub mod chart;
+pub mod helm;
 pub mod operator;
 
 use std::os::unix::process::CommandExt as _;
