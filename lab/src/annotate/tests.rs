@@ -252,7 +252,7 @@ fn one_machine_without_a_name_hands_on() {
     assert_eq!(
         annotated.text(0, Language::En).as_deref(),
         Some(
-            "IPVS on web chose SRV2 (172.16.193.40:80) for ClientA (192.16.193.100:59952), which asks for web (192.16.193.30:80) (masquerading: the destination is rewritten; see #2)"
+            "IPVS on 192.16.193.30 chose SRV2 (172.16.193.40:80) for ClientA (192.16.193.100:59952), which asks for web (192.16.193.30:80) (masquerading: the destination is rewritten; see #2)"
         )
     );
 }
