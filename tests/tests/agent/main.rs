@@ -31,7 +31,6 @@ fn against_a_real_api_server() {
         ("a form that cannot be used", source::a_form_that_cannot_be_used),
         ("the API server is gone for a while", source::api_server_gone),
         ("a right that is missing", source::a_missing_right),
-        ("each right is missed", source::each_right_is_missed),
     ];
     if machine::can_run() {
         parts.push(("a machine is told by the API", running::a_machine_is_told));
