@@ -23,6 +23,15 @@ help: ## Show this list.
 build: ## Build the programs, optimised and stripped, into target/release.
 	RUSTFLAGS="$(RELEASE_FLAGS)" cargo build --release --locked --bins
 
+# For scripts/images, which builds the same with one flag more.
+.PHONY: release-flags
+release-flags:
+	@echo "$(RELEASE_FLAGS)"
+
+.PHONY: images
+images: ## Write the images of agent and operator as OCI archives into images, without a container engine.
+	@scripts/images
+
 .PHONY: lab
 lab: ## Play the teaching lab (SCENARIO=tp-ipvs) on this machine's kernel, or in a virtual machine where that lacks IPVS.
 	@venv=$$(scripts/setup lab) && $(MAKE) --no-print-directory build && \
@@ -51,10 +60,15 @@ interop: ## Try Bascule beside keepalived, a newer keepalived and FRR; writes do
 	@scripts/interop-checks
 
 .PHONY: generate
-generate: ## Write the CRDs, the JSON Schemas and their references anew from the types.
+generate: ## Write the CRDs, the JSON Schemas, their references and what the chart holds of them anew from the types.
 	cargo run -q -p bascule-crds --example generate
 	cargo run -q -p bascule-crds --example reference > docs/reference/manifests.md
 	cargo run -q -p bascule-lab --example generate
+	cargo run -q -p bascule-tests --example chart
+
+.PHONY: manifests
+manifests: ## Write the plain Kubernetes manifests anew from the chart (builds helm for the first time).
+	cargo run -q -p bascule-tests --example chart manifests
 
 .PHONY: deny
 deny: ## Check licences, sources, duplicates and, where their database is at hand, advisories.

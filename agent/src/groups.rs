@@ -15,6 +15,7 @@ use std::{
 use bascule_crds::DirectorConfigSpec;
 use bascule_crds::vrrp_group::VrrpState;
 use bascule_vrrp::GroupState;
+use tokio::sync::Notify;
 
 use crate::exec::Runner;
 use crate::notify::{self, Change, Notifier};
@@ -38,6 +39,8 @@ pub struct Groups {
     /// The groups of the configuration.
     configured: Mutex<BTreeSet<String>>,
     roles: Mutex<Roles>,
+    /// A group has changed its state since somebody last waited for that.
+    turned: Arc<Notify>,
 }
 
 /// Whether groups have their addresses here, for whoever puts rules into the kernel that follow them.
@@ -96,6 +99,7 @@ impl Groups {
             waiting: Mutex::default(),
             configured: Mutex::default(),
             roles: Mutex::default(),
+            turned: Arc::default(),
         });
         let weak = Arc::downgrade(&groups);
         let _ = known_to_services.set(weak.clone());
@@ -154,11 +158,17 @@ impl Groups {
             return;
         }
         self.notifier.transition(told);
+        self.turned.notify_one();
         let configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
         if *to == GroupState::Initialize && !configured.contains(&**group) {
             self.notifier.forget(group);
             self.roles.lock().unwrap_or_else(PoisonError::into_inner).known.remove(group);
         }
+    }
+
+    /// Tells one that waits when a group changes its state; what happens while nobody waits is told at once to who does next.
+    pub fn turned(&self) -> Arc<Notify> {
+        Arc::clone(&self.turned)
     }
 
     fn role(&self, group: &Arc<str>, active: bool) {

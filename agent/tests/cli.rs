@@ -549,3 +549,24 @@ fn a_director_that_nobody_names_is_said() {
     assert_eq!(status["manifests"]["problems"], serde_json::json!([]), "it is somebody else's, not wrong");
     agent.stop();
 }
+
+/// In a container /proc/sys is read-only, and its part for the network is mounted elsewhere: there it is read, and written.
+#[test]
+fn settings_are_those_of_the_folder_that_is_named() {
+    let directory = folder(&[("web.yaml", WEB)]);
+    let forward = directory.path().join("sys/net/ipv4/ip_forward");
+    fs::create_dir_all(forward.parent().unwrap()).unwrap();
+    let planned = |value: &str| {
+        fs::write(&forward, value).unwrap();
+        let arguments =
+            ["plan", "--manifests", "m", "--director", "dir1", "--run-dir", "run", "--state-dir", "state"];
+        let arguments = [&arguments[..], &["--proc-sys", "sys", "-o", "json"]].concat();
+        // Whatever else the kernel here lacks is not asked.
+        let plan: serde_json::Value =
+            serde_json::from_slice(&call(directory.path(), &arguments).stdout).unwrap();
+        let operations = plan["operations"].as_array().unwrap().clone();
+        operations.iter().filter(|one| one["text"].as_str().unwrap().contains("net.ipv4.ip_forward")).count()
+    };
+    assert_eq!(planned("0\n"), 1, "masquerading needs it");
+    assert_eq!(planned("1\n"), 0);
+}

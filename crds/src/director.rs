@@ -23,15 +23,15 @@ use crate::rules::whole_seconds;
     derive = "PartialEq",
     doc = "One machine with an agent. Its name is the node's name.",
     printcolumn(
-        name = "Maintenance",
-        type_ = "boolean",
-        json_path = ".spec.maintenance.enabled",
-        description = "Whether it is taken out of service."
+        name = "Out",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Maintenance\")].reason",
+        description = "Why it is out of service: Maintenance, Cordoned or Excluded."
     ),
     printcolumn(
         name = "Domain",
         type_ = "string",
-        json_path = ".spec.failureDomain",
+        json_path = ".status.failureDomain",
         priority = 1,
         description = "What fails together with it."
     ),
@@ -61,7 +61,8 @@ pub struct DirectorSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, shape::Interface>", extend("maxProperties" = 32, "x-kubernetes-validations" = aliases()))]
     pub interface_aliases: BTreeMap<String, String>,
-    /// Takes the machine out of service.
+    /// Takes the machine out of service: it hands its groups over, and what is on it alone takes no new connections. A cordoned Node, or one
+    /// with the label node.kubernetes.io/exclude-from-external-load-balancers, hands its groups over as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Maintenance>,
     /// Timeouts of IPVS connections (ipvsadm: --set). Absent: the kernel's.
@@ -75,7 +76,8 @@ pub struct DirectorSpec {
     #[serde(default)]
     pub sysctls: Sysctls,
     /// What fails together with this machine, such as a rack or a zone, at most 63 characters. Where it is the zone that
-    /// EndpointSlices hint at (`trafficDistribution`), endpoints meant for that zone are preferred. Default: none.
+    /// EndpointSlices hint at (`trafficDistribution`), endpoints meant for that zone are preferred. Absent: what the label
+    /// topology.kubernetes.io/zone of its Node says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
     pub failure_domain: Option<String>,
@@ -107,10 +109,10 @@ pub(crate) fn aliases() -> Vec<serde_json::Value> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Maintenance {
-    /// Whether it is out: its groups are handed over and its services drained. Default: false.
+    /// Whether it is out: its groups are handed over, and services on this director alone (`director:`) are drained. Default: false.
     #[serde(default)]
     pub enabled: bool,
-    /// How long connections may take to end, at most 24h. Absent: for ever.
+    /// How long the connections of services on this director alone may take to end, at most 24h; then they are cut. Absent: for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = between("0s", "24h")))]
     pub drain_timeout: Option<Duration>,
@@ -244,7 +246,7 @@ pub struct DirectorStatus {
     /// Generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Accepted, Programmed, Ready; Degraded where it applies.
+    /// Accepted, Programmed, Ready; Degraded and Maintenance where they apply.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
@@ -256,9 +258,16 @@ pub struct DirectorStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub kernel: Option<String>,
+    /// What fails together with it, as its spec or its Node says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub failure_domain: Option<String>,
     /// How many virtual services are on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_services: Option<u32>,
+    /// How many NatRules are on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat_rules: Option<u32>,
     /// How many VrrpGroups it is active for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_groups: Option<u32>,

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{AddressPrefix, Condition, Duration, conditions, rule, rule_at, shape};
-use crate::director::{ConnectionSync, Expire, Maintenance, Sysctls, Timeouts, aliases};
+use crate::director::{ConnectionSync, Expire, Maintenance, ServiceAccountRef, Sysctls, Timeouts, aliases};
 use crate::vrrp_group::{
     Authentication, GratuitousArp, Instance, MachineService, Notify, OnAgentLoss, Preempt, Track, VrrpState,
 };
@@ -73,14 +73,16 @@ pub struct DirectorConfigSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<shape::Network>", length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub allowed_targets: Vec<AddressPrefix>,
-    /// What fails together with this machine, as `topology.kubernetes.io/zone` names it: for the hints of EndpointSlices. Absent:
-    /// hints for zones count for nothing.
+    /// Drains what is on this director alone. Absent: it is in service, or groups alone move away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
+    /// What fails together with this machine, as its Director or its Node says: the zone for the hints of EndpointSlices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
     pub failure_domain: Option<String>,
-    /// Takes the machine out of service. Absent: it is in service.
+    /// ServiceAccount of its agent, of a machine outside the cluster. Absent: the chart's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub maintenance: Option<Maintenance>,
+    pub service_account: Option<ServiceAccountRef>,
 }
 
 /// A VrrpGroup as one of its members carries it out.
@@ -104,6 +106,13 @@ pub struct DirectorVrrpGroup {
     /// Whether another member is preferred: an active one stops its services and hands over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub other_preferred: bool,
+    /// Whether this machine is out of service and another member is not: it hands over, and is active only while no other member
+    /// can be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stands_by: bool,
+    /// Whether another member stands by: this one takes over from it whatever `preempt` says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relieves: bool,
     /// Whether it has no other member: nobody could take over while it was late.
     #[serde(default)]
     pub alone: bool,

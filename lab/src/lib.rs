@@ -1,9 +1,11 @@
 //! Networks of namespaces, played failures, and what happened.
 //!
 //! [`scenario`] is the language; [`world`] builds its network; [`programs`] run in the nodes; [`fault`] breaks things and proves it;
-//! [`run`] plays the steps and writes the results; [`expect`] judges records without touching the system; [`vm`] is the machine for
+//! [`run`] plays the steps and writes the results; [`expect`] judges records without touching the system;
+//! `annotate` says what recorded frames mean, `report` makes a page of it all; [`vm`] is the machine for
 //! kernels that lack something; [`doctor`] says what is there; [`bench`] measures; [`cli`] is the program.
 
+mod annotate;
 pub mod bench;
 mod canary;
 mod cancel;
@@ -12,6 +14,7 @@ pub mod doctor;
 pub mod expect;
 pub mod fault;
 pub mod programs;
+mod report;
 pub mod run;
 pub mod scenario;
 pub mod vm;

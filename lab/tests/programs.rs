@@ -243,3 +243,54 @@ fn what_cannot_run_says_why() {
         assert!(!run.status.success() && message.contains(wanted), "{args:?}: {message}");
     }
 }
+
+/// One gratuitous ARP, as `tcpdump -w` writes it.
+const PCAP: &[u8] = b"\xd4\xc3\xb2\xa1\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\x04\0\x01\0\0\0\
+    \x0a\0\0\0\0\0\0\0\x2a\0\0\0\x2a\0\0\0\
+    \xff\xff\xff\xff\xff\xff\x02\0\0\0\x01\x01\x08\x06\0\x01\x08\0\x06\x04\0\x01\x02\0\0\0\x01\x01\xc0\x10\xc1\x1e\0\0\0\0\0\0\xc0\x10\xc1\x1e";
+
+#[test]
+fn a_capture_from_elsewhere_gets_comments() {
+    let folder = tempfile::tempdir().unwrap();
+    let capture = folder.path().join("trace.pcap");
+    std::fs::write(&capture, PCAP).unwrap();
+    let annotate = |args: &[&str]| {
+        let run = Command::new(env!("CARGO_BIN_EXE_bascule-lab"))
+            .arg("annotate")
+            .args(args)
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        (run.status.code(), String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned())
+    };
+    let comment = |file: &str| {
+        let bytes = std::fs::read(folder.path().join(file)).unwrap();
+        let blocks = bascule_lab::programs::pcapng::read(bytes.as_slice()).unwrap();
+        blocks.into_iter().find_map(|block| match block {
+            bascule_lab::programs::pcapng::Block::Packet(packet) => packet.comment,
+            _ => None,
+        })
+    };
+    let (code, said) = annotate(&["trace.pcap", "--scenario", "tp-ipvs"]);
+    assert_eq!((code, said.contains("1 frames, 1 with a comment")), (Some(0), true), "{said}");
+    let english = comment("trace.annotated.pcapng").unwrap();
+    assert!(english.starts_with("gratuitous ARP: ") && english.contains("192.16.193.30"), "{english}");
+    let (code, said) = annotate(&["trace.pcap", "--language", "fr", "--out", "fr.pcapng"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(comment("fr.pcapng").unwrap().starts_with("ARP gratuit : "));
+    // One that has its comments already is not told them twice.
+    let (code, said) = annotate(&["fr.pcapng", "--language", "fr", "--out", "again.pcapng"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(comment("again.pcapng"), comment("fr.pcapng"));
+
+    std::fs::write(folder.path().join("page.html"), "<html>").unwrap();
+    for (args, wanted) in [
+        (&["nothing.pcap"][..], "nothing.pcap"),
+        (&["page.html"], "neither a pcap nor a pcapng"),
+        (&["trace.pcap", "--out", "trace.pcap"], "written over itself"),
+        (&["trace.pcap", "--scenario", "tp-ipv"], "tp-ipvs"),
+    ] {
+        let (code, said) = annotate(args);
+        assert!(code == Some(2) && said.contains(wanted), "{args:?}: {code:?} {said}");
+    }
+}

@@ -10,6 +10,10 @@ pub const STATUS_MANAGER: &str = "bascule-operator-status";
 pub const ELECTION_LEASE: &str = "bascule-operator";
 /// The label that makes a Node a director, whatever its value, except `false`.
 pub const NODE_LABEL: &str = "bascule.dev/director";
+/// The label with which a Node takes no part in load balancing, whatever its value (Kubernetes' well-known labels).
+pub const EXCLUDED_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+/// The label that says where a Node is (Kubernetes' well-known labels).
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// The label by which Kubernetes' tools tell who made an object.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 

@@ -1,7 +1,9 @@
 //! What is counted, for `/metrics`. Names and labels are an interface: dashboards and alerts use them.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -31,6 +33,45 @@ pub struct SourceLabels {
     pub kind: &'static str,
 }
 
+/// A watch that failed and has not been heard of for so long works: that is more than there is between two tries.
+const WORKS: Duration = Duration::from_secs(30);
+/// So often in a row a watch fails until that is more than one that has to be begun anew.
+const SEVERAL: u32 = 3;
+
+/// What is known of watches that failed: one entry a source.
+#[derive(Clone, Debug, Default)]
+pub struct Watches(Arc<Mutex<BTreeMap<Source, Failing>>>);
+
+#[derive(Clone, Debug)]
+struct Failing {
+    times: u32,
+    last: Instant,
+    why: String,
+}
+
+impl Watches {
+    fn failed(&self, source: Source, why: &str, now: Instant) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = all.entry(source).or_insert_with(|| Failing { times: 0, last: now, why: String::new() });
+        if now.saturating_duration_since(one.last) > WORKS {
+            one.times = 0;
+        }
+        *one = Failing { times: one.times.saturating_add(1), last: now, why: why.to_owned() };
+    }
+
+    /// Something was heard: it works.
+    pub fn heard(&self, source: Source) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&source);
+    }
+
+    /// The sources of which nothing is heard, because watching them fails again and again, and why.
+    pub fn failing(&self, now: Instant) -> Vec<(Source, String)> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fails = |one: &Failing| one.times >= SEVERAL && now.saturating_duration_since(one.last) <= WORKS;
+        all.iter().filter(|(_, one)| fails(one)).map(|(source, one)| (*source, one.why.clone())).collect()
+    }
+}
+
 /// Everything that is counted; clones share it.
 #[derive(Clone, Debug)]
 pub struct Tally {
@@ -38,6 +79,8 @@ pub struct Tally {
     pub writes: Family<WriteLabels, Counter>,
     /// Watches that failed.
     pub watch_failures: Family<SourceLabels, Counter>,
+    /// Which watches go on failing.
+    pub watches: Watches,
     /// Objects that are watched.
     pub objects: Family<SourceLabels, Gauge>,
     /// Objects that this version cannot read.
@@ -63,6 +106,7 @@ impl Default for Tally {
         Tally {
             writes: Family::default(),
             watch_failures: Family::default(),
+            watches: Watches::default(),
             objects: Family::default(),
             unreadable: Gauge::default(),
             leading: Gauge::default(),
@@ -77,8 +121,9 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Notes a watch that failed.
-    pub fn watch_failed(&self, source: Source) {
+    /// Notes a watch that failed, and why.
+    pub fn watch_failed(&self, source: Source, why: &str) {
+        self.watches.failed(source, why, Instant::now());
         self.watch_failures.get_or_create(&SourceLabels { kind: source.as_str() }).inc();
     }
 
@@ -119,5 +164,31 @@ impl Tally {
             self.compile.clone(),
         );
         registry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_that_goes_on_failing_is_told_from_one_that_is_begun_anew() {
+        let (watches, begin) = (Watches::default(), Instant::now());
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        for second in 0..2 {
+            watches.failed(Source::Node, "expired", at(second));
+        }
+        assert_eq!(watches.failing(at(2)), []);
+        watches.failed(Source::Node, "forbidden", at(2));
+        assert_eq!(watches.failing(at(2)), [(Source::Node, "forbidden".to_owned())]);
+        // Silence is what there is to hear of one that works.
+        assert_eq!(watches.failing(at(33)), []);
+        watches.failed(Source::Node, "expired", at(90));
+        assert_eq!(watches.failing(at(90)), []);
+        for second in 91..95 {
+            watches.failed(Source::Node, "forbidden", at(second));
+        }
+        watches.heard(Source::Node);
+        assert_eq!(watches.failing(at(95)), []);
     }
 }

@@ -1,6 +1,9 @@
 //! End-to-end tests of Bascule; see the files under `tests/`.
 
 pub mod api_server;
+pub mod bad_line;
+pub mod chart;
+pub mod helm;
 pub mod operator;
 
 use std::os::unix::process::CommandExt as _;

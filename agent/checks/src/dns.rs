@@ -73,7 +73,7 @@ async fn over_udp(
 
 /// Asks over a connection: messages have their length before them (RFC 1035, section 4.2.2).
 async fn over_tcp(query: &[u8], target: &Target, course: &Course) -> Result<Answer, String> {
-    let mut connection = Connection::open(target, course).await?;
+    let mut connection = Connection::open_to_speak(target, course).await?;
     course.enter(Phase::Answer);
     let length = u16::try_from(query.len()).unwrap_or(u16::MAX);
     let message = [&length.to_be_bytes(), query].concat();

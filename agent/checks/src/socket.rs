@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
+use std::os::linux::net::TcpStreamExt as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -32,11 +33,26 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects.
+    /// Connects, to be spoken to by the server.
     pub(crate) async fn open(target: &Target, course: &Course) -> Result<Self, String> {
         course.enter(Phase::Connect);
         let socket = open(target, Type::STREAM, Protocol::TCP, course)?;
-        let connecting = TcpSocket::from_std_stream(socket.into()).connect(address(target));
+        Self::connect(socket.into(), target, course).await
+    }
+
+    /// Connects, to speak first, or to say nothing. The acknowledgement of the server's SYN then goes with what is said or with the end
+    /// of the connection instead of in a segment of its own (`tcp_rcv_synsent_state_process` in net/ipv4/tcp_input.c). A server that
+    /// is to speak first would be kept waiting by it.
+    pub(crate) async fn open_to_speak(target: &Target, course: &Course) -> Result<Self, String> {
+        course.enter(Phase::Connect);
+        let socket = open(target, Type::STREAM, Protocol::TCP, course)?;
+        let socket = std::net::TcpStream::from(socket);
+        socket.set_quickack(false).map_err(|error| words::io(&error))?;
+        Self::connect(socket, target, course).await
+    }
+
+    async fn connect(socket: std::net::TcpStream, target: &Target, course: &Course) -> Result<Self, String> {
+        let connecting = TcpSocket::from_std_stream(socket).connect(address(target));
         let stream = connecting.await.map_err(|error| words::io(course.note(&error)))?;
         let itself = stream.local_addr().is_ok_and(|local| local == address(target));
         let connection = Self { stream, orderly: false };

@@ -170,6 +170,9 @@ pub(super) struct Source {
     /// Take over IPVS services of others that stand on an address and port of ours
     #[arg(long)]
     pub(super) adopt: bool,
+    /// Where /proc/sys is writable below net: a container's own is not, and has it mounted elsewhere
+    #[arg(long, value_name = "DIR", default_value = "/proc/sys", env = "BASCULE_PROC_SYS")]
+    pub(super) proc_sys: PathBuf,
 }
 
 impl Source {
@@ -223,6 +226,10 @@ pub(super) struct Run {
     /// Address of /healthz, /readyz and /metrics, or `none`
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9740", env = "BASCULE_LISTEN")]
     pub(super) listen: Listen,
+    /// File with a token that whoever wants /metrics has to show (`Authorization: Bearer TOKEN`); read anew for each request.
+    /// Without it everybody who reaches the address is answered
+    #[arg(long, value_name = "FILE", env = "BASCULE_METRICS_TOKEN")]
+    pub(super) metrics_token: Option<PathBuf>,
     /// Directory of the programs that manifests may name (`services`, `notify`, `exec` of HealthChecks); without it none is run. It and the programs
     /// must belong to root or the agent's user and be writable by nobody else
     #[arg(long, value_name = "DIR", env = "BASCULE_ALLOW_EXEC")]
@@ -237,6 +244,10 @@ pub(super) struct Run {
     /// missed. Where none runs, the same as without
     #[arg(long)]
     pub(super) take_over: bool,
+    /// Once another agent has taken over, wait for the signal to end instead of ending: for a pod, whose container would be started
+    /// again, and take everything back
+    #[arg(long)]
+    pub(super) linger: bool,
     /// How the log is written
     #[arg(long, value_name = "FORMAT", default_value = "text", env = "BASCULE_LOG_FORMAT")]
     pub(super) log_format: LogFormat,

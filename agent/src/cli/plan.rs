@@ -55,7 +55,8 @@ pub(super) fn plan(args: &Plan) -> ExitCode {
     if let Some(problem) = problem {
         eprintln!("{problem}");
     }
-    let options = Options { adopt: source.adopt, ..Options::new(&source.run_dir) };
+    let options =
+        Options { adopt: source.adopt, proc_sys: source.proc_sys.clone(), ..Options::new(&source.run_dir) };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(error, 1),

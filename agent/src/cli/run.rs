@@ -23,6 +23,7 @@ use crate::groups::{self, Groups};
 use crate::http;
 use crate::limits;
 use crate::manifests::{self, Manifests};
+use crate::plane;
 use crate::reconcile;
 use crate::source::Source;
 use crate::state::{self, Keeper};
@@ -52,6 +53,7 @@ pub(super) fn run(args: &Run) -> ExitCode {
         return fail(error, super::USAGE);
     }
     limits::raise();
+    plane::sysctl::set_root(&args.source.proc_sys);
     let mut notes = Vec::new();
     let heritage = match take_over(args) {
         Ok(heritage) => heritage,
@@ -148,6 +150,15 @@ async fn live(
         let successor = peer(&stream);
         match yield_to(&groups, stream, &manager, &mut signals).await {
             Yielded::Taken => {
+                if args.linger {
+                    tracing::info!(
+                        "another agent has taken over: nothing is left to do but to wait for the end"
+                    );
+                    // Neither sockets nor the lock are this process's any more.
+                    let why = signals.end().await;
+                    tracing::info!("{why}: ending");
+                    return Ok(());
+                }
                 tracing::info!(?successor, "another agent has taken over: ending");
                 if let Some(pid) = successor {
                     manager.tell(&format!("MAINPID={pid}"));
@@ -282,7 +293,11 @@ async fn work(
     let keeper = Keeper::spawn(&source.state_dir, loaded).map(Arc::new);
     let keeper = keeper.map_err(|error| format!("a thread cannot be started: {error}"))?;
 
-    let options = reconcile::Options { adopt: source.adopt, ..reconcile::Options::new(&source.run_dir) };
+    let options = reconcile::Options {
+        adopt: source.adopt,
+        proc_sys: source.proc_sys.clone(),
+        ..reconcile::Options::new(&source.run_dir)
+    };
     let reconcile = reconcile::spawn(options).map_err(|error| error.to_string())?;
     let report = reconcile.report();
     let checking = checks::Options {
@@ -346,7 +361,8 @@ async fn work(
     let (successors, mut successor) = mpsc::channel(1);
     let mut servers = JoinSet::new();
     if let Listen::At(listen) = args.listen {
-        servers.spawn(http::serve(listen, gatherer.clone(), stopped.clone()));
+        let token = args.metrics_token.clone();
+        servers.spawn(http::serve(listen, token, gatherer.clone(), stopped.clone()));
     }
     if lock.is_some() {
         match Server::bind(&source.run_dir) {
@@ -415,6 +431,14 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             upgrade: signal(SignalKind::user_defined2())?,
         })
+    }
+
+    /// Waits for one that tells to end; returns its name.
+    async fn end(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 

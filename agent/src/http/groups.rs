@@ -27,11 +27,14 @@ pub(super) fn encode(status: &VrrpStatus, to: &mut DescriptorEncoder<'_>) -> fmt
             metric.encode_family(&labels)?.encode_gauge(&u64::from(group.state == state))?;
         }
     }
-    let groups: [(&str, &str, OfGroup); 6] = [
+    let groups: [(&str, &str, OfGroup); 7] = [
         ("vrrp_priority", "The priority that a group advertises", |one| one.priority.into()),
         ("vrrp_state_seconds", "For how long a group has been in its state", |one| one.seconds_in_state),
         ("vrrp_hold", "1 while a commanded switch-over holds against preemption, else 0", |one| {
             f64::from(u8::from(one.hold))
+        }),
+        ("vrrp_stands_by", "1 while the machine is out of service for a group, else 0", |one| {
+            f64::from(u8::from(one.stands_by))
         }),
         ("vrrp_refused", "1 while what is configured cannot be carried out, else 0", |one| {
             f64::from(u8::from(one.refused.is_some()))

@@ -508,6 +508,7 @@ mod tests {
             seconds_in_state: 12.5,
             priority: 200,
             hold: false,
+            stands_by: false,
             refused: None,
             failing: vec!["virtual service tp/web".into()],
             lacking: Vec::new(),

@@ -6,22 +6,25 @@ mod api;
 mod checks;
 mod groups;
 mod metrics;
+mod token;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::status::{Gatherer, HttpStatus};
+use token::{Refusal, Token};
 
 /// Between tries to listen.
 const RETRY: Duration = Duration::from_secs(5);
@@ -36,13 +39,19 @@ const PIECES: usize = 4;
 struct App {
     gatherer: Arc<Gatherer>,
     scrapes: Arc<Semaphore>,
+    token: Token,
 }
 
-/// Serves until `stop` changes. Tries again for as long as it cannot listen.
-pub async fn serve(listen: SocketAddr, gatherer: Arc<Gatherer>, mut stop: watch::Receiver<bool>) {
+/// Serves until `stop` changes. Tries again for as long as it cannot listen. `token`: the file of what `/metrics` asks for, if anything.
+pub async fn serve(
+    listen: SocketAddr,
+    token: Option<PathBuf>,
+    gatherer: Arc<Gatherer>,
+    mut stop: watch::Receiver<bool>,
+) {
     let state = gatherer.http.clone();
     let Some(listener) = listener(listen, &state, &mut stop).await else { return };
-    let app = App { gatherer, scrapes: Arc::new(Semaphore::new(SCRAPES)) };
+    let app = App { gatherer, scrapes: Arc::new(Semaphore::new(SCRAPES)), token: Token::new(token) };
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -105,7 +114,21 @@ async fn readyz(State(app): State<App>) -> Response {
     }
 }
 
-async fn scrape(State(app): State<App>) -> Response {
+async fn scrape(State(app): State<App>, headers: HeaderMap) -> Response {
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    match app.token.admits(shown) {
+        Ok(()) => {}
+        Err(Refusal::Token) => {
+            let ask = [(header::WWW_AUTHENTICATE, "Bearer")];
+            return (StatusCode::UNAUTHORIZED, ask, "show the token: Authorization: Bearer TOKEN\n")
+                .into_response();
+        }
+        Err(Refusal::Unusable(why)) => {
+            tracing::warn!("/metrics: {why}");
+            return (StatusCode::INTERNAL_SERVER_ERROR, "the token cannot be read; see the log\n")
+                .into_response();
+        }
+    }
     let Ok(place) = app.scrapes.clone().try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at a time\n").into_response();
     };

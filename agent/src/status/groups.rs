@@ -74,6 +74,10 @@ fn one(text: &mut String, group: &GroupStatus, painter: &Painter) -> std::fmt::R
             )
         )?;
     }
+    if group.stands_by {
+        let line = "the machine is out of service: active only while no other member can be";
+        writeln!(text, "  {}", painter.paint(YELLOW, line))?;
+    }
     for instance in &group.instances {
         writeln!(text, "  {}", router(instance, painter))?;
         for one in &instance.differences {

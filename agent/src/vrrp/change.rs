@@ -40,7 +40,7 @@ impl Driver {
                 Some(member) if matches!(member.leaving, Leaving::Away(_)) => {
                     member.leaving = Leaving::Away(Some(Box::new(plan)));
                 }
-                Some(member) if member.plan == plan => {}
+                Some(member) if member.plan == plan => self.stand_by(&plan.config.name),
                 Some(_) => self.change(plan),
             }
         }
@@ -80,6 +80,7 @@ impl Driver {
         if gives_away {
             self.give_away(&name);
         }
+        self.stand_by(&name);
     }
 
     fn links_of(&self, name: &Arc<str>) -> Vec<(RouterId, bascule_vrrp::Link)> {

@@ -94,7 +94,7 @@ impl GroupPlan {
         spec: &DirectorVrrpGroup,
         mut secret: impl FnMut(&SecretSource) -> Result<Vec<u8>, String>,
     ) -> Result<Self, PlanError> {
-        let preferred = spec.priority > bascule_vrrp::group::MAX_PRIORITY;
+        let highest = spec.priority > bascule_vrrp::group::MAX_PRIORITY;
         let mut instances = Vec::new();
         let mut routers = BTreeMap::new();
         for instance in &spec.instances {
@@ -110,9 +110,11 @@ impl GroupPlan {
         let config = GroupConfig {
             name: spec.name.as_str().into(),
             version: version(spec),
-            priority: if preferred { bascule_vrrp::group::MAX_PRIORITY } else { spec.priority },
-            preferred,
+            priority: if highest { bascule_vrrp::group::MAX_PRIORITY } else { spec.priority },
+            // A machine that is out of service has no say, also when somebody forgot that it is preferred.
+            preferred: highest && !spec.stands_by,
             courtesy: if spec.services.is_empty() { Duration::ZERO } else { STOPPING },
+            relieves: spec.relieves,
             highest: spec.highest,
             interval: spec.advertisement_interval.as_std(),
             down_intervals: spec.down_intervals,

@@ -257,6 +257,7 @@ fn not_running(name: &str, why: &str) -> GroupStatus {
         seconds_in_state: 0.0,
         priority: 0,
         hold: false,
+        stands_by: false,
         refused: Some(why.to_owned()),
         failing: Vec::new(),
         lacking: Vec::new(),

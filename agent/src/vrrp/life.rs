@@ -50,6 +50,7 @@ impl Driver {
                 }
             }
         }
+        self.stand_by(name);
         self.handle(name, Input::Start { resume });
     }
 

@@ -44,6 +44,9 @@ pub struct GroupStatus {
     pub priority: u8,
     /// Whether a commanded switch-over holds against preemption.
     pub hold: bool,
+    /// Whether it stands by, because the machine is out of service: it is active only while no other member can be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stands_by: bool,
     /// Why what is configured now cannot be carried out, if so: it goes on as before, or does not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
@@ -157,6 +160,7 @@ impl Driver {
                 seconds_in_state: now.since(status.since).as_secs_f64(),
                 priority: status.priority,
                 hold: status.hold,
+                stands_by: member.group.stands_by(),
                 refused: None,
                 failing: status.failing,
                 lacking: self.lacking(name),
@@ -179,6 +183,7 @@ impl Driver {
             seconds_in_state: 0.0,
             priority: plan.config.priority,
             hold: false,
+            stands_by: false,
             refused: None,
             failing: Vec::new(),
             lacking: Vec::new(),

@@ -9,6 +9,7 @@ use bascule_vrrp::{BootTime, GroupState, Input};
 
 use super::clock;
 use super::driver::Driver;
+use super::member::Leaving;
 use super::voice::Remark;
 
 /// So long the services of a group may take to stop; then it hands over all the same.
@@ -19,7 +20,7 @@ pub(super) const STOPPING: Duration = Duration::from_secs(30);
 pub(crate) enum Then {
     /// The commanded switch-over.
     SwitchOver,
-    /// The addresses to the member that is preferred now.
+    /// The addresses to the member that is preferred now, or to any other one: this machine is to be out of service.
     GiveAway,
     /// The end of the group, or of the agent.
     Stop,
@@ -77,12 +78,29 @@ impl Driver {
         }
     }
 
+    /// Lets a group stand by as it is configured to: an active one gives the addresses away, once its services are stopped.
+    pub(super) fn stand_by(&mut self, name: &Arc<str>) {
+        let Some(member) = self.members.get(name) else { return };
+        let stands_by = member.plan.spec.stands_by;
+        if member.leaving != Leaving::No || member.group.stands_by() == stands_by {
+            return;
+        }
+        if stands_by {
+            self.hand_over(name, Then::GiveAway);
+        }
+        // Its priority stays what it was until then: nobody is to preempt before.
+        if self.members.get(name).is_some_and(|member| member.yielding.is_none()) {
+            self.handle(name, Input::StandBy(stands_by));
+        }
+    }
+
     /// The services of a group are stopped, as it asked for.
     pub(super) fn services_stopped(&mut self, group: &str) {
         let name: Arc<str> = group.into();
         let yielding = self.members.get_mut(&name).and_then(|member| member.yielding.take());
         if let Some(yielding) = yielding {
             self.handle(&name, yielding.then.input());
+            self.stand_by(&name);
         }
     }
 
@@ -104,9 +122,11 @@ impl Driver {
             } else if yielding.then == Then::SwitchOver {
                 let reason = member.group.status().reason;
                 member.answer(Switchover::Interrupted { reason });
+                self.stand_by(&name);
                 continue;
             }
             self.handle(&name, yielding.then.input());
+            self.stand_by(&name);
         }
     }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bascule_agent::vrrp::give;
+use bascule_crds::director_config::DirectorVrrpGroup;
 
 use crate::net::{Net, block, can_run, eventually, group};
 use crate::pair::{INSIDE, OUTSIDE, Pair};
@@ -101,6 +102,66 @@ fn a_commanded_switch_over_is_held_against_preemption_also_by_the_next_process()
     block(pair.two.handle.switchover("front")).unwrap();
     pair.one.wait_for("front", "Active");
     assert!(!pair.one.status().groups[0].hold);
+}
+
+/// Whatever `preempt` says: it is not the better member that takes over, but the one that is in service.
+#[test]
+fn a_machine_out_of_service_hands_over_without_a_gap_and_is_the_last_to_take_over() {
+    if !can_run() {
+        return;
+    }
+    for preempts in [true, false] {
+        let preempt = format!(r#"{{"preempt": {{"enabled": {preempts}, "delay": "0s"}}}}"#);
+        let pair = Pair::alike(&preempt);
+        pair.all_settle(true);
+        let told = |priority: u8, stands_by: bool, relieves: bool| {
+            [DirectorVrrpGroup { stands_by, relieves, ..group(priority, &preempt) }]
+        };
+        // Whoever has it not on the first must see it on the second after that.
+        let gaps = std::thread::scope(|scope| {
+            let looker = scope.spawn(|| {
+                let (mut looks, mut gaps) = (0, 0);
+                loop {
+                    let (first, second) = (pair.dir1.has(OUTSIDE), pair.dir2.has(OUTSIDE));
+                    looks += 1;
+                    gaps += u32::from(!first && !second);
+                    if !first && second || looks > 10_000 {
+                        return gaps;
+                    }
+                }
+            });
+            pair.two.handle.configure(&told(100, false, true));
+            pair.one.handle.configure(&told(200, true, false));
+            looker.join().unwrap()
+        });
+        assert_eq!(gaps, 0);
+        pair.all_settle(false);
+        let group = pair.one.status().groups.remove(0);
+        assert!(group.stands_by && group.priority == 1 && !group.hold, "{group:?}");
+        pair.one.expect_history(&["Initialize -> Backup", "Backup -> Active", "Active -> Backup"]);
+
+        // Somebody has to have the addresses; the other one takes them back though it preempts nobody else.
+        pair.dir2.cable(0, false);
+        pair.one.wait_for("front", "Active");
+        pair.dir2.cable(0, true);
+        pair.two.wait_for("front", "Active");
+        pair.all_settle(false);
+        pair.one.wait_for("front", "Backup");
+
+        // In service again it is what it was, and takes over if that is what it does.
+        pair.two.handle.configure(&told(100, false, false));
+        pair.one.handle.configure(&told(200, false, false));
+        if preempts {
+            pair.one.wait_for("front", "Active");
+        } else {
+            eventually("it has its own priority", || {
+                (pair.one.status().groups[0].priority == 200).then_some(())
+            });
+            std::thread::sleep(Duration::from_secs(1));
+            pair.one.wait_for("front", "Backup");
+        }
+        pair.all_settle(preempts);
+    }
 }
 
 #[test]

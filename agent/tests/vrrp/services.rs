@@ -186,6 +186,25 @@ fn another_member_that_is_preferred_gets_the_services_when_they_are_stopped() {
     });
 }
 
+/// A machine that goes out of service: what it runs is stopped before the addresses go, and begins where they are.
+#[test]
+fn a_machine_out_of_service_stops_services_before_it_hands_over() {
+    never_on_both(|one, two| {
+        let with = |server: &Server, stands_by: bool, relieves: bool| {
+            let mut configuration = server.configuration.clone();
+            (configuration.vrrp[0].stands_by, configuration.vrrp[0].relieves) = (stands_by, relieves);
+            server.groups.configure(&configuration);
+        };
+        with(two, false, true);
+        with(one, true, false);
+        two.wait("the second runs it", true);
+        one.wait("the first does not", false);
+        assert_eq!((one.diary(), two.diary()), ("start, stop".to_owned(), "start".to_owned()));
+        let group = block(one.groups.status()).unwrap().groups.remove(0);
+        assert!(group.stands_by && group.priority == 1 && !group.hold, "{group:?}");
+    });
+}
+
 #[test]
 fn an_upgrade_stops_nothing() {
     never_on_both(|one, two| {

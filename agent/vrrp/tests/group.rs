@@ -250,6 +250,74 @@ fn who_gives_away_is_not_held_and_goes_on_if_nobody_takes_it() {
 }
 
 #[test]
+fn who_stands_by_hands_over_and_is_active_only_while_nobody_else_is() {
+    let mut bench = Bench::active(one_network(200));
+    assert_eq!(words(&bench.feed(Input::StandBy(true))), ["outside says 0"]);
+    assert!(bench.feed(Input::StandBy(true)).is_empty(), "once");
+    let actions = bench.hear("outside", 100);
+    assert!(words(&actions).contains(&"outside drops".to_owned()), "{actions:?}");
+    let told = (bench.group.state(), bench.group.priority(), bench.group.hold());
+    assert_eq!(told, (GroupState::Backup, 1, false));
+    for _ in 0..50 {
+        bench.hear("outside", 100);
+        assert_eq!(changes(&bench.run_for(ms(100))), []);
+    }
+    // Somebody has to have the addresses: with priority 1 it is the last to take them.
+    assert_eq!(changes(&bench.run_for(ms(1000))), [(299_609, GroupState::Active)]);
+    bench.hear("outside", 100);
+    assert_eq!(bench.group.state(), GroupState::Backup);
+    // Back in service it is what it was.
+    assert!(bench.feed(Input::StandBy(false)).is_empty());
+    assert_eq!(bench.group.priority(), 200);
+    for _ in 0..4 {
+        bench.hear("outside", 100);
+        bench.run_for(ms(100));
+    }
+    assert_eq!(bench.group.state(), GroupState::Active);
+}
+
+#[test]
+fn who_stands_by_without_a_successor_goes_on_with_the_lowest_priority() {
+    let mut bench = Bench::active(two_networks(200));
+    bench.feed(Input::StandBy(true));
+    let actions: Vec<_> = bench.run_for(ms(1000)).into_iter().map(|(_, action)| action).collect();
+    let outcomes = actions.iter().filter(|one| matches!(one, Action::Switchover(Switchover::NoSuccessor)));
+    assert_eq!(outcomes.count(), 1);
+    assert!(!actions.iter().any(|one| matches!(one, Action::DropAddresses { .. })), "{actions:?}");
+    assert!(bench.group.state() == GroupState::Active && !bench.group.is_releasing());
+    let said = actions.iter().filter_map(|action| match action {
+        Action::Send { bytes, .. } => Some(bytes[2]),
+        _ => None,
+    });
+    // First it hands over, and then it says what it is.
+    assert!(said.clone().take(8).all(|priority| priority == 0), "{actions:?}");
+    assert!(said.clone().skip(8).count() > 4 && said.skip(8).all(|priority| priority == 1), "{actions:?}");
+    // Preferred or not, tracking or not: and so it begins in the process after this one.
+    let preferred = GroupConfig { preferred: true, ..two_networks(200) };
+    bench.feed(Input::Configure { config: Box::new(preferred), links: Vec::new() });
+    assert_eq!(bench.group.priority(), 1);
+    let restored = bascule_vrrp::Group::restore(two_networks(200), bench.group.snapshot(), &[]).unwrap();
+    assert!(restored.group.stands_by());
+    assert_eq!(restored.group.priority(), 1);
+}
+
+#[test]
+fn who_relieves_takes_over_from_one_that_stands_by_and_from_nobody_else() {
+    let preempt = Preempt { enabled: false, delay: ms(0) };
+    for (heard, takes_over) in [(1, true), (2, false), (100, false)] {
+        for relieves in [true, false] {
+            let mut bench = Bench::started(GroupConfig { preempt, relieves, ..one_network(200) });
+            for _ in 0..20 {
+                bench.hear("outside", heard);
+                bench.run_for(ms(50));
+            }
+            let active = bench.group.state() == GroupState::Active;
+            assert_eq!(active, takes_over && relieves, "{heard} {relieves}");
+        }
+    }
+}
+
+#[test]
 fn preferred_overrides_preemption_and_delay_but_no_fault() {
     let preempt = Preempt { enabled: false, delay: ms(0) };
     let config = GroupConfig { preempt, ..one_network(10) };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::expect::metric::value;
 use crate::world::Node;
 
 /// Where the agent listens unless told.
@@ -30,22 +31,4 @@ pub(super) fn read(node: &Node, name: &str) -> Result<Option<f64>> {
         Ok(None)
     };
     node.in_netns(ask)?.context("asking the agent for its metrics")
-}
-
-fn value(line: &str, name: &str) -> Option<f64> {
-    line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_figure_is_found_by_name_and_labels() {
-        let name = "look_period_seconds{plane=\"ipvs\"}";
-        assert_eq!(value("look_period_seconds{plane=\"ipvs\"} 1.5", name), Some(1.5));
-        for other in ["look_period_seconds{plane=\"nat\"} 1.5", "# HELP look_period_seconds", ""] {
-            assert_eq!(value(other, name), None, "{other}");
-        }
-    }
 }

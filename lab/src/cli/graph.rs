@@ -16,7 +16,7 @@ pub(super) fn text(scenario: &Scenario) -> String {
         for (at, (node, link)) in members.iter().enumerate() {
             let branch = if at + 1 == members.len() { "└─" } else { "├─" };
             let line =
-                format!("  {branch} {:width$}  {}  {}", &*node.name, &*link.interface, addresses(link, " "));
+                format!("  {branch} {:width$}  {}  {}", &*node.name, interface(link), addresses(link, " "));
             let _ = writeln!(out, "{}", line.trim_end());
         }
         out.push('\n');
@@ -59,8 +59,10 @@ pub(super) fn dot(scenario: &Scenario) -> String {
     for network in &topology.networks {
         for (node, link) in members(scenario, network) {
             let addresses = addresses(link, "\n");
-            let label =
-                lines([Some(&*link.interface), Some(addresses.as_str()).filter(|text| !text.is_empty())]);
+            let label = lines([
+                Some(interface(link).as_str()),
+                Some(addresses.as_str()).filter(|text| !text.is_empty()),
+            ]);
             let _ = writeln!(
                 out,
                 "  {} -- {} [label={label}];",
@@ -77,6 +79,17 @@ fn members<'a>(scenario: &'a Scenario, network: &'a Network) -> impl Iterator<It
     scenario.topology.nodes.iter().flat_map(move |node| {
         node.links.iter().filter(move |link| link.network == network.name).map(move |link| (node, link))
     })
+}
+
+/// Its name, and what it bonds.
+fn interface(link: &Link) -> String {
+    match &link.bond {
+        None => link.interface.to_string(),
+        Some(bond) => {
+            let legs: Vec<&str> = bond.legs.iter().map(|leg| &**leg).collect();
+            format!("{} ({})", link.interface, legs.join(" + "))
+        }
+    }
 }
 
 fn addresses(link: &Link, between: &str) -> String {

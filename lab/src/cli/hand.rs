@@ -12,7 +12,7 @@ use super::bad_input;
 use super::keeper::{self, Answer, Request};
 use super::kernel::{Kernel, Place};
 use super::machine::{GRACE, block_on, connect, machine_environment};
-use super::play::{needed, tell};
+use super::play::{place, tell};
 use crate::scenario::{Fault, Scenario, read_fault, resolve, shipped};
 use crate::vm::message::Command;
 use crate::vm::{Interaction, Settings, Vm};
@@ -91,10 +91,7 @@ pub(super) fn up(args: &UpArgs) -> Result<ExitCode> {
         Ok(scenario) => scenario,
         Err(problems) => return Ok(tell(&problems)),
     };
-    match args
-        .kernel
-        .choose(&needed(std::slice::from_ref(&scenario)), &mut |text| eprintln!("bascule-lab: {text}"))
-    {
+    match place(args.kernel, std::slice::from_ref(&scenario)) {
         Place::Host => up_here(args, &scenario),
         Place::Vm => block_on(up_there(args)),
     }
@@ -256,7 +253,11 @@ fn parse_fault(words: &[String]) -> Result<Fault> {
         for field in fields {
             let (name, value) =
                 field.split_once('=').ok_or_else(|| wrong(format!("`{field}` is not NAME=VALUE")))?;
-            if object.insert(name.to_owned(), value.into()).is_some() {
+            let value = match value.parse::<u16>() {
+                Ok(port) if name == "port" => port.into(),
+                _ => value.into(),
+            };
+            if object.insert(name.to_owned(), value).is_some() {
                 return Err(wrong(format!("`{name}` is given twice")));
             }
         }
@@ -342,6 +343,15 @@ mod tests {
         let one = parse_fault(&words(&["adminDown", "node=SRV1", "interface=enp0s3"])).expect("good");
         let other = parse_fault(&words(&["adminDown: {node: SRV1, interface: enp0s3}"])).expect("good");
         assert_eq!(one, other);
+        let words = |text: &str| words(&text.split(' ').collect::<Vec<_>>());
+        let filter = parse_fault(&words("packetFilter node=SRV1 protocol=tcp port=80")).expect("good");
+        assert_eq!(filter.to_string(), "packetFilter SRV1 tcp 80");
+        let bad = parse_fault(&words("impair node=SRV1 interface=eth0 loss=30% delay=50ms")).expect("good");
+        assert_eq!(bad.to_string(), "impair SRV1 eth0: 30% lost, 50ms late");
+    }
+
+    #[test]
+    fn what_is_no_fault_is_told() {
         for (bad, because) in [
             (&["adminDown", "node"][..], "not NAME=VALUE"),
             (&["adminDown", "node=a", "node=b"], "given twice"),

@@ -60,7 +60,8 @@ impl Kernel {
     }
 }
 
-fn vm_possible() -> Result<()> {
+/// Whether a virtual machine could be started; else what is missing for it.
+pub(super) fn vm_possible() -> Result<()> {
     match [find::kernel().err(), find::qemu().err(), find::vng().err()].into_iter().flatten().next() {
         Some(missing) => bail!("{missing} (see `bascule-lab doctor`)"),
         None => Ok(()),

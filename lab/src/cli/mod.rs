@@ -1,11 +1,14 @@
 //! The command line.
 
+mod annotate;
 mod graph;
 mod hand;
 mod keeper;
 pub(crate) mod kernel;
 pub(crate) mod machine;
 mod play;
+mod report;
+mod stops;
 
 use std::process::ExitCode;
 
@@ -26,6 +29,7 @@ Examples:
   bascule-lab run tp-ipvs                         play one; results are in ./lab-results
   bascule-lab run --all --out results             play all; results/junit.xml is for CI
   bascule-lab run my.yaml --repeat 5 --seed 7     a scenario of your own, five times
+  bascule-lab run my.yaml --on-failure shell      look around where it failed, before all is taken down
   bascule-lab up tp-ipvs                          the same network, to work in by hand:
   bascule-lab exec Load-Balancer -- ipvsadm -Ln     look,
   bascule-lab inject adminDown node=SRV1 interface=enp0s3   break something,
@@ -70,6 +74,10 @@ enum Command {
     Heal(hand::FaultArgs),
     /// Take down what is up.
     Down(hand::DownArgs),
+    /// Make the report of a run anew from what is in its folder.
+    Report(report::ReportArgs),
+    /// Write a capture from elsewhere (pcap or pcapng) anew, with a comment on each frame that matters.
+    Annotate(annotate::AnnotateArgs),
     /// The virtual machine that is used where this kernel lacks what a scenario needs.
     #[command(subcommand)]
     Vm(machine::Command),
@@ -143,6 +151,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Inject(args) => hand::inject(&args),
         Command::Heal(args) => hand::heal(&args),
         Command::Down(args) => hand::down(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Annotate(args) => annotate::run(&args),
         Command::Keep(args) => keeper::keep(&args),
         Command::Vm(command) => machine::run(command),
         Command::Bench(args) => crate::bench::run(args),

@@ -1,21 +1,23 @@
 //! `bascule-lab list`, `show`, `validate` and `run`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
-use super::kernel::{Kernel, Place};
+use super::kernel::{Kernel, Place, vm_possible};
 use super::machine::{GRACE, block_on, connect, machine_environment};
+use super::stops::{OnFailure, must_have_keys, wait_for_person};
 use super::{BAD_INPUT, bad_input};
 use crate::doctor::kernel::Ability;
-use crate::run::{Cancel, JUNIT, RunOptions, folder, run_scenarios};
+use crate::run::{Cancel, Halt, JUNIT, RunOptions, folder, run_scenarios};
 use crate::scenario::{Feature, Problem, Scenario, resolve, shipped};
 use crate::vm::executor::MACHINE;
 use crate::vm::message::Command;
 use crate::vm::{Interaction, Settings, Vm};
-use crate::world::janitor;
+use crate::world::{World, janitor, wallclock};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RunArgs {
@@ -31,7 +33,7 @@ pub(super) struct RunArgs {
     /// Where they run.
     #[arg(long, value_enum, default_value_t)]
     kernel: Kernel,
-    /// Folder of the results: DIR/junit.xml, and DIR/NAME/ with result.json, timeline.jsonl, capture.pcapng and logs.
+    /// Folder of the results: DIR/junit.xml, and DIR/NAME/ with report.html, result.json, timeline.jsonl, capture.pcapng and logs.
     #[arg(long, value_name = "DIR", default_value = "lab-results")]
     out: PathBuf,
     /// Draws the moments of faults; a run prints the one that it used.
@@ -40,6 +42,45 @@ pub(super) struct RunArgs {
     /// How often each is played.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repeat: u32,
+    /// Plays the other steps of a scenario, too, when one has failed.
+    #[arg(long)]
+    keep_going: bool,
+    /// Plays no further scenario when one has not passed. (Else all are played.)
+    #[arg(long)]
+    fail_fast: bool,
+    /// Builds the network, starts its programs and takes everything down; plays no step.
+    #[arg(long)]
+    topology_only: bool,
+    /// Waits for Enter before each step; on the way there is a shell in each node.
+    #[arg(long)]
+    pause: bool,
+    /// What to do when a scenario has failed, before its network is taken down.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    on_failure: Option<OnFailure>,
+}
+
+impl RunArgs {
+    /// Those options that are the same inside the virtual machine.
+    fn passed_on(&self) -> Vec<String> {
+        let flags = [
+            ("--keep-going", self.keep_going),
+            ("--fail-fast", self.fail_fast),
+            ("--topology-only", self.topology_only),
+            ("--pause", self.pause),
+            ("--on-failure=shell", self.on_failure == Some(OnFailure::Shell)),
+        ];
+        let mut options = vec!["--repeat".to_owned(), self.repeat.to_string()];
+        options.extend(flags.into_iter().filter(|(_, set)| *set).map(|(flag, _)| flag.to_owned()));
+        if let Some(seed) = self.seed {
+            options.extend(["--seed".to_owned(), seed.to_string()]);
+        }
+        options
+    }
+
+    /// Whether it waits for a person.
+    fn waits(&self) -> bool {
+        self.pause || self.on_failure.is_some()
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -155,13 +196,18 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
     if names.is_empty() {
         return Err(bad_input("no scenario is left to run"));
     }
+    for (option, set) in [("--pause", args.pause), ("--on-failure shell", args.on_failure.is_some())] {
+        if set {
+            must_have_keys(option)?;
+        }
+    }
     // Judged here first, so that a mistake is told before anything boots.
     let scenarios = match load(&names) {
         Ok(scenarios) => scenarios,
         Err(problems) => return Ok(tell(&problems)),
     };
     let folders = folders(&scenarios, args)?;
-    match args.kernel.choose(&needed(&scenarios), &mut |text| eprintln!("bascule-lab: {text}")) {
+    match place(args.kernel, &scenarios) {
         Place::Host => here(args, &scenarios),
         Place::Vm => in_machine(args, &names, &folders),
     }
@@ -192,21 +238,23 @@ fn folders(scenarios: &[Scenario], args: &RunArgs) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-pub(super) fn needed(scenarios: &[Scenario]) -> Vec<Ability> {
-    let mut needed = Vec::new();
-    for scenario in scenarios {
-        for feature in &scenario.requires.kernel {
-            let ability = match feature {
-                Feature::Ipvs => Ability::Ipvs,
-                Feature::Ipip => Ability::Ipip,
-                Feature::Nftables => Ability::Nftables,
-            };
-            if !needed.contains(&ability) {
-                needed.push(ability);
-            }
+/// What a kernel has to have for these scenarios.
+fn needed(scenarios: &[Scenario]) -> Vec<Ability> {
+    let features: BTreeSet<Feature> = scenarios.iter().flat_map(Scenario::features).collect();
+    features.into_iter().map(Ability::from).collect()
+}
+
+/// Where these scenarios run.
+pub(super) fn place(kernel: Kernel, scenarios: &[Scenario]) -> Place {
+    let mut say = |text: &str| eprintln!("bascule-lab: {text}");
+    let moved = scenarios.iter().any(Scenario::moves_the_clock);
+    if let Some(why) = wallclock::refusal().filter(|_| moved && kernel == Kernel::Auto) {
+        match vm_possible() {
+            Ok(()) => return Place::Vm,
+            Err(error) => say(&format!("{why}; and no virtual machine: {error:#}")),
         }
     }
-    needed
+    kernel.choose(&needed(scenarios), &mut say)
 }
 
 fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
@@ -221,6 +269,15 @@ fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
     let mut options = RunOptions::new(args.out.clone())?;
     options.seed = args.seed;
     options.repeat = args.repeat;
+    options.keep_going = args.keep_going;
+    options.fail_fast = args.fail_fast;
+    options.topology_only = args.topology_only;
+    let wait = |set: bool| -> Option<Halt> {
+        let cancel = cancel.clone();
+        set.then(|| Arc::new(move |world: &World, what: &str| wait_for_person(world, what, &cancel)) as Halt)
+    };
+    options.pause = wait(args.pause);
+    options.on_failure = wait(args.on_failure == Some(OnFailure::Shell));
     options.cancel = cancel;
     let summary = run_scenarios(scenarios, &options)
         .with_context(|| format!("writing the results to {}", args.out.display()))?;
@@ -254,19 +311,16 @@ fn in_machine(args: &RunArgs, names: &[String], folders: &[PathBuf]) -> Result<E
             command.push(there);
         }
         let results = format!("{folder}/results");
-        command.extend(
-            ["--kernel", "host", "--out", &results, "--repeat", &args.repeat.to_string()].map(str::to_owned),
-        );
-        if let Some(seed) = args.seed {
-            command.extend(["--seed".to_owned(), seed.to_string()]);
-        }
+        command.extend(["--kernel", "host", "--out", &results].map(str::to_owned));
+        command.extend(args.passed_on());
         let command = Command {
             arguments: command,
             environment: machine_environment(&programs),
             grace_millis: u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX),
             ..Command::default()
         };
-        let code = vm.run(command, Interaction::Watch).await?;
+        let interaction = if args.waits() { Interaction::Terminal } else { Interaction::Watch };
+        let code = vm.run(command, interaction).await?;
         let fetched = fetch(&mut vm, &results, &args.out, folders).await;
         // Also when they could not be fetched: the machine's memory is not a store.
         vm.remove(&folder).await?;
@@ -294,8 +348,27 @@ mod tests {
     use super::*;
 
     fn args(out: &Path, repeat: u32) -> RunArgs {
-        let (scenarios, all, filter, kernel, seed) = (Vec::new(), false, None, Kernel::Host, None);
-        RunArgs { scenarios, all, filter, kernel, out: out.to_owned(), seed, repeat }
+        let out = out.to_str().expect("UTF-8");
+        parse(&["udp", "--kernel", "host", "--out", out, "--repeat", &repeat.to_string()])
+    }
+
+    fn parse(words: &[&str]) -> RunArgs {
+        let command = <RunArgs as clap::Args>::augment_args(clap::Command::new("run"));
+        let matches = command.get_matches_from([&["run"], words].concat());
+        <RunArgs as clap::FromArgMatches>::from_arg_matches(&matches).expect("good")
+    }
+
+    #[test]
+    fn options_reach_the_machine() {
+        let words = ["udp", "--seed", "7", "--keep-going", "--fail-fast", "--topology-only", "--pause"];
+        let args = parse(&[&words[..], &["--on-failure", "shell"]].concat());
+        assert!(args.waits());
+        let again = parse(&args.passed_on().iter().map(String::as_str).chain(["udp"]).collect::<Vec<_>>());
+        assert_eq!((again.repeat, again.seed, again.on_failure), (1, Some(7), Some(OnFailure::Shell)));
+        assert!(again.keep_going && again.fail_fast && again.topology_only && again.pause);
+        let plain = parse(&["udp", "--repeat", "3"]);
+        assert_eq!(plain.passed_on(), ["--repeat", "3"]);
+        assert!(!plain.waits());
     }
 
     #[test]

@@ -8,6 +8,8 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::sched::{CloneFlags, unshare};
 use serde::Serialize;
 
+use crate::scenario::Feature;
+
 /// Something a kernel has or lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,6 +58,18 @@ impl Ability {
             Self::Ipip => "IPIP tunnels",
             Self::Netem => "netem",
             Self::Bonding => "bonding",
+        }
+    }
+}
+
+impl From<Feature> for Ability {
+    fn from(feature: Feature) -> Self {
+        match feature {
+            Feature::Ipvs => Self::Ipvs,
+            Feature::Ipip => Self::Ipip,
+            Feature::Nftables => Self::Nftables,
+            Feature::Netem => Self::Netem,
+            Feature::Bonding => Self::Bonding,
         }
     }
 }

@@ -139,6 +139,28 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
+/// A frame in words: `tcp syn 192.0.2.1:40000 > 192.0.2.30:80`.
+pub fn describe(frame: &Frame) -> String {
+    let Some(protocol) = frame.protocol else { return "a frame of another kind".into() };
+    let mut text = format!("{protocol:?}").to_lowercase();
+    if frame.gratuitous {
+        text.insert_str(0, "gratuitous ");
+    }
+    for (bit, name) in [(SYN, " syn"), (FIN, " fin"), (RST, " rst"), (ACK, " ack")] {
+        if protocol == FrameProtocol::Tcp && frame.tcp_flags & bit != 0 {
+            text.push_str(name);
+        }
+    }
+    let end = |address: Option<IpAddr>, port: Option<u16>| match (address, port) {
+        (Some(IpAddr::V6(address)), Some(port)) => format!("[{address}]:{port}"),
+        (Some(address), Some(port)) => format!("{address}:{port}"),
+        (Some(address), None) => address.to_string(),
+        (None, _) => "?".into(),
+    };
+    let (from, to) = (end(frame.source, frame.source_port), end(frame.destination, frame.destination_port));
+    format!("{text} {from} > {to}")
+}
+
 /// Whether all that the filter says is true of the frame.
 pub fn passes(filter: &FrameFilter, frame: &Frame) -> bool {
     fn is<T: PartialEq>(wanted: Option<&T>, seen: Option<&T>) -> bool {
@@ -250,6 +272,7 @@ mod tests {
         assert_eq!(own.source, Some("192.16.193.30".parse().unwrap()));
         assert!(own.gratuitous);
         assert_eq!(own.claim, Some(("192.16.193.30".parse().unwrap(), [2, 0, 0, 0, 0, 1])));
+        assert_eq!(describe(&own), "gratuitous arp 192.16.193.30 > 192.16.193.30");
         let probe = frame("0806 0001 0800 06 04 0001 020000000001 00000000 000000000000 c010c11e");
         assert_eq!(probe.claim, None, "who asks for an address does not claim it");
         let asked = frame("0806 0001 0800 06 04 0001 020000000001 c010c101 000000000000 c010c11e");
@@ -263,6 +286,9 @@ mod tests {
         let ip = "0800 45000028 00000000 40 06 0000 c010c164 c010c11e";
         let syn = frame(&format!("{ip} c350 0050 00000000 00000000 50 02 0000 0000 0000"));
         let reset = frame(&format!("{ip} c350 0050 00000000 00000000 50 14 0000 0000 0000"));
+        assert_eq!(describe(&syn), "tcp syn 192.16.193.100:50000 > 192.16.193.30:80");
+        assert_eq!(describe(&reset), "tcp rst ack 192.16.193.100:50000 > 192.16.193.30:80");
+        assert_eq!(describe(&frame("88b5 00")), "a frame of another kind");
         let filter = |flags: &[TcpFlag]| FrameFilter { tcp_flags: flags.to_vec(), ..FrameFilter::default() };
         assert_eq!(syn.destination_port, Some(80));
         assert_eq!(syn.source_port, Some(50000));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::bound::{self, Measured};
 use super::{Finding, Span, Verdict};
-use crate::scenario::expectation::{Bound, HoldersExpectation};
+use crate::scenario::expectation::{Bound, HoldersExpectation, RestExpectation};
 use crate::world::{Event, Watched};
 
 /// One change of who has an address.
@@ -112,6 +112,41 @@ impl History {
     }
 }
 
+/// Judges whether no address came or went for a while before `now`.
+pub fn at_rest(expected: &RestExpectation, history: &History, now: u64) -> Finding {
+    let counts = |node: &str| expected.nodes.is_empty() || expected.nodes.iter().any(|name| &**name == node);
+    let changes = history.changes.iter().flat_map(|(address, changes)| {
+        changes.iter().filter(|change| counts(&change.node)).map(move |change| (*address, change))
+    });
+    let quiet = expected.quiet_for;
+    let nodes: Vec<&str> = expected.nodes.iter().map(|name| &**name).collect();
+    let place = if nodes.is_empty() { "any node".to_owned() } else { nodes.join(", ") };
+    let wanted = format!("no address comes or goes on {place} for {quiet}");
+    if let Some((at, node)) = history.lost.iter().rfind(|(_, node)| counts(node)) {
+        // Among those that were lost there may have been one of any time since.
+        if now.saturating_sub(*at) < nanoseconds(quiet.get()) {
+            let mut finding = Finding::of(false, wanted, format!("notifications of {node} were lost"));
+            finding.verdict = Verdict::Undecided;
+            return finding.at(Some(*at));
+        }
+    }
+    match changes.max_by_key(|(_, change)| change.at) {
+        None => Finding::of(true, wanted, "none ever did"),
+        Some((address, change)) => {
+            let since = Duration::from_nanos(now.saturating_sub(change.at));
+            let what = if change.added { "came to" } else { "went from" };
+            let (node, interface) = (&change.node, &change.interface);
+            let seen =
+                format!("the last one {} ago: {address} {what} {interface} of {node}", bound::show(since));
+            Finding::of(since >= quiet.get(), wanted, seen).at(Some(change.at))
+        }
+    }
+}
+
+fn nanoseconds(length: Duration) -> u64 {
+    u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Judges who has an address now, and for how long nobody or several had it.
 pub fn judge(
     expected: &HoldersExpectation,
@@ -213,6 +248,31 @@ mod tests {
         assert_eq!(verdict(&on(&["dir1"]), &events, (0, 9)), Verdict::Failed);
         assert_eq!(verdict(&on(&[]), &[], (0, 9)), Verdict::Passed);
         assert_eq!(verdict(&on(&[]), &events, (0, 9)), Verdict::Failed);
+    }
+
+    #[test]
+    fn at_rest_when_nothing_moved_for_a_while() {
+        let mut history = History::default();
+        let rest = |milliseconds, nodes: &[&str]| RestExpectation {
+            quiet_for: crate::scenario::Span::from_millis(milliseconds),
+            nodes: nodes.iter().map(|name| (*name).into()).collect(),
+        };
+        assert_eq!(
+            at_rest(&rest(100, &[]), &history, 50 * MS).verdict,
+            Verdict::Passed,
+            "nothing ever moved"
+        );
+        for event in [event(100, "dir1", true), event(300, "dir2", true)] {
+            history.put(&event);
+        }
+        let early = at_rest(&rest(100, &[]), &history, 350 * MS);
+        assert_eq!((early.verdict, early.at), (Verdict::Failed, Some(300 * MS)));
+        assert!(early.seen.contains("192.16.193.30 came to enp0s3 of dir2"), "{}", early.seen);
+        assert_eq!(at_rest(&rest(100, &[]), &history, 400 * MS).verdict, Verdict::Passed);
+        assert_eq!(at_rest(&rest(100, &["dir1"]), &history, 350 * MS).verdict, Verdict::Passed);
+        history.put(&Watched { at: 400 * MS, node: "dir1".into(), event: Event::Lost { count: 1 } });
+        assert_eq!(at_rest(&rest(100, &[]), &history, 450 * MS).verdict, Verdict::Undecided);
+        assert_eq!(at_rest(&rest(100, &["dir2"]), &history, 450 * MS).verdict, Verdict::Passed);
     }
 
     #[test]

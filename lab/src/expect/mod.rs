@@ -7,9 +7,11 @@ pub mod frames;
 pub mod holders;
 pub mod ipvsadm;
 pub mod kernel;
+pub mod metric;
 pub mod reals;
 pub mod requests;
 pub mod status;
+mod tally;
 pub mod text;
 
 use serde::Serialize;

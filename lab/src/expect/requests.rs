@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::bound::{self, Measured};
+use super::tally::{Tally, Times};
 use super::{Finding, Lateness, Span, Verdict};
 use crate::programs::record::Request;
-use crate::scenario::expectation::{Bound, Count, RequestsExpectation};
+use crate::scenario::expectation::{Bound, RequestsExpectation};
 
 /// What a load was asked to do, as far as it matters for judging.
 #[derive(Clone, Copy, Debug)]
@@ -80,115 +81,6 @@ pub fn judge(
         findings.push(gap(&requests, &tally, load, longest, window, lateness));
     }
     findings
-}
-
-/// When a request was to begin, began, and ended.
-#[derive(Clone, Copy)]
-struct Times {
-    seq: u64,
-    scheduled: u64,
-    started: u64,
-    ended: u64,
-}
-
-impl Times {
-    fn of(request: &Request) -> Self {
-        let Request { seq, scheduled, started, ended, .. } = *request;
-        Self { seq, scheduled, started, ended }
-    }
-
-    /// How late the load itself was with it.
-    fn own(self) -> Duration {
-        Duration::from_nanos(self.started.saturating_sub(self.scheduled))
-    }
-}
-
-/// Requests in numbers.
-struct Tally {
-    sent: u64,
-    ok: u64,
-    /// Failed, but the machine itself was so late that this may be why.
-    unclear: u64,
-    answerers: BTreeMap<String, u64>,
-    /// Who answered, in the order of the requests; `None` for those that are unclear. Those that failed otherwise are not in it.
-    turns: Vec<(Option<String>, Times)>,
-    first_failed: Option<u64>,
-    first_error: Option<String>,
-}
-
-impl Tally {
-    fn of(requests: &[&Request], load: Load, lateness: &dyn Fn(Span) -> Lateness) -> Self {
-        let mut tally = Self {
-            sent: 0,
-            ok: 0,
-            unclear: 0,
-            answerers: BTreeMap::new(),
-            turns: Vec::new(),
-            first_failed: None,
-            first_error: None,
-        };
-        for request in requests {
-            tally.sent += 1;
-            if request.ok {
-                tally.ok += 1;
-                let name = request.answerer.clone().unwrap_or_else(|| "?".into());
-                tally.turns.push((Some(name.clone()), Times::of(request)));
-                *tally.answerers.entry(name).or_default() += 1;
-                continue;
-            }
-            tally.first_failed.get_or_insert(request.scheduled);
-            if tally.first_error.is_none() {
-                tally.first_error.clone_from(&request.error);
-            }
-            let span = Span { since: request.scheduled, until: request.ended.max(request.scheduled + 1) };
-            // An error that came before the time was up was not caused by slowness.
-            let timed_out = request.again
-                || span.until - span.since
-                    >= u64::try_from(load.timeout.as_nanos()).unwrap_or(u64::MAX) * 9 / 10;
-            let own = Times::of(request).own();
-            if timed_out && lateness(span).sum.max(own) > load.timeout / 4 {
-                tally.unclear += 1;
-                tally.turns.push((None, Times::of(request)));
-            }
-        }
-        tally
-    }
-
-    fn failed(&self) -> u64 {
-        self.sent - self.ok
-    }
-
-    fn by(&self, name: &str) -> u64 {
-        self.answerers.get(name).copied().unwrap_or(0)
-    }
-
-    /// A number that may in truth be anything from `low` to `high`.
-    fn number(&self, count: Count, what: &str, seen: u64, low: u64, high: u64) -> Finding {
-        let mut finding = Finding::of(count.admits(seen), format!("{count} {what}"), self.to_string());
-        if finding.verdict == Verdict::Failed {
-            finding.at = self.first_failed;
-            if self.unclear > 0 && count.admits_any(low, high) {
-                finding.verdict = Verdict::Undecided;
-            }
-        }
-        finding
-    }
-}
-
-impl std::fmt::Display for Tally {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} sent, {} ok, {} failed", self.sent, self.ok, self.failed())?;
-        for (name, count) in &self.answerers {
-            write!(f, ", {name} {count}")?;
-        }
-        if self.unclear > 0 {
-            write!(f, "; {} of the failed while the machine itself was late", self.unclear)?;
-        }
-        if let Some(error) = &self.first_error {
-            write!(f, "; first failure: {error}")?;
-        }
-        Ok(())
-    }
 }
 
 fn proportion(weights: &BTreeMap<String, u32>, tolerance: u64, tally: &Tally) -> Vec<Finding> {
@@ -316,7 +208,7 @@ fn gap(
 mod tests {
     use super::super::worst;
     use super::*;
-    use crate::scenario::expectation::Limits;
+    use crate::scenario::expectation::{Count, Limits};
 
     const MS: u64 = 1_000_000;
     const LOAD: Load = Load { interval: Duration::from_millis(10), timeout: Duration::from_millis(500) };

@@ -1,7 +1,10 @@
 //! Failures, played for real. Each is injected into a running [`World`], proves that it took effect, and can be healed; a fault
 //! that has no effect (an interface that is down already, a node that is off) is an error and never a success.
 
+mod impair;
+mod machine;
 mod network;
+mod packet_filter;
 mod process;
 
 use crate::scenario::Fault;
@@ -66,6 +69,10 @@ pub fn inject(world: &World, fault: &Fault) -> Result<Played> {
         Fault::StopService(fault) => process::stop_service(world, &fault.node, &fault.service),
         Fault::Crash(fault) => process::crash(world, &fault.node),
         Fault::Reboot(fault) => process::reboot(world, &fault.node),
+        Fault::Impair(fault) => impair::impair(world, fault),
+        Fault::PacketFilter(fault) => packet_filter::filter(world, fault),
+        Fault::DiskFull(fault) => machine::fill_disk(world, &fault.node),
+        Fault::ClockStep(fault) => machine::step_clock(world, fault),
     };
     result.map_err(|error| error.of(&format!("the fault `{fault}` did not take effect")))
 }
@@ -89,6 +96,10 @@ pub fn heal(world: &World, fault: &Fault) -> Result<Played> {
             process::may_start(world, &fault.node, &fault.service, restart)
         }
         Fault::Crash(fault) => process::boot(world, &fault.node),
+        Fault::Impair(fault) => impair::repair(world, fault),
+        Fault::PacketFilter(fault) => packet_filter::pass(world, fault),
+        Fault::DiskFull(fault) => machine::empty_disk(world, &fault.node),
+        Fault::ClockStep(_) => machine::clock_back(world),
         Fault::Reboot(_) => Err(Error::wrong("a reboot is over when it has been played; it needs no heal")),
     };
     result.map_err(|error| error.of(&format!("the fault `{fault}` is not healed")))

@@ -9,6 +9,8 @@ use crate::world::{Cable, Cut, Error, Interface, Links, Node, Result, Switch, Wo
 
 /// How long the kernel may take until a change is seen everywhere. It takes microseconds.
 const EFFECT: Duration = Duration::from_secs(5);
+/// After how long another probe is sent on a cable that loses some.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What the kernel of a node says of one of its interfaces.
 pub(super) fn interface_of(node: &Node, interface: &str) -> Result<Interface> {
@@ -41,19 +43,22 @@ fn wait_for(
 }
 
 /// Whether frames can pass on a cable as far as its two ends go.
-fn live(world: &World, node: &Node, cable: &Cable) -> bool {
+pub(super) fn live(world: &World, node: &Node, cable: &Cable) -> bool {
     node.is_up()
         && !world.cabling().is_unplugged(cable)
         && interface_of(node, &cable.interface).is_ok_and(|interface| interface.up && interface.carrier)
 }
 
 /// Waits until frames pass, where nothing else stands against it. Returns what shows it.
-fn frames_pass(world: &World, node: &Node, cable: &Cable) -> Result<String> {
+pub(super) fn frames_pass(world: &World, node: &Node, cable: &Cable) -> Result<String> {
     if !live(world, node, cable) {
         return Ok("another fault still holds the link down".into());
     }
-    if world.cabling().is_cut(&cable.port) {
+    if world.cabling().is_cut(cable.bridge_port()) {
         return Ok("another fault still swallows its frames".into());
+    }
+    if world.cabling().is_impaired(cable) {
+        return Ok("another fault still impairs its frames".into());
     }
     world.cabling().wait_until_plugged(node, cable)?;
     Ok("probes pass both ways".into())
@@ -173,8 +178,8 @@ pub(super) fn blackhole(world: &World, fault: &Blackhole) -> Result<Played> {
             fault.interface, fault.node
         )));
     }
-    let from = Cut::From(cable.port.clone());
-    let to = Cut::To(cable.port.clone());
+    let from = Cut::From(cable.bridge_port().into());
+    let to = Cut::To(cable.bridge_port().into());
     let cuts = match fault.direction {
         Direction::Both => vec![from, to],
         Direction::In => vec![to],
@@ -218,10 +223,17 @@ pub(super) fn prove_swallowed(world: &World, node: &Node, cable: &Cable, cut: &C
     let before = switch.swallowed(cut)?.ok_or_else(|| {
         Error::wrong(format!("the kernel does not hold the rule that cuts frames {way} {name}"))
     })?;
-    let number =
-        sender.send().map_err(|error| Error::wrong(format!("sending a probe {way} {name}: {error}")))?;
-    let deadline = Instant::now() + EFFECT;
+    let send =
+        || sender.send().map_err(|error| Error::wrong(format!("sending a probe {way} {name}: {error}")));
+    let mut number = send()?;
+    let mut sent = Instant::now();
+    let deadline = sent + EFFECT;
     loop {
+        // A cable that is bad besides may have lost it.
+        if switch.is_impaired(cable) && sent.elapsed() > AGAIN {
+            number = send()?;
+            sent = Instant::now();
+        }
         if switch.swallowed(cut)?.is_some_and(|count| count > before) {
             break;
         }
@@ -246,13 +258,15 @@ pub(super) fn cut_off(world: &World, node: &Node, reason: &str) -> Result<(u64, 
     if switch.is_cut_for(reason) {
         return Err(Error::wrong("it is in effect already"));
     }
-    // Whatever another fault holds down needs no proof.
-    let live: Vec<_> = node.cables().iter().filter(|cable| live(world, node, cable)).collect();
+    // Whatever another fault holds down, or makes bad, needs no proof; of several cables that are bonded only one would carry it.
+    let provable =
+        |cable: &&Cable| live(world, node, cable) && !switch.is_impaired(cable) && cable.bonded.is_none();
+    let live: Vec<_> = node.cables().iter().filter(provable).collect();
     let at = now();
     switch.cut(reason, &Switch::all_of(node))?;
     let done = now();
     for cable in &live {
-        for cut in [Cut::From(cable.port.clone()), Cut::To(cable.port.clone())] {
+        for cut in [Cut::From(cable.bridge_port().into()), Cut::To(cable.bridge_port().into())] {
             if let Err(error) = prove_swallowed(world, node, cable, &cut) {
                 switch.restore(reason)?;
                 return Err(error);
@@ -326,7 +340,9 @@ pub(super) fn partition(world: &World, fault: &Partition) -> Result<Played> {
     let ways = ways(&groups);
     let cut_of = |from: &Cable, to: &Cable| Cut::Apart(from.port.clone(), to.port.clone());
     let cuts: Vec<_> = ways.iter().map(|(from, to)| cut_of(&from.1, &to.1)).collect();
-    let provable = |end: &End| live(world, &end.0, &end.1) && !switch.is_cut(&end.1.port);
+    let provable = |end: &End| {
+        live(world, &end.0, &end.1) && !switch.is_cut(end.1.bridge_port()) && !switch.is_impaired(&end.1)
+    };
     let tested: Vec<_> = ways.iter().filter(|(from, to)| provable(from) && provable(to)).collect();
     if tested.is_empty() {
         return Err(Error::wrong(format!(
@@ -373,7 +389,9 @@ pub(super) fn partition_over(world: &World, fault: &Partition) -> Result<Played>
     let mut passed = 0;
     let ways = ways(&groups);
     for (from, to) in &ways {
-        let usable = |end: &End| live(world, &end.0, &end.1) && !switch.is_cut(&end.1.port);
+        let usable = |end: &End| {
+            live(world, &end.0, &end.1) && !switch.is_cut(end.1.bridge_port()) && !switch.is_impaired(&end.1)
+        };
         if !usable(from) || !usable(to) {
             continue;
         }

@@ -1,10 +1,13 @@
 //! A small writer and reader of pcapng (draft-ietf-opsawg-pcapng): sections, interfaces with names, packets with
 //! comments, statistics. Times are nanoseconds of `CLOCK_REALTIME`.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 
 const SECTION_HEADER: u32 = 0x0A0D_0D0A;
 const INTERFACE_DESCRIPTION: u32 = 1;
+const NAME_RESOLUTION: u32 = 4;
 const INTERFACE_STATISTICS: u32 = 5;
 const ENHANCED_PACKET: u32 = 6;
 const BYTE_ORDER_MAGIC: u32 = 0x1A2B_3C4D;
@@ -15,6 +18,8 @@ const OPT_COMMENT: u16 = 1;
 const OPT_IF_NAME: u16 = 2;
 const OPT_IF_TSRESOL: u16 = 9;
 const OPT_EPB_FLAGS: u16 = 2;
+const OPT_ISB_STARTTIME: u16 = 2;
+const OPT_ISB_ENDTIME: u16 = 3;
 const OPT_ISB_IFRECV: u16 = 4;
 const OPT_ISB_IFDROP: u16 = 5;
 
@@ -97,8 +102,13 @@ impl<W: Write> Writer<W> {
 
     /// Adds an Ethernet interface and gives its index.
     pub fn interface(&mut self, name: &str, snap_length: u32) -> io::Result<u32> {
+        self.link(name, snap_length, LINKTYPE_ETHERNET)
+    }
+
+    /// Adds an interface of any kind (a number of pcap's registry of link types) and gives its index.
+    pub fn link(&mut self, name: &str, snap_length: u32, kind: u16) -> io::Result<u32> {
         let mut body = Vec::new();
-        body.extend(LINKTYPE_ETHERNET.to_le_bytes());
+        body.extend(kind.to_le_bytes());
         body.extend(0u16.to_le_bytes());
         body.extend(snap_length.to_le_bytes());
         option(&mut body, OPT_IF_NAME, name.as_bytes());
@@ -109,14 +119,36 @@ impl<W: Write> Writer<W> {
         Ok(self.interfaces - 1)
     }
 
+    /// Adds names of addresses, which readers show in their place.
+    pub fn names(&mut self, names: &BTreeMap<IpAddr, String>) -> io::Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut body = Vec::new();
+        for (address, name) in names {
+            let (kind, mut value) = match address {
+                IpAddr::V4(address) => (1u16, address.octets().to_vec()),
+                IpAddr::V6(address) => (2u16, address.octets().to_vec()),
+            };
+            value.extend(name.as_bytes());
+            value.push(0);
+            // A record has the form of an option.
+            option(&mut body, kind, &value);
+        }
+        option(&mut body, OPT_END, &[]);
+        self.block(NAME_RESOLUTION, &body)
+    }
+
     /// Adds a frame.
     pub fn packet(&mut self, packet: &Packet) -> io::Result<()> {
+        self.commented(packet, packet.comment.as_deref())
+    }
+
+    /// Adds a frame with another comment than its own.
+    pub fn commented(&mut self, packet: &Packet, comment: Option<&str>) -> io::Result<()> {
         let mut body = Vec::with_capacity(packet.data.len() + 64);
         body.extend(packet.interface.to_le_bytes());
-        #[expect(clippy::cast_possible_truncation, reason = "the format splits the time into its halves")]
-        let (high, low) = ((packet.time_ns >> 32) as u32, packet.time_ns as u32);
-        body.extend(high.to_le_bytes());
-        body.extend(low.to_le_bytes());
+        body.extend(halves(packet.time_ns));
         let length = u32::try_from(packet.data.len()).map_err(io::Error::other)?;
         body.extend(length.to_le_bytes());
         body.extend(packet.original_length.to_le_bytes());
@@ -127,7 +159,7 @@ impl<W: Write> Writer<W> {
             Direction::Outbound => 2,
         };
         option(&mut body, OPT_EPB_FLAGS, &flags.to_le_bytes());
-        if let Some(comment) = &packet.comment {
+        if let Some(comment) = comment {
             option(&mut body, OPT_COMMENT, comment.as_bytes());
         }
         option(&mut body, OPT_END, &[]);
@@ -142,12 +174,25 @@ impl<W: Write> Writer<W> {
         received: u64,
         dropped: u64,
     ) -> io::Result<()> {
+        self.totals(interface, time_ns, None, received, dropped)
+    }
+
+    /// Adds the totals of an interface, and from when until when all of its frames were taken.
+    pub fn totals(
+        &mut self,
+        interface: u32,
+        time_ns: u64,
+        recorded: Option<(u64, u64)>,
+        received: u64,
+        dropped: u64,
+    ) -> io::Result<()> {
         let mut body = Vec::new();
         body.extend(interface.to_le_bytes());
-        #[expect(clippy::cast_possible_truncation, reason = "the format splits the time into its halves")]
-        let (high, low) = ((time_ns >> 32) as u32, time_ns as u32);
-        body.extend(high.to_le_bytes());
-        body.extend(low.to_le_bytes());
+        body.extend(halves(time_ns));
+        if let Some((from, until)) = recorded {
+            option(&mut body, OPT_ISB_STARTTIME, &halves(from));
+            option(&mut body, OPT_ISB_ENDTIME, &halves(until));
+        }
         option(&mut body, OPT_ISB_IFRECV, &received.to_le_bytes());
         option(&mut body, OPT_ISB_IFDROP, &dropped.to_le_bytes());
         option(&mut body, OPT_END, &[]);
@@ -181,14 +226,29 @@ impl<W: Write> Writer<W> {
     }
 }
 
+/// A time as the format has it: its upper half, then its lower one.
+fn halves(time_ns: u64) -> [u8; 8] {
+    time_ns.rotate_left(32).to_le_bytes()
+}
+
 fn padded(body: &mut Vec<u8>, data: &[u8]) {
     body.extend(data);
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
+/// At most `most` bytes, and no part of a character.
+fn cut(value: &[u8], most: usize) -> usize {
+    let is_part = |at: usize| value.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
+    let mut at = value.len().min(most);
+    while at < value.len() && at > 0 && is_part(at) {
+        at -= 1;
+    }
+    at
+}
+
 fn option(body: &mut Vec<u8>, code: u16, value: &[u8]) {
     // An option's length is 16 bits; the only one that could be longer is a comment, which is cut.
-    let value = &value[..value.len().min(usize::from(u16::MAX) - 3)];
+    let value = &value[..cut(value, usize::from(u16::MAX) - 3)];
     body.extend(code.to_le_bytes());
     #[expect(clippy::cast_possible_truncation, reason = "cut to 16 bits on the line above")]
     body.extend((value.len() as u16).to_le_bytes());

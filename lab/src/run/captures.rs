@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::error::{Error, Result};
-use crate::programs::pcapng::{self, Block, Packet, Writer};
-use crate::world::{self, Node, Process, Spawn, World};
+use crate::annotate::{Known, Language, annotate, file};
+use crate::programs::clock::realtime_ns;
+use crate::programs::pcapng::{self, Block, Packet};
+use crate::scenario::Scenario;
+use crate::world::{self, Node, Process, Spawn, World, now};
 
 /// A recorded link. After a boot of its node it goes on in another file.
 pub(super) struct Capture {
@@ -20,6 +23,9 @@ pub(super) struct Capture {
 struct Part {
     path: String,
     process: Process,
+    /// From when until when everything was recorded: CLOCK_REALTIME, nanoseconds.
+    from: u64,
+    until: Option<u64>,
 }
 
 /// The frames of a link: when (CLOCK_REALTIME, nanoseconds) and what, and how many were lost.
@@ -35,6 +41,8 @@ const PROBE: [u8; 2] = world::PROBE_ETHERTYPE.to_be_bytes();
 const PATIENCE: Duration = Duration::from_secs(60);
 /// From when on nothing is added to the file of a link, in bytes; what comes later is counted as lost.
 const LIMIT: u64 = 48 << 20;
+/// The same for all links of a topology together: in the end all of it is in memory at once.
+const LIMIT_OF_ALL: u64 = 512 << 20;
 // The last frame, and the totals that every look at it adds, come on top.
 const _: () = assert!(LIMIT + (8 << 20) < world::MAX_FILE, "what was recorded can be read");
 
@@ -42,17 +50,23 @@ impl Capture {
     /// Begins to record.
     pub(super) fn start(world: &World, node: &str, interface: &str) -> Result<Self> {
         let mut capture = Self { node: node.into(), interface: interface.into(), parts: Vec::new() };
-        capture.go_on(world)?;
+        capture.go_on(world, 0)?;
         Ok(capture)
     }
 
-    /// Begins, after its node has booted, the next file.
-    pub(super) fn go_on(&mut self, world: &World) -> Result<()> {
+    /// Begins, after its node has booted, the next file. From when its boot began (CLOCK_MONOTONIC, nanoseconds) until the capture runs
+    /// something may have arrived that nobody recorded.
+    pub(super) fn go_on(&mut self, world: &World, booting: u64) -> Result<()> {
+        if let Some(part) = self.parts.last_mut() {
+            let ago = now().saturating_sub(booting);
+            part.until.get_or_insert_with(|| realtime_ns().saturating_sub(ago));
+        }
         let node = world.node(&self.node)?;
         let path = format!("/var/log/bascule-lab/{}.{}.pcapng", self.interface, self.parts.len());
         node.write_file(&path, b"")?;
         let label = format!("{}/{}", self.node, self.interface);
-        let limit = LIMIT.to_string();
+        let ends: usize = world.nodes().iter().map(|node| node.interfaces().len()).sum();
+        let limit = LIMIT.min(LIMIT_OF_ALL / (ends as u64).max(1)).to_string();
         let argv = [
             "bascule-lab",
             "capture",
@@ -67,7 +81,7 @@ impl Capture {
         ];
         let process = node.spawn(&Spawn::new(&format!("capture-{}", self.interface), argv))?;
         process.wait_for_line("ready", PATIENCE)?;
-        self.parts.push(Part { path, process });
+        self.parts.push(Part { path, process, from: realtime_ns(), until: None });
         Ok(())
     }
 
@@ -98,8 +112,9 @@ impl Capture {
     }
 
     /// Ends the recording.
-    pub(super) fn stop(&self) {
-        for part in &self.parts {
+    pub(super) fn stop(&mut self) {
+        for part in &mut self.parts {
+            part.until.get_or_insert_with(realtime_ns);
             // One that ended with its node is over already.
             let _ = part.process.stop(Duration::from_secs(10));
         }
@@ -144,29 +159,29 @@ fn up_to_now(node: &Node, part: &Part) -> Result<Vec<Block>> {
     }
 }
 
-/// Puts the frames of all links into one file, in the order of time.
-pub(super) fn merge(world: &World, captures: &[Capture], path: &Path) -> Result<()> {
-    let file = std::fs::File::create(path)
-        .map_err(|error| Error::harness(format!("{}: {error}", path.display())))?;
-    let failed = |error: std::io::Error| Error::harness(format!("writing {}: {error}", path.display()));
-    let mut writer = Writer::new(BufWriter::new(file), None).map_err(failed)?;
-    let mut packets = Vec::new();
-    let mut totals = Vec::new();
+/// Puts the frames of all links into one file, in the order of time, with names for the addresses and a comment on each that matters.
+pub(super) fn merge(world: &World, scenario: &Scenario, captures: &[Capture], path: &Path) -> Result<()> {
+    let mut merged = file::Capture::default();
     for capture in captures {
-        let label = format!("{}/{}", capture.node, capture.interface);
-        let interface = writer.interface(&label, 65_535).map_err(failed)?;
+        let interface = u32::try_from(merged.links.len()).unwrap_or(u32::MAX);
         let recorded = capture.read(world)?;
-        totals.push((interface, recorded.packets.len() as u64 + recorded.dropped, recorded.dropped));
-        packets.extend(recorded.packets.into_iter().map(|packet| Packet { interface, ..packet }));
+        merged.links.push(file::Link {
+            name: format!("{}/{}", capture.node, capture.interface),
+            kind: file::ETHERNET,
+            snap_length: 65_535,
+            recorded: capture.parts.iter().map(|part| (part.from, part.until.unwrap_or(u64::MAX))).collect(),
+            dropped: recorded.dropped,
+            ..file::Link::default()
+        });
+        merged.packets.extend(recorded.packets.into_iter().map(|packet| Packet { interface, ..packet }));
     }
-    packets.sort_by_key(|packet| packet.time_ns);
-    let last = packets.last().map_or(0, |packet| packet.time_ns);
-    for packet in &packets {
-        writer.packet(packet).map_err(failed)?;
-    }
-    for (interface, seen, dropped) in totals {
-        writer.statistics(interface, last, seen, dropped).map_err(failed)?;
-    }
-    writer.finish().map_err(failed)?;
-    Ok(())
+    file::sort(&mut merged.packets);
+    let mut known = Known::of(scenario);
+    file::tell(&merged, &mut known);
+    let annotated = annotate(&merged.packets, &mut known);
+    let failed = |error: std::io::Error| Error::harness(format!("writing {}: {error}", path.display()));
+    let out = std::fs::File::create(path).map_err(failed)?;
+    let about = format!("bascule-lab: {}", scenario.name);
+    let comment = |frame| annotated.text(frame, Language::En);
+    file::write(BufWriter::new(out), &about, &merged, &known, comment).map_err(failed)
 }

@@ -58,10 +58,10 @@ pub(super) fn collect(player: &mut Player<'_>, folder: &Path, result: &mut Scena
         }
         result.loads.insert(name.clone(), tally);
     }
-    for capture in &player.captures {
+    for capture in &mut player.captures {
         capture.stop();
     }
-    captures::merge(world, &player.captures, &folder.join("capture.pcapng"))
+    captures::merge(world, player.scenario, &player.captures, &folder.join("capture.pcapng"))
 }
 
 /// Two objects as one, some fields of the second left out.
@@ -72,23 +72,56 @@ fn merged(mut first: serde_json::Value, second: serde_json::Value, without: &[&s
     first
 }
 
-/// The lines that agents and others wrote around what went wrong.
-pub(super) fn nearest(result: &ScenarioResult, logs: &Logs, start: u64) -> Vec<String> {
+/// As many frames are told of each link, and of all links together.
+const FRAMES: (usize, usize) = (6, 24);
+
+/// When what went wrong happened, as far as that is known; `None`: nothing did.
+fn moment(result: &ScenarioResult, start: u64) -> Option<u64> {
     if result.verdict == Verdict::Passed {
-        return Vec::new();
+        return None;
     }
-    logs.look();
     let bad = |finding: &&expect::Finding| finding.verdict != expect::Verdict::Passed;
     let found =
         result.steps.iter().flat_map(|step| &step.judged).flat_map(|judged| &judged.findings).find(bad);
-    let at = found.and_then(|finding| finding.at).unwrap_or_else(|| {
+    Some(found.and_then(|finding| finding.at).unwrap_or_else(|| {
         let ended = result
             .steps
             .last()
             .map_or(result.duration_seconds, |step| step.at_seconds + step.duration_seconds);
         start + u64::try_from(Duration::from_secs_f64(ended.max(0.0)).as_nanos()).unwrap_or(0)
-    });
+    }))
+}
+
+/// The lines that agents and others wrote around what went wrong.
+pub(super) fn nearest(result: &ScenarioResult, logs: &Logs, start: u64) -> Vec<String> {
+    let Some(at) = moment(result, start) else { return Vec::new() };
+    logs.look();
     let around = Span { since: at.saturating_sub(3_000_000_000), until: at + 1_000_000_000 };
     let lines = logs.around(around, 4);
     lines.into_iter().map(|line| format!("{}: {}", line.of, line.text)).collect()
+}
+
+/// The last frames on each recorded link before what went wrong, and those just after it, in the order of time.
+pub(super) fn nearest_frames(player: &Player<'_>, result: &ScenarioResult) -> Vec<String> {
+    let Some(at) = moment(result, player.timeline.start()) else { return Vec::new() };
+    let around = Span { since: at.saturating_sub(2_000_000_000), until: at + 100_000_000 };
+    let mut found: Vec<(u64, String)> = Vec::new();
+    for capture in &player.captures {
+        // What cannot be read is said where the captures are collected.
+        let Ok(recorded) = capture.read(player.world) else { continue };
+        let mut near: Vec<(u64, String)> = Vec::new();
+        for packet in &recorded.packets {
+            let time = player.monotonic(packet.time_ns);
+            if around.contains(time) {
+                let words = expect::frames::describe(&expect::frames::decode(&packet.data));
+                near.push((time, format!("{} {}: {words}", capture.node, capture.interface)));
+            }
+        }
+        near.sort_by_key(|(time, _)| *time);
+        found.extend(near.into_iter().rev().take(FRAMES.0));
+    }
+    found.sort_by_key(|(time, _)| *time);
+    let skipped = found.len().saturating_sub(FRAMES.1);
+    let line = |(time, words): (u64, String)| format!("{:.3} s  {words}", player.timeline.seconds(time));
+    found.into_iter().skip(skipped).map(line).collect()
 }

@@ -7,11 +7,12 @@ use super::play::Player;
 use super::programs::{MANIFESTS, director};
 use crate::expect::bound::{self, Measured};
 use crate::expect::{
-    self, Finding, Span, Verdict, claims, connections, frames, holders, kernel, reals, requests, status, text,
+    self, Finding, Span, Verdict, claims, connections, frames, holders, kernel, metric, reals, requests,
+    status, text,
 };
 use crate::scenario::expectation::{
     ClaimsExpectation, CommandExpectation, Count, Established, FramesExpectation, HoldersExpectation,
-    KernelExpectation, Kind, Limits, LogExpectation, RealServersExpectation, Window,
+    KernelExpectation, Kind, Limits, LogExpectation, MetricExpectation, RealServersExpectation, Window,
 };
 use crate::world::{Exec, Node, Output, now};
 
@@ -19,6 +20,10 @@ use crate::world::{Exec, Node, Output, now};
 const NOTIFIED: Duration = Duration::from_millis(200);
 /// How long a command of an expectation may take.
 const COMMAND: Duration = Duration::from_secs(60);
+/// Where an agent tells its figures unless told, how long a piece of the answer may take, and how much of it is read, in bytes.
+const METRICS: (std::net::Ipv4Addr, u16) = (std::net::Ipv4Addr::LOCALHOST, 9740);
+const ANSWER: Duration = Duration::from_secs(10);
+const MAX_METRICS: u64 = 64 << 20;
 
 impl Player<'_> {
     /// Judges one kind of expectation as things are now. `began` is when the step began.
@@ -71,6 +76,11 @@ impl Player<'_> {
             }
             Kind::Log(expected) => Ok(vec![self.log(expected)]),
             Kind::Command(expected) => self.command(expected),
+            Kind::Metric(expected) => Ok(vec![self.metric(expected)?]),
+            Kind::Rest(expected) => {
+                let history = self.history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                Ok(vec![holders::at_rest(expected, &history, now())])
+            }
         }
     }
 
@@ -176,13 +186,10 @@ impl Player<'_> {
 
     /// Runs a command in a node; a text instead if the node cannot run any.
     fn run_in(node: &Node, command: &Exec) -> Result<Result<Output, String>> {
-        if !node.is_up() {
-            return Ok(Err(format!("{} is off", node.name())));
+        match asleep(node) {
+            Some(why) => Ok(Err(why)),
+            None => Ok(Ok(node.exec(command)?)),
         }
-        if node.is_frozen() {
-            return Ok(Err(format!("{} is frozen", node.name())));
-        }
-        Ok(Ok(node.exec(command)?))
     }
 
     fn holders(&self, expected: &HoldersExpectation) -> Result<Vec<Finding>> {
@@ -313,6 +320,18 @@ impl Player<'_> {
         Finding::of(count.admits(found.len() as u64), wanted, seen)
     }
 
+    fn metric(&self, expected: &MetricExpectation) -> Result<Finding> {
+        let node = self.world.node(&expected.node)?;
+        let wanted = format!("the figure {} of {}", expected.name, node.name());
+        if let Some(why) = asleep(&node) {
+            return Ok(Finding::of(false, wanted, why));
+        }
+        Ok(match node.in_netns(metrics)? {
+            Ok(text) => metric::judge(expected, &text),
+            Err(error) => Finding::of(false, wanted, format!("asking the agent for its figures: {error}")),
+        })
+    }
+
     fn command(&self, expected: &CommandExpectation) -> Result<Vec<Finding>> {
         let node = self.world.node(&expected.node)?;
         let command = Exec::shell(&expected.command).timeout(COMMAND);
@@ -323,6 +342,27 @@ impl Player<'_> {
             Err(why) => vec![Finding::of(false, format!("`{}`", expected.command), why)],
         })
     }
+}
+
+/// Why nothing can be asked of a node; `None`: it can.
+fn asleep(node: &Node) -> Option<String> {
+    if !node.is_up() {
+        return Some(format!("{} is off", node.name()));
+    }
+    node.is_frozen().then(|| format!("{} is frozen", node.name()))
+}
+
+/// What the agent of the calling thread's network says at `/metrics`.
+fn metrics() -> std::io::Result<String> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect_timeout(&METRICS.into(), ANSWER)?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.set_write_timeout(Some(ANSWER))?;
+    // Of version 1.0, so that the answer comes in one piece and ends with the connection.
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut text = String::new();
+    stream.take(MAX_METRICS).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Judges what a command did.

@@ -4,6 +4,7 @@ mod captures;
 mod collect;
 mod error;
 pub(crate) mod folder;
+mod judge;
 mod loads;
 mod logs;
 mod look;
@@ -13,7 +14,9 @@ mod reals;
 mod result;
 mod session;
 mod table;
+mod tables;
 mod timeline;
+mod wallclock;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +27,9 @@ pub use result::{Judged, LoadResult, ScenarioResult, StepResult, Summary, Verdic
 pub use session::{Up, missing, up};
 
 pub use crate::cancel::Cancel;
+use crate::report;
 use crate::scenario::Scenario;
+use crate::world::World;
 
 /// The file of all verdicts, in the folder of results.
 pub const JUNIT: &str = "junit.xml";
@@ -33,6 +38,9 @@ const AGAIN: u32 = 3;
 
 /// Told a line, without its end.
 pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Waits for a person, who is told what it is about and may look around in the world.
+pub type Halt = Arc<dyn Fn(&World, &str) + Send + Sync>;
 
 /// How to run.
 #[derive(Clone)]
@@ -43,6 +51,16 @@ pub struct RunOptions {
     pub seed: Option<u64>,
     /// How often each scenario is played; at least once.
     pub repeat: u32,
+    /// Whether the other steps of a scenario are played, too, when one has failed.
+    pub keep_going: bool,
+    /// Whether no further scenario is played when one has not passed.
+    pub fail_fast: bool,
+    /// Whether no step is played: the network is built, its programs are started, and everything is taken down.
+    pub topology_only: bool,
+    /// Called before each step.
+    pub pause: Option<Halt>,
+    /// Called when a scenario has failed, before its network is taken down.
+    pub on_failure: Option<Halt>,
     /// The lab's own program.
     pub program: PathBuf,
     /// The agent's program; the one beside the lab's, else the one in PATH, unless told.
@@ -65,6 +83,11 @@ impl RunOptions {
             out,
             seed: None,
             repeat: 1,
+            keep_going: false,
+            fail_fast: false,
+            topology_only: false,
+            pause: None,
+            on_failure: None,
             program: std::env::current_exe()?,
             agent: None,
             progress: Arc::new(|line| eprintln!("{line}")),
@@ -86,7 +109,7 @@ pub fn run_scenarios(scenarios: &[Scenario], options: &RunOptions) -> std::io::R
     folder::remove_file(&junit)?;
     let mut summary = Summary::default();
     let seed = options.seed.unwrap_or_else(|| crate::world::now() % 1_000_000);
-    for run in 1..=options.repeat.max(1) {
+    'all: for run in 1..=options.repeat.max(1) {
         for scenario in scenarios {
             let seed = seed.wrapping_add(u64::from(run - 1));
             if options.cancel.is_cancelled() {
@@ -98,6 +121,9 @@ pub fn run_scenarios(scenarios: &[Scenario], options: &RunOptions) -> std::io::R
             summary.results.push(until_decided(scenario, options, run, seed)?);
             // After each, so that a run that is killed leaves what it has.
             std::fs::write(&junit, summary.junit())?;
+            if options.fail_fast && summary.exit_code() == 1 {
+                break 'all;
+            }
         }
     }
     std::fs::write(&junit, summary.junit())?;
@@ -124,6 +150,9 @@ fn until_decided(
         result.attempts = attempts;
         doubt(scenario, &mut result);
         session::write_result(&folder, &result)?;
+        if let Err(error) = report::write(&folder) {
+            (options.progress)(&format!("{}: no {}: {error}", scenario.name, report::PAGE));
+        }
         if result.verdict != Verdict::Undecided || attempts > AGAIN || options.cancel.is_cancelled() {
             return Ok(result);
         }

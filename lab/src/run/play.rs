@@ -16,20 +16,15 @@ use super::programs::{MANIFESTS, Programs};
 use super::reals::Tables;
 use super::result::{Judged, StepResult};
 use super::timeline::Timeline;
+use super::wallclock::WallClock;
 use crate::canary::Canary;
-use crate::expect::bound::show;
 use crate::expect::holders::History;
 use crate::expect::{Finding, Span, Verdict, worst};
-use crate::fault::{self, AGENT, Restart};
-use crate::scenario::expectation::{Expectation, Kind};
-use crate::scenario::step::{Action, Apply, Exec as ExecStep, RestartAgent, RestartHow, Wait};
+use crate::fault::{self, AGENT, Played, Restart};
+use crate::scenario::step::{Action, Apply, Exec as ExecStep, RestartAgent, RestartHow};
 use crate::scenario::{Fault, Scenario, Step};
 use crate::world::{Exec, World, now};
 
-/// Pause between two looks at something that is waited for, at least and at most.
-const LOOK: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
-/// Patience of `wait` where the scenario says nothing.
-const WAIT: Duration = Duration::from_secs(30);
 /// How long an agent may take to end after SIGTERM.
 const ORDERLY: Duration = Duration::from_secs(30);
 
@@ -57,15 +52,14 @@ pub(super) struct Player<'a> {
     pub(super) marks: Vec<Mark>,
     pub(super) loads: BTreeMap<String, Load>,
     pub(super) captures: Vec<Capture>,
-    /// CLOCK_REALTIME less CLOCK_MONOTONIC, in nanoseconds.
-    pub(super) realtime: i128,
+    pub(super) clock: WallClock,
     pub(super) random: u64,
 }
 
 impl Player<'_> {
     /// A time of a recorded frame as CLOCK_MONOTONIC.
     pub(super) fn monotonic(&self, realtime: u64) -> u64 {
-        u64::try_from(i128::from(realtime) - self.realtime).unwrap_or(0)
+        self.clock.monotonic(realtime, now())
     }
 
     pub(super) fn load(&self, name: &str) -> Result<&Load> {
@@ -202,24 +196,25 @@ impl Player<'_> {
             _ => {}
         }
         let played = fault::inject(self.world, fault)?;
-        self.took_effect(played.at, played.done);
-        self.timeline.put(
-            played.at,
-            "fault",
-            json!({"fault": fault.to_string(), "doneAt": self.timeline.seconds(played.done), "proof": played.proof}),
-        );
-        self.restart(&played.restart)
+        self.played("fault", fault, &played)
     }
 
     fn heal(&mut self, fault: &Fault) -> Result<()> {
         let played = fault::heal(self.world, fault)?;
+        self.played("heal", fault, &played)
+    }
+
+    fn played(&mut self, what: &str, fault: &Fault, played: &Played) -> Result<()> {
+        if matches!(fault, Fault::ClockStep(_)) {
+            self.clock.moved(played.done);
+        }
         self.took_effect(played.at, played.done);
         self.timeline.put(
             played.at,
-            "heal",
+            what,
             json!({"fault": fault.to_string(), "doneAt": self.timeline.seconds(played.done), "proof": played.proof}),
         );
-        self.restart(&played.restart)
+        self.restart(&played.restart, played.at)
     }
 
     fn took_effect(&mut self, at: u64, done: u64) {
@@ -229,14 +224,14 @@ impl Player<'_> {
         }
     }
 
-    fn restart(&mut self, restart: &Restart) -> Result<()> {
+    fn restart(&mut self, restart: &Restart, at: u64) -> Result<()> {
         match restart {
             Restart::Nothing => Ok(()),
             Restart::Agent { node } => self.programs.start_agent(node),
             Restart::Service { node, service } => self.programs.start_service(node, service),
             Restart::Everything { node } => {
                 for capture in self.captures.iter_mut().filter(|capture| capture.node == *node) {
-                    capture.go_on(self.world)?;
+                    capture.go_on(self.world, at)?;
                 }
                 self.programs.start_node(node)
             }
@@ -299,139 +294,6 @@ impl Player<'_> {
         }
     }
 
-    fn wait(&self, wait: &Wait, began: u64) -> Result<Vec<Judged>> {
-        if let Some(duration) = wait.duration {
-            let until = began + nanoseconds(duration.get());
-            while now() < until {
-                self.options.cancel.check()?;
-                let left = Duration::from_nanos(until.saturating_sub(now()));
-                std::thread::sleep(left.min(Duration::from_millis(50)));
-            }
-            return Ok(Vec::new());
-        }
-        let patience = wait.within.map_or(WAIT, crate::scenario::Span::get);
-        let deadline = began + nanoseconds(patience);
-        // What did not hold when it was looked at last: as long as it does not, nothing else need be looked at.
-        let mut open: Option<&Expectation> = None;
-        loop {
-            let looked = now();
-            if let Some(expectation) = open
-                && looked <= deadline
-                && worst(&self.look(&expectation.kind, began)?) != Verdict::Passed
-            {
-                self.pause_after(looked)?;
-                continue;
-            }
-            let mut judged = Vec::new();
-            for expectation in &wait.until {
-                let findings = self.look(&expectation.kind, began)?;
-                judged.push(Judged { kind: expectation.kind.name().into(), findings, after_seconds: None });
-            }
-            let ended = now();
-            if judged.iter().all(|one| worst(&one.findings) == Verdict::Passed) {
-                for one in &mut judged {
-                    one.after_seconds = Some(self.timeline.seconds(ended) - self.timeline.seconds(began));
-                }
-                return Ok(judged);
-            }
-            if looked > deadline {
-                for finding in judged.iter_mut().flat_map(|one| &mut one.findings) {
-                    if finding.verdict != Verdict::Passed {
-                        finding.wanted = format!("within {}: {}", show(patience), finding.wanted);
-                    }
-                }
-                return Ok(judged);
-            }
-            let holds_not = judged.iter().position(|one| worst(&one.findings) != Verdict::Passed);
-            open = holds_not.and_then(|index| wait.until.get(index));
-            self.pause_after(looked)?;
-        }
-    }
-
-    /// Waits a moment after looks that began at `looked`.
-    fn pause_after(&self, looked: u64) -> Result<()> {
-        self.options.cancel.check()?;
-        std::thread::sleep(pause(Duration::from_nanos(now().saturating_sub(looked))));
-        Ok(())
-    }
-
-    /// Judges all; those with a time are looked at again until they hold or their time is over.
-    fn expect(&self, expectations: &[Expectation], began: u64) -> Result<Vec<Judged>> {
-        let mut judged: Vec<Option<Judged>> = expectations.iter().map(|_| None).collect();
-        // When the last look at which it did not hold began.
-        let mut held_not: Vec<Option<u64>> = vec![None; expectations.len()];
-        loop {
-            let round = now();
-            for (index, expectation) in expectations.iter().enumerate() {
-                if judged[index].is_some() {
-                    continue;
-                }
-                let looked = now();
-                let findings = self.look(&expectation.kind, began)?;
-                let seen = now();
-                judged[index] = match expectation.within {
-                    None => {
-                        let kind = expectation.kind.name().into();
-                        Some(Judged { kind, findings, after_seconds: None })
-                    }
-                    Some(within) => {
-                        let times = Times { began, looked, seen, held_not: held_not[index] };
-                        self.in_time(&expectation.kind, within.get(), times, findings)
-                    }
-                };
-                held_not[index] = Some(looked);
-            }
-            if judged.iter().all(Option::is_some) {
-                return Ok(judged.into_iter().flatten().collect());
-            }
-            self.pause_after(round)?;
-        }
-    }
-
-    /// Whether it is decided that something came true in time, and how.
-    fn in_time(
-        &self,
-        kind: &Kind,
-        within: Duration,
-        times: Times,
-        mut findings: Vec<Finding>,
-    ) -> Option<Judged> {
-        let lateness = self.canary.worst(Span { since: times.began, until: times.seen });
-        let deadline = times.began + nanoseconds(within + lateness);
-        let limit = format!(
-            "within {} ({} + {} lateness of the machine)",
-            show(within + lateness),
-            show(within),
-            show(lateness)
-        );
-        let holds = worst(&findings) == Verdict::Passed;
-        if !holds && times.looked <= deadline {
-            return None;
-        }
-        let after = self.timeline.seconds(times.seen) - self.timeline.seconds(times.began);
-        let verdict = match (holds, times.held_not) {
-            (true, _) if times.seen <= deadline => Verdict::Passed,
-            // It came true between two looks, of which one was in time and the other was not.
-            (true, None) => Verdict::Undecided,
-            (true, Some(held_not)) if held_not <= deadline => Verdict::Undecided,
-            _ => Verdict::Failed,
-        };
-        for finding in &mut findings {
-            if holds || finding.verdict != Verdict::Passed {
-                finding.verdict = verdict;
-                finding.wanted = format!("{limit}: {}", finding.wanted);
-            }
-            if holds {
-                finding.seen = format!(
-                    "after at most {}: {}",
-                    show(Duration::from_secs_f64(after.max(0.0))),
-                    finding.seen
-                );
-            }
-        }
-        Some(Judged { kind: kind.name().into(), findings, after_seconds: holds.then_some(after) })
-    }
-
     /// Whether everything that should run still does.
     fn supervise(&self) -> Result<Vec<Judged>> {
         for capture in &self.captures {
@@ -466,34 +328,7 @@ impl Player<'_> {
     }
 }
 
-/// How long to wait after looks that took so long. Looking is work for the machine, often that of starting a program, and must leave most
-/// of it to what is looked at.
-fn pause(took: Duration) -> Duration {
-    (took * 2).clamp(LOOK[0], LOOK[1])
-}
-
-/// When a look at something with a time was made.
-struct Times {
-    began: u64,
-    looked: u64,
-    seen: u64,
-    held_not: Option<u64>,
-}
-
-fn nanoseconds(length: Duration) -> u64 {
+/// A length as times are counted.
+pub(super) fn nanoseconds(length: Duration) -> u64 {
     u64::try_from(length.as_nanos()).unwrap_or(u64::MAX / 4)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn looking_takes_a_third_of_the_time_at_most() {
-        let milliseconds = |took| pause(Duration::from_millis(took)).as_millis();
-        assert_eq!(milliseconds(0), 10);
-        assert_eq!(milliseconds(4), 10);
-        assert_eq!(milliseconds(200), 400);
-        assert_eq!(milliseconds(3000), 1000, "what comes true is still seen soon");
-    }
 }

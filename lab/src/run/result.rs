@@ -120,6 +120,8 @@ pub struct ScenarioResult {
     pub run: u32,
     /// How often it was played because it was undecided.
     pub attempts: u32,
+    /// When the first step began, in nanoseconds since 1970; 0 if none did.
+    pub started_unix_ns: u64,
     /// From the first step to the last.
     pub duration_seconds: f64,
     /// Building the network and starting the programs.
@@ -133,6 +135,9 @@ pub struct ScenarioResult {
     /// Lines of logs around what went wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nearest_log_lines: Vec<String>,
+    /// Frames around what went wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nearest_frames: Vec<String>,
 }
 
 impl ScenarioResult {
@@ -147,12 +152,14 @@ impl ScenarioResult {
             seed,
             run: 1,
             attempts: 1,
+            started_unix_ns: 0,
             duration_seconds: 0.0,
             setup_seconds: 0.0,
             lateness_ms: 0.0,
             steps: Vec::new(),
             loads: BTreeMap::new(),
             nearest_log_lines: Vec::new(),
+            nearest_frames: Vec::new(),
         }
     }
 }
@@ -196,6 +203,10 @@ impl Summary {
                 status.set_description(detail(result));
             }
             let mut case = TestCase::new(name, status);
+            // So that what a CI system shows of a case is enough to play it again.
+            case.add_property(("kernel", result.kernel.as_str()));
+            case.add_property(("seed", result.seed.to_string().as_str()));
+            case.add_property(("plays", result.attempts.to_string().as_str()));
             case.set_classname("bascule-lab");
             case.set_time(std::time::Duration::from_secs_f64(result.setup_seconds + result.duration_seconds));
             suite.add_test_case(case);
@@ -212,7 +223,7 @@ fn first_line(text: &str) -> &str {
 
 fn detail(result: &ScenarioResult) -> String {
     let mut text = result.reason.clone();
-    for line in &result.nearest_log_lines {
+    for line in result.nearest_log_lines.iter().chain(&result.nearest_frames) {
         text.push('\n');
         text.push_str(line);
     }
@@ -247,12 +258,14 @@ pub(super) fn example(name: &str, verdict: Verdict) -> ScenarioResult {
         seed: 1,
         run: 1,
         attempts: 1,
+        started_unix_ns: 0,
         duration_seconds: 1.5,
         setup_seconds: 0.5,
         lateness_ms: 0.0,
         steps: Vec::new(),
         loads: BTreeMap::new(),
         nearest_log_lines: Vec::new(),
+        nearest_frames: Vec::new(),
     }
 }
 
@@ -290,5 +303,6 @@ mod tests {
             "{xml}"
         );
         assert!(xml.contains("seen 9 &lt;ok&gt;"), "{xml}");
+        assert!(xml.contains(r#"<property name="seed" value="1"/>"#), "{xml}");
     }
 }

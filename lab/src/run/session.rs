@@ -9,14 +9,16 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::captures::Capture;
-use super::collect::{collect, nearest};
+use super::collect::{collect, nearest, nearest_frames};
 use super::error::{Error, Result};
 use super::logs::Logs;
 use super::play::Player;
 use super::programs::Programs;
 use super::reals::{self, Tables};
 use super::result::{ScenarioResult, Verdict};
+use super::tables::Moments;
 use super::timeline::Timeline;
+use super::wallclock::WallClock;
 use super::{Cancel, RunOptions, folder, table};
 use crate::canary::Canary;
 use crate::doctor::kernel::{self, Ability};
@@ -24,31 +26,27 @@ use crate::expect::Span;
 use crate::expect::holders::History;
 use crate::fault::{self, Played, Restart};
 use crate::programs::clock;
-use crate::scenario::{Fault, Feature, Requirements, Scenario, Step, Topology, recorded};
-use crate::world::{Event, Watched, World, WorldDir, now};
+use crate::scenario::{Fault, Scenario, Step, Topology, load, recorded, shipped};
+use crate::world::{Event, Watched, World, WorldDir, now, wallclock};
 
-/// What this kernel and machine lack of what is required, in words; empty: nothing.
-pub fn missing(requirements: &Requirements) -> Vec<String> {
+/// What this kernel and machine lack of what a scenario needs, in words; empty: nothing.
+pub fn missing(scenario: &Scenario) -> Vec<String> {
     let mut missing = Vec::new();
-    let needed = |ability: Ability| {
-        Ability::ALWAYS.contains(&ability)
-            || match ability {
-                Ability::Ipvs => requirements.kernel.contains(&Feature::Ipvs),
-                Ability::Ipip => requirements.kernel.contains(&Feature::Ipip),
-                Ability::Nftables => requirements.kernel.contains(&Feature::Nftables),
-                _ => false,
-            }
-    };
+    let abilities: Vec<Ability> = scenario.features().into_iter().map(Ability::from).collect();
+    let needed = |ability: Ability| Ability::ALWAYS.contains(&ability) || abilities.contains(&ability);
     for finding in kernel::probe() {
         if let Some(why) = finding.lacking.filter(|_| needed(finding.ability)) {
             missing.push(format!("the kernel has no {}: {why}", finding.ability.name()));
         }
     }
     let always = ["ip"].into_iter();
-    for program in always.chain(requirements.programs.iter().map(String::as_str)) {
+    for program in always.chain(scenario.requires.programs.iter().map(String::as_str)) {
         if in_path(program).is_none() {
             missing.push(format!("the program {program} is not installed"));
         }
+    }
+    if let Some(why) = wallclock::refusal().filter(|_| scenario.moves_the_clock()) {
+        missing.push(why.to_owned());
     }
     missing
 }
@@ -150,7 +148,7 @@ fn build(scenario: &Scenario, options: &RunOptions, logs: PathBuf) -> Result<Wor
 /// # Errors
 /// When the machine lacks something, or the network cannot be built.
 pub fn up(scenario: &Scenario, options: &RunOptions) -> Result<Up> {
-    let missing = missing(&scenario.requires);
+    let missing = missing(scenario);
     if !missing.is_empty() {
         return Err(Error::harness(missing.join("; ")));
     }
@@ -182,7 +180,8 @@ pub(super) fn run(
         ..result.clone()
     };
     write_result(folder, &unended)?;
-    let missing = missing(&scenario.requires);
+    std::fs::write(folder.join(format!("{}.yaml", scenario.name)), scenario_text(scenario)?)?;
+    let missing = missing(scenario);
     if !missing.is_empty() {
         result.verdict = Verdict::Unsupported;
         result.reason = missing.join("; ");
@@ -212,6 +211,16 @@ pub(super) fn run(
     timeline.write(&folder.join("timeline.jsonl"))?;
     (options.print)(table::scenario(&result, &timeline).trim_end());
     Ok(result)
+}
+
+/// A scenario as a file: that which ships as it ships, another one with its fields only. JSON is YAML.
+fn scenario_text(scenario: &Scenario) -> std::io::Result<String> {
+    let ships = shipped::find(&scenario.name)
+        .filter(|shipped| load(shipped.name, shipped.text).is_ok_and(|other| other == *scenario));
+    match ships {
+        Some(shipped) => Ok(shipped.text.to_owned()),
+        None => Ok(serde_json::to_string_pretty(scenario)? + "\n"),
+    }
 }
 
 /// An error, and what had happened until then.
@@ -270,9 +279,12 @@ fn set_up_and_play(
         marks: Vec::new(),
         loads: BTreeMap::new(),
         captures: recorded_links,
-        realtime: i128::from(clock::realtime_ns()) - i128::from(clock::monotonic_ns()),
+        clock: WallClock::now(),
         random: result.seed,
     };
+    result.started_unix_ns = clock::realtime_ns().saturating_sub(now().saturating_sub(line.start()));
+    let mut moments = Moments::default();
+    moments.look("start", scenario, &world, line);
     let end = AtomicBool::new(false);
     let played = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -281,10 +293,13 @@ fn set_up_and_play(
                 std::thread::sleep(Duration::from_millis(100));
             }
         });
-        let played = play(&mut player, result);
+        let played = play(&mut player, &mut moments, result);
         end.store(true, Ordering::Relaxed);
         played
     });
+    result.nearest_frames = nearest_frames(&player, result);
+    moments.look("end", scenario, &world, line);
+    let kept = moments.write(folder).map_err(|error| Error::harness(format!("writing the tables: {error}")));
     let collected = collect(&mut player, folder, result);
     let nearest = nearest(result, &logs, line.start());
     result.nearest_log_lines = nearest;
@@ -297,7 +312,7 @@ fn set_up_and_play(
     // The queue ends with the world.
     let _ = watcher.join();
     let timeline = Arc::into_inner(timeline).and_then(std::sync::OnceLock::into_inner);
-    for outcome in [played, collected, down.map_err(Into::into)] {
+    for outcome in [played, kept, collected, down.map_err(Into::into)] {
         if let Err(error) = outcome {
             return Err(Early { error, timeline });
         }
@@ -362,14 +377,21 @@ fn note(timeline: &Timeline, watched: &Watched) {
 }
 
 /// Plays the steps; the first that fails ends it.
-fn play(player: &mut Player<'_>, result: &mut ScenarioResult) -> Result<()> {
+fn play(player: &mut Player<'_>, moments: &mut Moments, result: &mut ScenarioResult) -> Result<()> {
     let (name, steps) = (&player.scenario.name, &player.scenario.steps);
+    let options = player.options;
+    let steps = if options.topology_only { &[] } else { steps.as_slice() };
     let outcome = steps.iter().enumerate().try_for_each(|(index, step)| {
-        player.options.cancel.check()?;
-        if result.verdict == Verdict::Failed {
+        options.cancel.check()?;
+        if result.verdict == Verdict::Failed && !options.keep_going {
             return Ok(());
         }
-        (player.options.progress)(&format!("{name}: [{}/{}] {}", index + 1, steps.len(), step.name));
+        moments.before(step, player.scenario, player.world, player.timeline);
+        if let Some(pause) = &options.pause {
+            pause(player.world, &format!("{name}: before [{}/{}] {}", index + 1, steps.len(), step.name));
+            options.cancel.check()?;
+        }
+        (options.progress)(&format!("{name}: [{}/{}] {}", index + 1, steps.len(), step.name));
         let mut played = player.step(step).map_err(|error| in_step(step, error))?;
         for finding in played.judged.iter_mut().flat_map(|judged| &mut judged.findings) {
             finding.at_seconds = finding.at.map(|at| player.timeline.seconds(at));
@@ -386,6 +408,9 @@ fn play(player: &mut Player<'_>, result: &mut ScenarioResult) -> Result<()> {
     result.duration_seconds = player.timeline.seconds(ended);
     let all = Span { since: player.timeline.start(), until: ended };
     result.lateness_ms = player.canary.worst(all).as_secs_f64() * 1000.0;
+    if let Some(halt) = options.on_failure.as_ref().filter(|_| result.verdict == Verdict::Failed) {
+        halt(player.world, &format!("{name}: failed: {}", result.reason));
+    }
     outcome
 }
 

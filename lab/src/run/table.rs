@@ -164,9 +164,11 @@ fn why(result: &ScenarioResult) -> String {
             }
         }
     }
-    if !result.nearest_log_lines.is_empty() {
-        text.push_str("    nearest log lines:\n");
-        for line in &result.nearest_log_lines {
+    for (what, lines) in [("log lines", &result.nearest_log_lines), ("frames", &result.nearest_frames)] {
+        if !lines.is_empty() {
+            let _ = writeln!(text, "    nearest {what}:");
+        }
+        for line in lines {
             let _ = writeln!(text, "      {line}");
         }
     }

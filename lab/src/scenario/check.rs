@@ -1,6 +1,6 @@
 //! Judges a value by the language's own JSON Schema, with the path of each mistake and the way out of it.
 //!
-//! It knows the keywords that [`super::schema`] generates, and `x-exactly-one`. The decoder that comes after it sees only
+//! It knows the keywords that [`super::schema`] generates, `x-exactly-one`, `x-at-most-one` and `x-ordered`. The decoder that comes after it sees only
 //! values that passed, so that every mistake has a path.
 
 use serde_json::{Map, Value};
@@ -116,6 +116,8 @@ impl<'a> Checker<'a> {
                 self.report(path, format!("one of {} is missing", suggest::list(&names)));
             }
         }
+        self.at_most_one(schema, members, path);
+        self.ordered(schema, members, path);
         for (name, member) in members {
             let below = join(path, name);
             if let Some(property) = properties.and_then(|properties| properties.get(name)) {
@@ -134,6 +136,29 @@ impl<'a> Checker<'a> {
                 Some(other @ Value::Object(_)) => self.walk(other, member, &below),
                 _ => {}
             }
+        }
+    }
+
+    /// `x-at-most-one`: fields that exclude each other.
+    fn at_most_one(&mut self, schema: &Value, members: &Map<String, Value>, path: &str) {
+        let names = schema.get("x-at-most-one").and_then(Value::as_array);
+        let names = names.into_iter().flatten().filter_map(Value::as_str);
+        let there: Vec<&str> = names.filter(|name| members.contains_key(*name)).collect();
+        if there.len() > 1 {
+            self.report(path, format!("has {}, but at most one of them can be", suggest::list(&there)));
+        }
+    }
+
+    /// `x-ordered`: two limits, of which the first is not above the second.
+    fn ordered(&mut self, schema: &Value, members: &Map<String, Value>, path: &str) {
+        let Some([least, most]) = schema.get("x-ordered").and_then(Value::as_array).map(Vec::as_slice) else {
+            return;
+        };
+        let limit = |name: &Value| members.get(name.as_str()?)?.as_f64();
+        if limit(least).zip(limit(most)).is_some_and(|(least, most)| least > most) {
+            let words = [least, most].map(|name| name.as_str().unwrap_or_default());
+            let message = format!("`{}` is above `{}`, so that nothing could be that", words[0], words[1]);
+            self.report(path, message);
         }
     }
 
@@ -304,12 +329,14 @@ fn name_of(value: &Value) -> String {
 }
 
 fn format_of(format: &str, text: &str) -> Result<(), String> {
-    use super::value::{Destination, Listen, Mac, Prefix, Span};
+    use super::value::{BitRate, Destination, Listen, Mac, Percent, Prefix, Span};
     match format {
         "duration" => text.parse::<Span>().map(drop),
         "prefix" => text.parse::<Prefix>().map(drop),
         "destination" => text.parse::<Destination>().map(drop),
         "mac" => text.parse::<Mac>().map(drop),
+        "percent" => text.parse::<Percent>().map(drop),
+        "bitrate" => text.parse::<BitRate>().map(drop),
         "listen" => text.parse::<Listen>().map(drop),
         "ip" => {
             text.parse::<std::net::IpAddr>().map(drop).map_err(|_| format!("`{text}` is not an IP address"))

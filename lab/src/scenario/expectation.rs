@@ -11,7 +11,9 @@ use super::value::Span;
 
 pub use super::connections::{ConnectionsExpectation, Established};
 pub use super::frames::{ClaimsExpectation, FrameFilter, FrameProtocol, FramesExpectation, TcpFlag};
+pub use super::measures::{MetricExpectation, RestExpectation};
 pub use super::reals::{Presence, RealServersExpectation};
+pub use super::texts::{CommandExpectation, LogExpectation, TextExpectation};
 
 /// One expectation: exactly one kind, and perhaps the time within which it comes true.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,8 +22,22 @@ pub use super::reals::{Presence, RealServersExpectation};
 pub struct Expectation {
     /// What is judged.
     pub kind: Kind,
-    /// It need not hold at once, but within this of the step's beginning.
-    pub within: Option<Span>,
+    /// When it has to hold.
+    pub when: When,
+}
+
+/// When something has to hold. Times begin with the step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum When {
+    /// Now.
+    #[default]
+    Now,
+    /// Once, within this time.
+    Within(Span),
+    /// Whenever it is looked at, for this time.
+    Always(Span),
+    /// At no look, for this time.
+    Never(Span),
 }
 
 /// What is judged.
@@ -49,6 +65,10 @@ pub enum Kind {
     Log(LogExpectation),
     /// What a command prints.
     Command(CommandExpectation),
+    /// A figure of an agent's.
+    Metric(MetricExpectation),
+    /// That addresses have stopped moving.
+    Rest(RestExpectation),
 }
 
 impl Kind {
@@ -66,6 +86,8 @@ impl Kind {
             Self::Plan(_) => "plan",
             Self::Log(_) => "log",
             Self::Command(_) => "command",
+            Self::Metric(_) => "metric",
+            Self::Rest(_) => "rest",
         }
     }
 }
@@ -73,11 +95,18 @@ impl Kind {
 /// How an expectation is written: exactly one kind, and perhaps `within`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename = "Expectation", rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-exactly-one" = ["requests", "holders", "kernel", "realServers", "connections", "frames", "claims", "agentStatus", "plan", "log", "command"]))]
+#[schemars(extend("x-exactly-one" = ["requests", "holders", "kernel", "realServers", "connections", "frames", "claims", "agentStatus", "plan", "log", "command", "metric", "rest"], "x-at-most-one" = ["within", "always", "never"]))]
 pub struct ExpectationForm {
     /// It need not hold at once, but within this of the step's beginning, plus the lateness that the canary measured meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     within: Option<Span>,
+    /// It has to hold for this long from the step's beginning, whenever it is looked at: many times a second, or as often as looking takes
+    /// a third of the time. The first look at which it does not ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    always: Option<Span>,
+    /// It must not hold at any look for this long from the step's beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    never: Option<Span>,
     /// What became of a load's requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     requests: Option<RequestsExpectation>,
@@ -111,6 +140,12 @@ pub struct ExpectationForm {
     /// What a command prints; with `within`, it is run until it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     command: Option<CommandExpectation>,
+    /// A figure of an agent's `/metrics`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    metric: Option<MetricExpectation>,
+    /// That addresses have come to rest: none came or went for a while. With `within`: until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rest: Option<RestExpectation>,
 }
 
 impl TryFrom<ExpectationForm> for Expectation {
@@ -129,12 +164,21 @@ impl TryFrom<ExpectationForm> for Expectation {
             form.plan.map(Kind::Plan),
             form.log.map(Kind::Log),
             form.command.map(Kind::Command),
+            form.metric.map(Kind::Metric),
+            form.rest.map(Kind::Rest),
         ]
         .into_iter()
         .flatten()
         .collect();
+        let when = match (form.within, form.always, form.never) {
+            (None, None, None) => When::Now,
+            (Some(span), None, None) => When::Within(span),
+            (None, Some(span), None) => When::Always(span),
+            (None, None, Some(span)) => When::Never(span),
+            _ => return Err("an expectation has at most one of `within`, `always` and `never`".into()),
+        };
         match (kinds.pop(), kinds.pop()) {
-            (Some(kind), None) => Ok(Self { kind, within: form.within }),
+            (Some(kind), None) => Ok(Self { kind, when }),
             (None, _) => Err("an expectation has exactly one kind; this one has none".into()),
             (Some(last), Some(other)) => Err(format!(
                 "an expectation has exactly one kind; this one has `{}` and `{}`",
@@ -147,7 +191,13 @@ impl TryFrom<ExpectationForm> for Expectation {
 
 impl From<Expectation> for ExpectationForm {
     fn from(expectation: Expectation) -> Self {
-        let mut form = Self { within: expectation.within, ..Self::default() };
+        let mut form = Self::default();
+        match expectation.when {
+            When::Now => {}
+            When::Within(span) => form.within = Some(span),
+            When::Always(span) => form.always = Some(span),
+            When::Never(span) => form.never = Some(span),
+        }
         match expectation.kind {
             Kind::Requests(kind) => form.requests = Some(kind),
             Kind::Holders(kind) => form.holders = Some(kind),
@@ -160,6 +210,8 @@ impl From<Expectation> for ExpectationForm {
             Kind::Plan(kind) => form.plan = Some(kind),
             Kind::Log(kind) => form.log = Some(kind),
             Kind::Command(kind) => form.command = Some(kind),
+            Kind::Metric(kind) => form.metric = Some(kind),
+            Kind::Rest(kind) => form.rest = Some(kind),
         }
         form
     }
@@ -178,6 +230,7 @@ pub enum Count {
 /// Limits of a number, both included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-ordered" = ["atLeast", "atMost"]))]
 pub struct Limits {
     /// No fewer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -431,68 +484,4 @@ pub struct AgentStatusExpectation {
 pub struct PlanExpectation {
     /// The node.
     pub node: Name,
-}
-
-/// What a program of a node logged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LogExpectation {
-    /// The node.
-    pub node: Name,
-    /// `agent`, the name of one of its servers, or its peer program.
-    pub program: Name,
-    /// Words that one of its lines has.
-    #[schemars(length(min = 1, max = 1024))]
-    pub contains: String,
-    /// How many such lines; at least one unless told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub count: Option<Count>,
-    /// When they were written; the whole run unless told.
-    #[serde(default, skip_serializing_if = "Window::is_all")]
-    pub window: Window,
-}
-
-/// What a command prints.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct CommandExpectation {
-    /// The node.
-    pub node: Name,
-    /// For `/bin/sh -c`.
-    #[schemars(length(min = 1, max = 4096))]
-    pub command: String,
-    /// Its exit code; 0 unless told.
-    #[serde(default)]
-    pub exit_code: u8,
-    /// What it prints.
-    #[serde(default, skip_serializing_if = "TextExpectation::is_empty")]
-    pub stdout: TextExpectation,
-}
-
-/// What is true of a text. Spaces in a row count as one; `*` in `lines` and `noLines` stands for anything.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct TextExpectation {
-    /// Words that are in it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    pub contains: Vec<String>,
-    /// Words that are not in it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    pub contains_not: Vec<String>,
-    /// Lines that are in it, in this order, perhaps with others between.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1024))]
-    pub lines: Vec<String>,
-    /// All of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub equals: Option<String>,
-}
-
-impl TextExpectation {
-    /// Whether any text will do.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
 }

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::topology::Name;
+use super::value::{BitRate, Percent, Span};
 
 /// One fault. Exactly one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +32,17 @@ pub enum Fault {
     Partition(Partition),
     /// A server (or the peer program) of a node is stopped with SIGTERM. Healed by starting it again.
     StopService(ServiceFault),
+    /// A bad cable or a narrow one: frames are lost, late, doubled, out of order, or come only so fast. Needs `netem` in the kernel, which
+    /// need not be said in `requires`. The queue holds 1000 frames. Stays over a reboot; healed by a good cable.
+    Impair(Impair),
+    /// Somebody's packet filter drops what is for a port: a table of nftables of the lab's own in the node, before address translation and
+    /// IPVS. A reboot takes it away; healed by deleting the table.
+    PacketFilter(PacketFilter),
+    /// `/run` of the node is full, where the agent keeps its ledgers: writing there fails with ENOSPC. Healed by room.
+    DiskFull(NodeFault),
+    /// The wall clock of the machine jumps (CLOCK_REALTIME, which has no namespace: that of all nodes); timers go on. Only in the virtual
+    /// machine: elsewhere the scenario is `unsupported`. Healed by jumping back; the end of the run heals it, too.
+    ClockStep(ClockStep),
 }
 
 /// The interface of a node that a fault hits.
@@ -109,6 +121,127 @@ pub struct ServiceFault {
     pub service: Name,
 }
 
+/// What is wrong with one end of a link. At least one of the fields after `direction`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Impair {
+    /// The node.
+    pub node: Name,
+    /// Its interface.
+    pub interface: Name,
+    /// Which frames it hits. Both directions unless told, each for itself: a delay of 50 ms makes a round trip 100 ms longer.
+    #[serde(default)]
+    pub direction: Direction,
+    /// How many frames are lost, each by chance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Percent>,
+    /// How much later frames come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Span>,
+    /// With `delay`: by how much that varies, both ways. At most the delay. Frames overtake each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<Span>,
+    /// How many frames come twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate: Option<Percent>,
+    /// With `delay`: how many frames come without it, before those that were sent earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reorder: Option<Percent>,
+    /// How fast frames come at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<BitRate>,
+}
+
+/// What a packet filter drops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PacketFilter {
+    /// The node.
+    pub node: Name,
+    /// The protocol.
+    pub protocol: Transport,
+    /// The destination port.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// Packets that come to the node, or those that leave it; what it forwards does both. Both unless told.
+    #[serde(default)]
+    pub direction: Direction,
+}
+
+/// A protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Transport {
+    /// Its name, as nftables writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// By how much the wall clock jumps. Exactly one of the two; an hour to a year, so that the times of recorded frames cannot be taken for
+/// those of other moments of the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-exactly-one" = ["forward", "back"]))]
+pub struct ClockStep {
+    /// Into the future.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<Span>,
+    /// Into the past.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back: Option<Span>,
+}
+
+impl ClockStep {
+    /// Nanoseconds, below zero into the past.
+    pub fn nanoseconds(&self) -> i128 {
+        let length = |span: Option<Span>| {
+            span.map_or(0, |span| i128::try_from(span.get().as_nanos()).unwrap_or(i128::MAX / 4))
+        };
+        length(self.forward) - length(self.back)
+    }
+}
+
+impl Impair {
+    /// What is wrong, in words: `30% lost, 100ms late`.
+    pub fn words(&self) -> String {
+        let late = match (self.delay, self.jitter) {
+            (Some(delay), Some(jitter)) => Some(format!("{delay} ± {jitter} late")),
+            (Some(delay), None) => Some(format!("{delay} late")),
+            (None, _) => None,
+        };
+        let parts = [
+            self.loss.map(|loss| format!("{loss} lost")),
+            late,
+            self.duplicate.map(|duplicate| format!("{duplicate} twice")),
+            self.reorder.map(|reorder| format!("{reorder} out of order")),
+            self.rate.map(|rate| format!("at most {rate}")),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Direction {
+    /// What is put behind the name of an interface; nothing for both.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Both => "",
+            Self::In => " in",
+            Self::Out => " out",
+        }
+    }
+}
+
 impl Fault {
     /// The name of the kind, as it is written in a scenario.
     pub fn kind(&self) -> &'static str {
@@ -123,10 +256,14 @@ impl Fault {
             Self::Reboot(_) => "reboot",
             Self::Partition(_) => "partition",
             Self::StopService(_) => "stopService",
+            Self::Impair(_) => "impair",
+            Self::PacketFilter(_) => "packetFilter",
+            Self::DiskFull(_) => "diskFull",
+            Self::ClockStep(_) => "clockStep",
         }
     }
 
-    /// The node that it hits; none for a partition.
+    /// The node that it hits; none for a partition and for the clock, which is everybody's.
     pub fn node(&self) -> Option<&str> {
         match self {
             Self::AdminDown(fault) => Some(&fault.node),
@@ -136,9 +273,12 @@ impl Fault {
             | Self::FreezeNode(fault)
             | Self::KillAgent(fault)
             | Self::Crash(fault)
-            | Self::Reboot(fault) => Some(&fault.node),
+            | Self::Reboot(fault)
+            | Self::DiskFull(fault) => Some(&fault.node),
             Self::StopService(fault) => Some(&fault.node),
-            Self::Partition(_) => None,
+            Self::Impair(fault) => Some(&fault.node),
+            Self::PacketFilter(fault) => Some(&fault.node),
+            Self::Partition(_) | Self::ClockStep(_) => None,
         }
     }
 }
@@ -153,19 +293,31 @@ impl std::fmt::Display for Fault {
             }
             Self::CarrierLost(fault) => write!(f, " {} all", fault.node),
             Self::Blackhole(fault) => {
-                write!(f, " {} {}", fault.node, fault.interface)?;
-                match fault.direction {
-                    Direction::Both => Ok(()),
-                    Direction::In => f.write_str(" in"),
-                    Direction::Out => f.write_str(" out"),
-                }
+                write!(f, " {} {}{}", fault.node, fault.interface, fault.direction.suffix())
             }
             Self::FreezeAgent(fault)
             | Self::FreezeNode(fault)
             | Self::KillAgent(fault)
             | Self::Crash(fault)
-            | Self::Reboot(fault) => write!(f, " {}", fault.node),
+            | Self::Reboot(fault)
+            | Self::DiskFull(fault) => write!(f, " {}", fault.node),
             Self::StopService(fault) => write!(f, " {} {}", fault.node, fault.service),
+            Self::Impair(fault) => {
+                let suffix = fault.direction.suffix();
+                write!(f, " {} {}{suffix}: {}", fault.node, fault.interface, fault.words())
+            }
+            Self::PacketFilter(fault) => {
+                let (protocol, suffix) = (fault.protocol.name(), fault.direction.suffix());
+                write!(f, " {} {protocol} {}{suffix}", fault.node, fault.port)
+            }
+            Self::ClockStep(ClockStep { forward, back }) => {
+                for (way, span) in [("forward", forward), ("back", back)] {
+                    if let Some(span) = span {
+                        write!(f, " {span} {way}")?;
+                    }
+                }
+                Ok(())
+            }
             Self::Partition(fault) => {
                 write!(f, " {} ", fault.network)?;
                 for (index, group) in fault.groups.iter().enumerate() {

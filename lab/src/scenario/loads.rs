@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::expectation::{Expectation, Kind};
 use super::step::{Action, Step};
 use super::suggest;
+use super::topology::Link;
 use super::{Record, Scenario};
 
 /// The name of the load that a step begins.
@@ -74,7 +75,8 @@ pub(crate) fn recorded(scenario: &Scenario) -> BTreeSet<(String, String)> {
     for node in &scenario.topology.nodes {
         let director = node.agent.is_some() || node.peer.is_some();
         if scenario.record == Record::All || (scenario.record == Record::Directors && director) {
-            links.extend(node.links.iter().map(|link| (node.name.to_string(), link.interface.to_string())));
+            let cables = node.links.iter().flat_map(Link::cables);
+            links.extend(cables.map(|cable| (node.name.to_string(), cable.to_string())));
         }
     }
     for step in &scenario.steps {

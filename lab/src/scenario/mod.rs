@@ -1,5 +1,6 @@
 //! The scenario language: one YAML file with a topology, steps and expectations.
 
+pub mod bond;
 mod check;
 pub mod connections;
 pub mod expectation;
@@ -7,6 +8,8 @@ pub mod fault;
 pub mod frames;
 mod load;
 mod loads;
+pub mod measures;
+mod quantity;
 pub mod reals;
 mod refer;
 pub mod schema;
@@ -15,6 +18,7 @@ pub mod step;
 mod suggest;
 #[cfg(test)]
 mod tests;
+pub mod texts;
 pub mod topology;
 pub mod value;
 
@@ -94,12 +98,44 @@ pub enum Feature {
     Ipip,
     /// nftables with connection tracking.
     Nftables,
+    /// Loss, delay and the like on a link (`sch_netem`). What a fault `impair` needs is needed without being said.
+    Netem,
+    /// Bonded links (`bonding`). What a link with a `bond` needs is needed without being said.
+    Bonding,
+}
+
+impl Scenario {
+    /// The features of the kernel that it needs: those that it requires, and those of its links and faults.
+    pub fn features(&self) -> BTreeSet<Feature> {
+        let mut features = self.requires.kernel.clone();
+        if self.faults().any(|fault| matches!(fault, Fault::Impair(_))) {
+            features.insert(Feature::Netem);
+        }
+        if self.topology.nodes.iter().flat_map(|node| &node.links).any(|link| link.bond.is_some()) {
+            features.insert(Feature::Bonding);
+        }
+        features
+    }
+
+    /// Whether it moves the wall clock, which is the whole machine's.
+    pub fn moves_the_clock(&self) -> bool {
+        self.faults().any(|fault| matches!(fault, Fault::ClockStep(_)))
+    }
+
+    fn faults(&self) -> impl Iterator<Item = &Fault> {
+        self.steps.iter().filter_map(|step| match &step.action {
+            Action::Fault(fault) => Some(fault),
+            _ => None,
+        })
+    }
 }
 
 impl Feature {
     /// Its name, as it is written in a scenario.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Netem => "netem",
+            Self::Bonding => "bonding",
             Self::Ipvs => "ipvs",
             Self::Ipip => "ipip",
             Self::Nftables => "nftables",
@@ -112,9 +148,9 @@ impl Feature {
 #[serde(rename_all = "camelCase")]
 pub enum Record {
     /// Those of nodes with an agent or a peer program, and those that `frames` and `claims` expectations name.
-    #[default]
     Directors,
-    /// All.
+    /// All, at both ends: what was sent and never arrived is marked so.
+    #[default]
     All,
     /// Only those that `frames` and `claims` expectations name.
     Asked,

@@ -113,7 +113,7 @@ pub struct StepForm {
     /// End an agent and start it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     restart_agent: Option<RestartAgent>,
-    /// Record the frames of a link from now on. The links of agents and peers are recorded without being asked.
+    /// Record the frames of a link from now on. All are recorded without being asked, unless `record` says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     capture: Option<Capture>,
 }

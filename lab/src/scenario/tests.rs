@@ -210,6 +210,32 @@ fn steps_and_faults() {
         "twice",
     );
     refuses_step("heal: {crash: {node: SRV1}}", "steps[0].heal", "nothing to heal");
+    let impair = |what: &str, field: &str, words: &str| {
+        let step = format!("fault: {{impair: {{node: SRV1, interface: enp0s3{what}}}}}");
+        refuses_step(&step, &format!("steps[0].fault.impair{field}"), words);
+    };
+    impair("", "", "does nothing");
+    impair(", loss: 30", ".loss", "a string");
+    impair(", loss: 130%", ".loss", "not a part of a hundred");
+    impair(", lost: 30%", ".lost", "did you mean `loss`?");
+    impair(", rate: 10mbps", ".rate", "`10mbit`");
+    impair(", loss: 1%, jitter: 10ms", ".jitter", "belongs to `delay`");
+    impair(", loss: 1%, reorder: 10%", ".reorder", "belongs to `delay`");
+    impair(", delay: 10ms, jitter: 20ms", ".jitter", "the delay, 10ms");
+    impair(", delay: 1m", ".delay", "10s");
+    refuses_step(
+        "fault: {packetFilter: {node: SRV1, protocol: icmp, port: 80}}",
+        "steps[0].fault.packetFilter.protocol",
+        "`tcp`",
+    );
+    refuses_step(
+        "fault: {packetFilter: {node: SRV1, protocol: tcp, port: 0}}",
+        "steps[0].fault.packetFilter.port",
+        "at least 1",
+    );
+    refuses_step("fault: {diskFull: {node: SRV2}}", "steps[0].fault.diskFull.node", "did you mean `SRV1`?");
+    refuses_step("fault: {clockStep: {forward: 1m}}", "steps[0].fault.clockStep.forward", "1h");
+    refuses_step("fault: {clockStep: {}}", "steps[0].fault.clockStep", "one of `forward` and `back`");
     refuses_step("wait: {}", "steps[0].wait", "one of `for` and `until` is missing");
     refuses_step("wait: {for: 2h}", "steps[0].wait.for", "between");
     refuses_step("apply: {node: SRV1, delete: [a]}", "steps[0].apply.node", "has no agent");
@@ -230,6 +256,103 @@ fn steps_and_faults() {
         "expect: [{log: {node: SRV1, program: nginx, contains: x}}]",
         "steps[0].expect[0].log.program",
         "`apache2`",
+    );
+}
+
+#[test]
+fn expectations_that_cannot_be_decided() {
+    let refuses = |expectation: &str, field: &str, words: &str| {
+        refuses_step(&format!("expect: [{expectation}]"), &format!("steps[0].expect[0]{field}"), words);
+    };
+    refuses("{within: 1s, always: 1s, rest: {quietFor: 1s}}", "", "at most one of");
+    refuses("{always: 0s, rest: {quietFor: 1s}}", ".always", "between 1ms");
+    refuses("{never: 2h, rest: {quietFor: 1s}}", ".never", "30m");
+    refuses("{within: 1s, rest: {quietFor: 2s}}", ".rest.quietFor", "could not be seen in time");
+    refuses("{rest: {quietFor: 2s, nodes: [SRV2]}}", ".rest.nodes[0]", "did you mean `SRV1`?");
+    refuses("{metric: {node: SRV1, name: x, equals: 1}}", ".metric.node", "has no agent");
+    refuses(
+        "{frames: {node: SRV1, interface: enp0s3, count: {atLeast: 3, atMost: 2}}}",
+        ".frames.count",
+        "nothing could be that",
+    );
+    refuses_step(
+        "wait: {until: [{always: 1s, rest: {quietFor: 1s}}]}",
+        "steps[0].wait.until[0].always",
+        "an `expect` step",
+    );
+}
+
+#[test]
+fn bonds() {
+    let link = "- {network: lan, interface: enp0s3, addresses: [172.16.193.10/16]}";
+    let bonded = |bond: &str, step: &str| {
+        let two =
+            format!("- {{network: lan, interface: bond0, addresses: [172.16.193.10/16], bond: {{{bond}}}}}");
+        let steps = format!("steps:\n  - name: before\n    {step}\n");
+        load("plain.yaml", &GOOD.replacen(link, &two, 1).replacen("steps:\n", &steps, 1))
+    };
+    let wait = "wait: {for: 1s}";
+    let refuses = |bond: &str, step: &str, field: &str, words: &str| {
+        let problems = bonded(bond, step).unwrap_err();
+        let [problem] = problems.as_slice() else { panic!("{bond} {step} gives {problems:?}") };
+        assert!(problem.field.ends_with(field) && problem.message.contains(words), "{problem:?}");
+    };
+    let legs = "legs: [enp0s3, enp0s8]";
+    let scenario = bonded(legs, "fault: {carrierLost: {node: SRV1, interface: enp0s8}}").unwrap();
+    assert!(scenario.features().contains(&super::Feature::Bonding));
+    bonded(&format!("{legs}, mode: lacp, hash: layer3+4"), wait).unwrap();
+    refuses("legs: []", wait, "bond.legs", "at least 1");
+    refuses("legs: [enp0s3, enp0s3]", wait, "bond.legs[1]", "two interfaces");
+    refuses("legs: [enp0s3, bond0]", wait, "bond.legs[1]", "two interfaces");
+    refuses(&format!("{legs}, hash: layer3+4"), wait, "bond.hash", "one cable carries all");
+    refuses(&format!("{legs}, mode: lcap"), wait, "bond.mode", "did you mean `lacp`?");
+    refuses(&format!("{legs}, monitor: 1m"), wait, "bond.monitor", "10s");
+    let lost = "fault: {carrierLost: {node: SRV1, interface: bond0}}";
+    refuses(legs, lost, "carrierLost.interface", "name one of its cables: `enp0s3` and `enp0s8`");
+    let hole = "fault: {blackhole: {node: SRV1, interface: enp0s3}}";
+    refuses(legs, hole, "blackhole.interface", "can only be lost");
+    let late = "fault: {impair: {node: SRV1, interface: enp0s3, delay: 1ms}}";
+    refuses(legs, late, "impair.interface", "can only be lost");
+    let parted = "fault: {partition: {network: lan, groups: [[SRV1], [ClientB]]}}";
+    refuses(legs, parted, "groups[0][0]", "bonded cables");
+}
+
+#[test]
+fn faults_that_exclude_each_other() {
+    let twice = |first: &str, second: &str| {
+        let steps = format!(
+            "steps:\n  - {{name: one, fault: {{{first}}}}}\n  - {{name: two, fault: {{{second}}}}}\n"
+        );
+        load("plain.yaml", &GOOD.replacen("steps:\n", &steps, 1))
+    };
+    let end = |rest: &str| format!("impair: {{node: SRV1, interface: enp0s3, {rest}}}");
+    for (first, second) in [
+        ("clockStep: {forward: 1h}".to_owned(), "clockStep: {back: 1h}".to_owned()),
+        (end("loss: 1%"), end("direction: in, delay: 1ms")),
+        (end("direction: out, loss: 1%"), end("direction: out, delay: 1ms")),
+    ] {
+        let problems = twice(&first, &second).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].message.contains("heal it first"), "{problems:?}");
+    }
+    let scenario = twice(&end("direction: in, loss: 1%"), &end("direction: out, delay: 1ms")).unwrap();
+    assert!(scenario.features().contains(&super::Feature::Netem) && !scenario.moves_the_clock());
+    assert!(twice("clockStep: {back: 1h}", "diskFull: {node: SRV1}").unwrap().moves_the_clock());
+}
+
+#[test]
+fn what_would_take_forever_and_networks_that_overlap() {
+    refuses("count: 10", "count: 1000000", 18, "steps[0].requests.count", "longer than 30m");
+    refuses_step("exec: {node: SRV1, command: 'true', timeout: 1h}", "steps[0].exec.timeout", "30m");
+    let two = GOOD.replace("    - name: lan\n", "    - name: lan\n    - name: wan\n").replace(
+        "      servers:\n",
+        "        - {network: wan, interface: enp0s8, addresses: [172.16.7.1/24, 172.17.0.1/16]}\n      servers:\n",
+    );
+    let problems = load("plain.yaml", &two).unwrap_err();
+    assert!(
+        problems.len() == 1
+            && problems[0].line == 10
+            && problems[0].message.contains("overlaps with 172.16.193.10/16 of `enp0s3` on network `lan`"),
+        "{problems:?}"
     );
 }
 

@@ -10,6 +10,7 @@ use std::ops::Deref;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::bond::{Bond, BondHash, BondMode};
 use super::value::{Destination, Listen, Mac, Prefix};
 
 /// The name of a node, network, interface, server or load, as people see it.
@@ -168,6 +169,17 @@ pub struct Link {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub addresses: Vec<LinkAddress>,
+    /// It is several cables, bonded into this interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bond: Option<Bond>,
+}
+
+impl Link {
+    /// The interfaces of its cables: those that it bonds, else its own.
+    pub fn cables(&self) -> impl Iterator<Item = &Name> {
+        let legs = self.bond.iter().flat_map(|bond| &bond.legs);
+        legs.chain(self.bond.is_none().then_some(&self.interface))
+    }
 }
 
 /// An address of a link: `172.16.193.10/16`, or with a label, such as `enp0s3:30`.

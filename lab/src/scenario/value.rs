@@ -8,6 +8,8 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use super::quantity::{BitRate, Percent};
+
 /// A duration as Kubernetes' Gateway API writes it (GEP-2257): `100ms`, `1m30s`; whole numbers of `h`, `m`, `s`, `ms`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Span(pub Duration);
@@ -339,6 +341,8 @@ as_string!(Span, "duration", "A duration in whole units: `100ms`, `2s`, `1m30s`.
 as_string!(Prefix, "prefix", "An address with the length of its network's prefix: `172.16.193.10/16`.");
 as_string!(Destination, "destination", "`default`, or a network: `172.16.0.0/16`.");
 as_string!(Mac, "mac", "A unicast hardware address: `02:00:00:00:00:01`.");
+
+pub(super) use as_string;
 
 #[cfg(test)]
 mod tests {

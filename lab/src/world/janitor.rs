@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup;
 use super::error::{Doing, Error, Result};
-use super::inventory;
+use super::{inventory, wallclock};
 
 /// The folder of all runs.
 pub const FOLDER: &str = "/run/bascule-lab";
@@ -198,6 +198,7 @@ pub fn sweep() -> Result<Vec<String>> {
         }
         let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         end_processes(&path, &id)?;
+        wallclock::back_after(&path)?;
         clean(&path, &id)?;
         swept.push(id);
     }

@@ -173,7 +173,40 @@ impl Links {
         Ok(self.interface(name)?.index)
     }
 
-    /// Makes a cable: one end here, plugged into the bridge numbered `bridge`, the other in another namespace. Both ends are down.
+    /// Makes an interface of a kind, down. Its number.
+    pub(super) fn add_link(
+        &mut self,
+        name: &str,
+        kind: &str,
+        mac: [u8; 6],
+        mtu: u32,
+        settings: Body,
+    ) -> Result<u32> {
+        let body = Body::new(&link_header(0, 0, 0))
+            .text(libc::IFLA_IFNAME, name)
+            .with(libc::IFLA_ADDRESS, &mac)
+            .number(libc::IFLA_MTU, mtu)
+            .nest(
+                libc::IFLA_LINKINFO,
+                Body::default().text(libc::IFLA_INFO_KIND, kind).nest(libc::IFLA_INFO_DATA, settings),
+            );
+        self.0
+            .request(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, body.bytes())
+            .doing(|| format!("making the {kind} {name}"))?;
+        Ok(self.interface(name)?.index)
+    }
+
+    /// Puts an interface, which has to be down for a bond, into a bridge or bond.
+    pub(super) fn enslave(&mut self, name: &str, master: u32) -> Result<()> {
+        let index = self.interface(name)?.index;
+        let body = Body::new(&link_header(index, 0, 0)).number(libc::IFLA_MASTER, master);
+        self.0
+            .request(libc::RTM_SETLINK, 0, body.bytes())
+            .map(drop)
+            .doing(|| format!("plugging {name} into what it belongs to"))
+    }
+
+    /// Makes a cable: one end here, plugged into the bridge or bond numbered `bridge`, the other in another namespace. Both ends are down.
     pub(crate) fn add_cable(
         &mut self,
         here: &End<'_>,
@@ -198,10 +231,7 @@ impl Links {
             );
         let what = || format!("making the cable {} - {}", here.name, there.name);
         self.0.request(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, body.bytes()).doing(what)?;
-        let index = self.interface(here.name)?.index;
-        let body = Body::new(&link_header(index, 0, 0)).number(libc::IFLA_MASTER, bridge);
-        self.0.request(libc::RTM_SETLINK, 0, body.bytes()).doing(what)?;
-        Ok(())
+        self.enslave(here.name, bridge)
     }
 
     /// Takes an interface up or down.

@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::Receiver;
 
+mod bond;
 mod boot;
 mod cgroup;
 mod cut;
 mod error;
 mod files;
+mod impair;
 mod init;
 pub mod inventory;
 pub mod janitor;
@@ -27,22 +29,26 @@ mod pidfd;
 mod probe;
 mod process;
 mod protocol;
+mod qdisc;
 mod run;
 mod setup;
 mod spawner;
 mod switch;
 pub mod terminal;
+pub(crate) mod wallclock;
 mod watch;
 
 pub(crate) use cut::Cut;
 pub use error::{Doing, Error, Result};
 pub(crate) use files::MAX_FILE;
+pub(crate) use impair::Way;
 pub(crate) use links::Interface;
 pub use mounts::INSIDE;
 pub use node::Node;
 pub use probe::ETHERTYPE as PROBE_ETHERTYPE;
 pub use process::Process;
 pub use protocol::Exit;
+pub(crate) use qdisc::{Counters, Netem};
 pub use run::{Exec, Output, Spawn};
 pub use watch::{Event, Watched, now};
 
@@ -54,6 +60,7 @@ use node::Shared;
 pub(crate) use setup::configure;
 use setup::{SYSCTLS, await_link_locals, hosts, start_commands, write_files};
 pub(crate) use switch::Switch;
+use wallclock::WallClock;
 
 /// Runs the hidden subcommand by which nodes are started, if that is what the arguments ask for. The first thing that `main` does,
 /// while the process has one thread.
@@ -87,6 +94,7 @@ pub struct World {
     sink: watch::Sink,
     events: Mutex<Option<Receiver<Watched>>>,
     down: Mutex<bool>,
+    clock: WallClock,
     host_lines: BTreeMap<String, Vec<String>>,
 }
 
@@ -154,6 +162,7 @@ impl World {
             sink,
             events: Mutex::new(Some(events)),
             down: Mutex::new(false),
+            clock: WallClock::default(),
             host_lines: hosts(topology),
         };
         world.boot_all(progress)?;
@@ -198,6 +207,7 @@ impl World {
         node.set_interface_defaults(&SYSCTLS)?;
         node.set_sysctls(sysctls(), true)?;
         self.switch.wire(node)?;
+        bond::bond(node)?;
         // Again, now that the interfaces are there, and before they are up and have addresses.
         node.set_sysctls(sysctls(), true)?;
         configure(node, None)?;
@@ -211,7 +221,10 @@ impl World {
     fn check_cables(&self, node: &Node) -> Result<()> {
         for cable in &node.0.cables {
             // What a fault holds down comes with its heal.
-            if self.switch.is_unplugged(cable) || self.switch.is_cut(&cable.port) {
+            if self.switch.is_unplugged(cable)
+                || self.switch.is_cut(cable.bridge_port())
+                || self.switch.is_impaired(cable)
+            {
                 continue;
             }
             self.switch.wait_until_plugged(node, cable)?;
@@ -245,6 +258,16 @@ impl World {
 
     pub(crate) fn cabling(&self) -> &Switch {
         &self.switch
+    }
+
+    /// Moves the wall clock of the machine, which has to be the lab's own. By how much it was seen to move, in nanoseconds.
+    pub(crate) fn step_clock(&self, by: i128) -> Result<i128> {
+        self.clock.step(&self.shared.registration.folder, by)
+    }
+
+    /// Moves it back; how far it then is from where it was, in nanoseconds. `None` if it is not moved.
+    pub(crate) fn clock_back(&self) -> Result<Option<i128>> {
+        self.clock.back(&self.shared.registration.folder)
     }
 
     /// What happens to addresses and links of all nodes, also over reboots. Can be taken once.
@@ -282,7 +305,7 @@ impl World {
             return Ok(());
         }
         let at = now();
-        let mut failure = None;
+        let mut failure = self.clock_back().err();
         for node in self.nodes.values().chain([&self.switch.node]) {
             if let Err(error) = node.end(at) {
                 failure.get_or_insert(error);

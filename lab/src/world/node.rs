@@ -8,6 +8,7 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::bond::Bonded;
 use super::error::{Doing, Error, Result};
 use super::files::Root;
 use super::janitor::Registration;
@@ -37,6 +38,21 @@ pub(crate) struct Cable {
     pub(crate) mac: [u8; 6],
     pub(crate) port_mac: [u8; 6],
     pub(crate) mtu: u32,
+    /// The bond that it belongs to.
+    pub(crate) bonded: Option<Bonded>,
+}
+
+impl Cable {
+    /// The port of the bridge: what frames are cut by.
+    pub(crate) fn bridge_port(&self) -> &str {
+        let aggregate = self.bonded.as_ref().and_then(|bonded| bonded.aggregate.as_deref());
+        aggregate.unwrap_or(&self.port)
+    }
+
+    /// The interface by which the node speaks over it, and its hardware address.
+    pub(crate) fn speaker(&self) -> (&str, &[u8; 6]) {
+        self.bonded.as_ref().map_or((&self.interface, &self.mac), |bonded| (&bonded.interface, &bonded.mac))
+    }
 }
 
 /// A machine. Cheap to clone; all calls block.

@@ -55,6 +55,9 @@ pub(crate) fn configure(node: &Node, only: Option<&str>) -> Result<()> {
     links.set_up("lo", true)?;
     let detect = detects(spec);
     let on_node = |error: Error| error.of(node.name());
+    if let Some(leg) = only.filter(|only| !spec.links.iter().any(|link| &*link.interface == *only)) {
+        links.set_up(leg, true).map_err(on_node)?;
+    }
     for link in spec.links.iter().filter(|link| only.is_none_or(|only| only == &*link.interface)) {
         links.set_up(&link.interface, true).map_err(on_node)?;
         for address in &link.addresses {

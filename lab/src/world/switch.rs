@@ -5,8 +5,10 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::bond::Bonded;
 use super::cut::{Cut, Cuts};
 use super::error::{Doing, Error, Result};
+use super::impair::Bad;
 use super::links::{End, Links, plain_frames};
 use super::netlink::in_netns;
 use super::node::{Cable, Node};
@@ -38,6 +40,8 @@ pub(crate) struct Switch {
     bridges: BTreeMap<String, Bridge>,
     /// Ports that are down by a fault.
     unplugged: Mutex<BTreeSet<String>>,
+    /// Cables that a fault has made bad.
+    pub(super) bad: Mutex<Bad>,
 }
 
 impl Switch {
@@ -68,6 +72,7 @@ impl Switch {
             cuts: Mutex::new(cuts),
             bridges,
             unplugged: Mutex::default(),
+            bad: Mutex::default(),
         })
     }
 
@@ -92,22 +97,38 @@ impl Switch {
                 .bridges
                 .get(&cable.network)
                 .ok_or_else(|| Error::wrong(format!("there is no network {}", cable.network)))?;
+            let master = self.master(cable, bridge)?;
             self.links().add_cable(
                 &End { name: &cable.port, mac: cable.port_mac, mtu: cable.mtu },
                 &End { name: &cable.interface, mac: cable.mac, mtu: cable.mtu },
                 network.as_fd(),
-                bridge.index,
+                master,
             )?;
             for (namespace, name) in [(&here, &cable.port), (&network, &cable.interface)] {
                 in_netns(namespace.as_fd(), || plain_frames(name))
                     .and_then(|result| result)
                     .doing(|| format!("making frames on {name} of {} plain", node.name()))?;
             }
+            self.impair_again(node, cable)?;
             if !self.unplugged().contains(&cable.port) {
                 self.links().set_up(&cable.port, true)?;
             }
         }
         Ok(())
+    }
+
+    /// What a cable is plugged into: the bridge, or the bond of all its bond's cables, which then is the bridge's port.
+    fn master(&self, cable: &Cable, bridge: &Bridge) -> Result<u32> {
+        let Some(bonded) = &cable.bonded else { return Ok(bridge.index) };
+        let Some(name) = &bonded.aggregate else { return Ok(bridge.index) };
+        let mut links = self.links();
+        if let Some(interface) = links.try_interface(name)? {
+            return Ok(interface.index);
+        }
+        let index = links.add_bond(name, cable.port_mac, cable.mtu, &bonded.bond)?;
+        links.enslave(name, bridge.index)?;
+        links.set_up(name, true)?;
+        Ok(index)
     }
 
     /// Removes the ports of a node, and with them its interfaces.
@@ -149,7 +170,7 @@ impl Switch {
         node.0
             .cables
             .iter()
-            .flat_map(|cable| [Cut::From(cable.port.clone()), Cut::To(cable.port.clone())])
+            .flat_map(|cable| [Cut::From(cable.bridge_port().into()), Cut::To(cable.bridge_port().into())])
             .collect()
     }
 
@@ -177,9 +198,9 @@ impl Switch {
     /// A probe at the node's end of a cable.
     pub(crate) fn probe_in(node: &Node, cable: &Cable) -> Result<Probe> {
         let network = node.network()?;
-        let index = Links::open(network.as_fd())?.interface(&cable.interface)?.index;
-        Probe::open(network.as_fd(), index, &cable.mac)
-            .doing(|| format!("probing {} of {}", cable.interface, node.name()))
+        let (interface, mac) = cable.speaker();
+        let index = Links::open(network.as_fd())?.interface(interface)?.index;
+        Probe::open(network.as_fd(), index, mac).doing(|| format!("probing {interface} of {}", node.name()))
     }
 
     /// A probe at the bridge itself.
@@ -231,39 +252,58 @@ pub(crate) fn cables(topology: &Topology) -> Result<BTreeMap<String, Vec<Cable>>
     let mut macs = BTreeSet::new();
     let mut all = BTreeMap::new();
     for (node_number, node) in topology.nodes.iter().enumerate() {
-        let mut cables = Vec::new();
-        for (link_number, link) in node.links.iter().enumerate() {
-            let numbers =
-                [u8::try_from(node_number + 1).unwrap_or(0), u8::try_from(link_number + 1).unwrap_or(0)];
-            let mut port = format!("{}.{}", node.name, link.interface);
-            if port.len() >= libc::IFNAMSIZ || used.contains(&port) {
-                port = format!("port{}.{}", numbers[0], numbers[1]);
+        let mut cables: Vec<Cable> = Vec::new();
+        let node_byte = u8::try_from(node_number + 1).unwrap_or(0);
+        for link in &node.links {
+            let first = cables.len();
+            for interface in link.cables() {
+                let numbers = [node_byte, u8::try_from(cables.len() + 1).unwrap_or(0)];
+                let port = port_name(&node.name, interface, numbers, &used);
+                // A bond has the hardware address that is told for it, by its first cable.
+                let told = link.mac.filter(|_| cables.len() == first);
+                let mac = told.map_or([0x02, 0, 0, 0, numbers[0], numbers[1]], |mac| mac.0);
+                let network = topology.network(&link.network).ok_or_else(|| {
+                    Error::wrong(format!("{} {interface}: there is no network {}", node.name, link.network))
+                })?;
+                if !used.insert(port.clone()) || !macs.insert((link.network.clone(), mac)) {
+                    return Err(Error::wrong(format!(
+                        "{} {interface}: another link has the same name or hardware address",
+                        node.name
+                    )));
+                }
+                let bonded = link.bond.as_ref().map(|bond| match cables.get(first) {
+                    Some(Cable { bonded: Some(bonded), .. }) => bonded.clone(),
+                    _ => {
+                        let numbers = [node_byte, 100 + numbers[1]];
+                        let name = port_name(&node.name, &link.interface, numbers, &used);
+                        let aggregate = bond.mode.is_aggregate().then_some(name);
+                        Bonded { interface: link.interface.to_string(), mac, aggregate, bond: bond.clone() }
+                    }
+                });
+                used.extend(bonded.as_ref().and_then(|bonded| bonded.aggregate.clone()));
+                cables.push(Cable {
+                    interface: interface.to_string(),
+                    network: link.network.to_string(),
+                    port,
+                    mac,
+                    port_mac: [0x02, 0, 1, 0, numbers[0], numbers[1]],
+                    mtu: network.mtu.unwrap_or(MTU),
+                    bonded,
+                });
             }
-            let mac = link.mac.map_or([0x02, 0, 0, 0, numbers[0], numbers[1]], |mac| mac.0);
-            let network = topology.network(&link.network).ok_or_else(|| {
-                Error::wrong(format!(
-                    "{} {}: there is no network {}",
-                    node.name, link.interface, link.network
-                ))
-            })?;
-            if !used.insert(port.clone()) || !macs.insert((link.network.clone(), mac)) {
-                return Err(Error::wrong(format!(
-                    "{} {}: another link has the same name or hardware address",
-                    node.name, link.interface
-                )));
-            }
-            cables.push(Cable {
-                interface: link.interface.to_string(),
-                network: link.network.to_string(),
-                port,
-                mac,
-                port_mac: [0x02, 0, 1, 0, numbers[0], numbers[1]],
-                mtu: network.mtu.unwrap_or(MTU),
-            });
         }
         all.insert(node.name.to_string(), cables);
     }
     Ok(all)
+}
+
+/// A port's name: the node's and the interface's where they fit.
+fn port_name(node: &str, interface: &str, numbers: [u8; 2], used: &BTreeSet<String>) -> String {
+    let name = format!("{node}.{interface}");
+    if name.len() >= libc::IFNAMSIZ || used.contains(&name) {
+        return format!("port{}.{}", numbers[0], numbers[1]);
+    }
+    name
 }
 
 /// A network's own name where it fits.
@@ -298,6 +338,31 @@ mod tests {
         assert_eq!(cables["a-node-with-a-long-name"][0].port, "port2.1");
         assert_eq!(cables["a-node-with-a-long-name"][0].mac, [2, 0, 0, 0xaa, 0xbb, 0xcc]);
         assert_eq!(bridge_name(&topology, "a-network-with-a-long-name", 1), "network1");
+    }
+
+    #[test]
+    fn a_bond_is_several_cables_and_where_they_are_used_together_one_port() {
+        let topology = topology(
+            r#"{"networks": [{"name": "lan"}], "nodes": [{"name": "dir1", "links": [
+                {"network": "lan", "interface": "bond0", "bond": {"legs": ["e1", "e2"], "mode": "lacp"}},
+                {"network": "lan", "interface": "bond1", "bond": {"legs": ["e3", "e4"]}},
+                {"network": "lan", "interface": "e5"}]}]}"#,
+        );
+        let cables = &cables(&topology).unwrap()["dir1"];
+        let seen: Vec<_> = cables.iter().map(|cable| (cable.port.as_str(), cable.bridge_port())).collect();
+        assert_eq!(
+            seen,
+            [
+                ("dir1.e1", "dir1.bond0"),
+                ("dir1.e2", "dir1.bond0"),
+                ("dir1.e3", "dir1.e3"),
+                ("dir1.e4", "dir1.e4"),
+                ("dir1.e5", "dir1.e5")
+            ]
+        );
+        assert_eq!(cables[1].speaker(), ("bond0", &cables[0].mac));
+        assert_eq!(cables[3].speaker(), ("bond1", &cables[2].mac));
+        assert_eq!(cables[4].speaker(), ("e5", &[2, 0, 0, 0, 1, 5]));
     }
 
     #[test]

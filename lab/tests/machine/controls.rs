@@ -123,6 +123,55 @@ pub(super) fn of_real_servers(lab: &Lab) {
     );
 }
 
+/// The same of faults that need netem or a clock of the lab's own: without the fault each expectation holds, with it each fails.
+pub(super) fn of_faults(lab: &Lab) {
+    const SCENARIO: &str = r"
+summary: A bad cable, and a clock that jumps.
+topology:
+  networks: [{name: lan}]
+  nodes:
+    - name: SRV1
+      links: [{network: lan, interface: enp0s3, addresses: [172.16.193.10/16]}]
+    - name: ClientB
+      links: [{network: lan, interface: enp0s3, addresses: [172.16.193.50/16]}]
+steps:
+  - name: the time before
+    exec: {node: SRV1, command: date +%s >/run/before}
+FAULT
+  - name: pings
+    requests: {load: pings, from: ClientB, target: 'ping://172.16.193.10', rate: 100, count: 100, timeout: 1s}
+  - name: it is judged
+    expect: [EXPECT]
+";
+    let well = "{requests: {load: pings, ok: 100}}";
+    let replies = "{frames: {node: ClientB, interface: enp0s3, filter: {protocol: icmp, source: 172.16.193.10}, count: {atMost: 100}}}";
+    let steady = "{command: {node: SRV1, command: 'test $(( $(date +%s) - $(cat /run/before) )) -lt 1800 -a $(( $(date +%s) - $(cat /run/before) )) -ge 0'}}";
+    let cable = |what: &str| format!("impair: {{node: SRV1, interface: enp0s3, {what}}}");
+    let cases = [
+        ("loss", cable("loss: 60%"), well, "exactly 100 ok"),
+        ("delay", cable("direction: in, delay: 2s, jitter: 10ms"), well, "exactly 100 ok"),
+        ("duplicate", cable("direction: out, duplicate: 100%"), replies, "at most 100 frames"),
+        // 1000 bytes a second: 100 pings take four seconds at least, and not one.
+        ("rate", cable("direction: out, rate: 8kbit"), well, "exactly 100 ok"),
+        ("clock-forward", "clockStep: {forward: 1h}".into(), steady, "exits with 0"),
+        ("clock-back", "clockStep: {back: 2h}".into(), steady, "exits with 0"),
+    ];
+    let mut all = Vec::new();
+    for (name, fault, expect, because) in &cases {
+        let scenario = |fault: &str| SCENARIO.replace("FAULT", fault).replace("EXPECT", expect);
+        let step = format!("  - name: it breaks\n    fault: {{{fault}}}");
+        all.push((format!("with-{name}"), scenario(&step), Some(*because)));
+        all.push((format!("without-{name}"), scenario(""), None));
+    }
+    let cases: Vec<_> =
+        all.iter().map(|(name, text, because)| (name.as_str(), text.clone(), *because)).collect();
+    let before = stdout(&lab.shell("date +%s")).trim().parse::<u64>().expect("a number");
+    play_controls(lab, &cases);
+    // What the scenarios did not heal, their ends did.
+    let after = stdout(&lab.shell("date +%s")).trim().parse::<u64>().expect("a number");
+    assert!((before..before + 1800).contains(&after), "the clock went from {before} to {after}");
+}
+
 /// Plays scenarios: each has to pass, or to fail because of what is said beside it.
 fn play_controls(lab: &Lab, cases: &[(&str, String, Option<&str>)]) {
     let folder = tempfile::tempdir().expect("a temporary directory");

@@ -198,6 +198,7 @@ fn a_machine_serves_and_leaves_nothing() {
     scenario(&lab);
     controls::of_ipvs(&lab);
     controls::of_real_servers(&lab);
+    controls::of_faults(&lab);
 
     // All of that was one machine.
     assert_eq!(lab.supervisor(), Some(first));

@@ -122,6 +122,127 @@ fn every_fault_takes_effect_and_heals() {
 }
 
 #[test]
+fn a_packet_filter_drops_one_port_and_a_full_disk_takes_nothing() {
+    if not_root() {
+        return;
+    }
+    let (world, _folder) = build();
+    let (dir2, srv1) = (world.node("dir2").unwrap(), world.node("srv1").unwrap());
+    serve(&srv1);
+    let connects = || {
+        let target = std::net::SocketAddr::from(([172, 16, 193, 10], 80));
+        dir2.in_netns(|| std::net::TcpStream::connect_timeout(&target, Duration::from_secs(2)).is_ok())
+            .unwrap()
+    };
+    assert!(connects());
+    for direction in ["in", "out", "both"] {
+        let node = if direction == "out" { "dir2" } else { "srv1" };
+        let filter = a_fault(&format!(
+            r#"{{"packetFilter": {{"node": "{node}", "protocol": "tcp", "port": 80, "direction": "{direction}"}}}}"#
+        ));
+        let proof = fault::inject(&world, &filter).unwrap().proof;
+        assert!(proof.contains("a packet for tcp 80 was dropped"), "{proof}");
+        assert!(!connects(), "{direction}");
+        assert!(pings(&dir2, "172.16.193.10"), "only that port");
+        assert!(fault::inject(&world, &filter).unwrap_err().to_string().contains("already"));
+        let proof = fault::heal(&world, &filter).unwrap().proof;
+        assert!(proof.contains("it had dropped"), "{proof}");
+        assert!(connects(), "after {direction}");
+        assert!(fault::heal(&world, &filter).unwrap_err().to_string().contains("not in effect"));
+    }
+    let udp = a_fault(r#"{"packetFilter": {"node": "srv1", "protocol": "udp", "port": 53}}"#);
+    fault::inject(&world, &udp).unwrap();
+    assert!(connects());
+    // What somebody takes away is not in effect any more.
+    shell(&srv1, "nft flush ruleset");
+    assert!(fault::heal(&world, &udp).is_err());
+
+    let full = a_fault(r#"{"diskFull": {"node": "srv1"}}"#);
+    let write = || srv1.exec(&Exec::shell("head -c 9000 /dev/zero >/run/something")).unwrap();
+    shell(&srv1, "echo before >/run/before");
+    let proof = fault::inject(&world, &full).unwrap().proof;
+    assert!(proof.contains("ENOSPC"), "{proof}");
+    let output = write();
+    assert!(!output.success() && output.error_text().contains("No space left"), "{}", output.error_text());
+    assert_eq!(shell(&srv1, "cat /run/before"), "before\n");
+    assert!(dir2.exec(&Exec::shell("head -c 9000 /dev/zero >/run/something")).unwrap().success());
+    assert!(fault::inject(&world, &full).unwrap_err().to_string().contains("full already"));
+    fault::heal(&world, &full).unwrap();
+    assert!(write().success());
+    assert!(fault::heal(&world, &full).unwrap_err().to_string().contains("not full by a fault"));
+    // A boot empties it.
+    fault::inject(&world, &full).unwrap();
+    fault::inject(&world, &a_fault(r#"{"reboot": {"node": "srv1"}}"#)).unwrap();
+    assert!(write().success());
+
+    // The clock of this machine is not the lab's; in a machine of the lab's own this test is not played.
+    let clock = a_fault(r#"{"clockStep": {"forward": "1h"}}"#);
+    assert!(fault::inject(&world, &clock).unwrap_err().to_string().contains("--kernel vm"));
+    assert!(fault::heal(&world, &clock).unwrap_err().to_string().contains("not moved"));
+}
+
+/// In a kernel with netem; `tests/machine` plays the same in scenarios in a kernel that has it.
+#[test]
+fn a_bad_cable_loses_and_delays_also_after_a_boot() {
+    if not_root() {
+        return;
+    }
+    let (world, _folder) = build();
+    let (client, dir1) = (world.node("ClientA").unwrap(), world.node("dir1").unwrap());
+    let late = a_fault(
+        r#"{"impair": {"node": "srv1", "interface": "enp0s3", "delay": "150ms", "jitter": "10ms", "rate": "10mbit"}}"#,
+    );
+    match fault::inject(&world, &late) {
+        Err(error) if error.to_string().contains("no netem") => {
+            assert!(pings(&client, "172.16.193.10"), "nothing is left of what failed");
+            eprintln!("not run here: {error}");
+            return;
+        }
+        other => {
+            let proof = other.unwrap().proof;
+            assert!(proof.contains("out 150ms ± 10ms late, at most 10mbit; a probe took"), "{proof}");
+            assert!(proof.contains("in 150ms"), "{proof}");
+        }
+    }
+    let round_trip = |node: &Node| -> f64 {
+        let text = shell(node, "ping -n -c 1 -W 5 172.16.193.10 | sed -n 's/.*time=\\([0-9.]*\\) ms/\\1/p'");
+        text.trim().parse().unwrap()
+    };
+    assert!(round_trip(&dir1) >= 279.0, "both ways");
+    assert!(fault::inject(&world, &late).unwrap_err().to_string().contains("already"));
+    // The cable stays as it is.
+    fault::inject(&world, &a_fault(r#"{"reboot": {"node": "srv1"}}"#)).unwrap();
+    assert!(round_trip(&dir1) >= 279.0, "after a boot");
+    // Other faults of a bad cable take effect and heal.
+    for text in [
+        r#"{"adminDown": {"node": "srv1", "interface": "enp0s3"}}"#,
+        r#"{"blackhole": {"node": "srv1", "interface": "enp0s3"}}"#,
+        r#"{"partition": {"network": "inside", "groups": [["dir1", "srv1"], ["dir2"]]}}"#,
+        r#"{"freezeNode": {"node": "srv1"}}"#,
+    ] {
+        fault::inject(&world, &a_fault(text)).unwrap();
+        fault::heal(&world, &a_fault(text)).unwrap();
+    }
+    fault::heal(&world, &late).unwrap();
+    assert!(fault::heal(&world, &late).unwrap_err().to_string().contains("not in effect"));
+    assert!(pings(&client, "172.16.193.10"));
+
+    let lost =
+        a_fault(r#"{"impair": {"node": "srv1", "interface": "enp0s3", "direction": "in", "loss": "100%"}}"#);
+    let proof = fault::inject(&world, &lost).unwrap().proof;
+    assert!(proof.contains("in 100% lost; the 1. probe was lost"), "{proof}");
+    assert!(is_deaf(&client, "172.16.193.10"));
+    fault::heal(&world, &lost).unwrap();
+    assert!(pings(&client, "172.16.193.10"));
+    let rest = a_fault(
+        r#"{"impair": {"node": "srv1", "interface": "enp0s3", "delay": "20ms", "loss": "20%", "duplicate": "50%", "reorder": "30%"}}"#,
+    );
+    fault::inject(&world, &rest).unwrap();
+    let healed = fault::heal(&world, &rest).unwrap().proof;
+    assert!(healed.contains("frames had been lost") && healed.contains("probes pass both ways"), "{healed}");
+}
+
+#[test]
 fn a_fault_that_cannot_take_effect_is_an_error() {
     if not_root() {
         return;

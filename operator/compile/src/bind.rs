@@ -162,6 +162,7 @@ pub(crate) fn claims(
 pub(crate) fn director_config(
     name: &str,
     spec: Option<&DirectorSpec>,
+    failure_domain: Option<String>,
     vrrp: Vec<DirectorVrrpGroup>,
 ) -> DirectorConfigSpec {
     let defaults = DirectorSpec::default();
@@ -175,8 +176,9 @@ pub(crate) fn director_config(
         vrrp,
         interface_aliases: spec.interface_aliases.clone(),
         allowed_targets: spec.allowed_targets.clone(),
-        failure_domain: spec.failure_domain.clone(),
-        maintenance: None,
+        maintenance: spec.maintenance.filter(|one| one.enabled),
+        failure_domain,
+        service_account: spec.service_account.clone(),
     }
 }
 

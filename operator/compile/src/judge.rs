@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bascule_crds::common::{AddressOrRange, Allow, AllowedKind};
-use bascule_crds::director::{Director, DirectorSpec};
+use bascule_crds::director::Director;
 use bascule_crds::virtual_service::VirtualServiceSpec;
 use bascule_crds::{Kind, Object, VirtualServiceBindingSpec};
 
@@ -13,7 +13,7 @@ use crate::compiler::{Named, Trust};
 use crate::groups::{self, Group};
 use crate::problem::Problems;
 use crate::types::{Problem, Reason};
-use crate::{checked, checks, nat_rule, service, unsupported};
+use crate::{checked, checks, nat_rule, service};
 
 /// The label by which an EndpointSlice says of which Service it is.
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -26,7 +26,8 @@ pub(crate) type Placed = BTreeMap<Arc<str>, Arc<VirtualServiceBindingSpec>>;
 pub fn problems_of(object: &Object) -> Vec<Problem> {
     match object {
         Object::VirtualService(object) => virtual_service(&object.spec),
-        Object::Director(object) => director(&object.spec),
+        // Everything that a Director can say exists in this version.
+        Object::Director(_) => Vec::new(),
         Object::VrrpGroup(object) => groups::problems(&object.spec),
         Object::HealthCheck(object) => checks::problems(&object.spec),
         Object::NatRule(object) => nat_rule::problems(&object.spec),
@@ -43,12 +44,6 @@ pub fn is_refused_whole(kind: Kind) -> bool {
 pub(crate) fn virtual_service(spec: &VirtualServiceSpec) -> Vec<Problem> {
     let mut problems = Problems::default();
     service::check(spec, &mut problems);
-    problems.0
-}
-
-pub(crate) fn director(spec: &DirectorSpec) -> Vec<Problem> {
-    let mut problems = Problems::default();
-    unsupported::director(spec, &mut problems);
     problems.0
 }
 

@@ -13,6 +13,7 @@ mod compiler;
 mod contest;
 mod groups;
 mod judge;
+mod machine;
 mod nat_rule;
 mod problem;
 mod service;
@@ -26,6 +27,7 @@ pub use bounds::{MAX_ELEMENTS, MAX_PAIRS, MAX_SERVICES};
 pub use checks::{MAX_AUTHORITIES, MAX_PATTERN};
 pub use compiler::{Change, Compiler, Trust};
 pub use judge::{SERVICE_LABEL, is_refused_whole, only_here, problems_of};
+pub use machine::{Machine, OutOfService};
 pub use snapshot::{Snapshot, compile};
 pub use types::{
     BindingKey, CheckKey, Compiled, Condition, ConditionType, Delta, InvalidKey, NodeConfig, NodeDelta,

@@ -9,6 +9,8 @@ use bascule_crds::common::MAX_CONDITION_MESSAGE;
 use bascule_crds::{DirectorConfigSpec, NatRuleBindingSpec, ObjectRef, VirtualServiceBindingSpec};
 use serde::{Deserialize, Serialize};
 
+use crate::machine::Machine;
+
 /// Names the VirtualService, or the NatRule, that a binding carries out; written `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -135,6 +137,8 @@ pub struct Compiled {
     pub nodes: BTreeMap<String, NodeConfig>,
     /// By object: `Accepted`, and for objects that name others `ResolvedRefs`.
     pub conditions: BTreeMap<ObjectRef, Vec<Condition>>,
+    /// By the director's name; a machine that is in service and of which nothing is known is not in it.
+    pub machines: BTreeMap<String, Machine>,
 }
 
 /// What a call of [`crate::Compiler::apply`] changed; the new state is in [`crate::Compiler::compiled`], and what is not there any
@@ -145,12 +149,14 @@ pub struct Delta {
     pub nodes: BTreeMap<String, NodeDelta>,
     /// The objects whose conditions changed.
     pub conditions: BTreeSet<ObjectRef>,
+    /// The directors that went out of service or came back, or are in another failure domain ([`Compiled::machines`]).
+    pub machines: BTreeSet<String>,
 }
 
 impl Delta {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && self.conditions.is_empty()
+        self.nodes.is_empty() && self.conditions.is_empty() && self.machines.is_empty()
     }
 }
 

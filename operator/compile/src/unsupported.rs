@@ -1,37 +1,12 @@
 //! Fields whose behaviour does not exist yet. They are refused by name: a field that is silently ignored is worse than one that
 //! is missing. The specs are taken apart completely, so that a new field cannot be forgotten here.
 
+use bascule_crds::VrrpGroupSpec;
 use bascule_crds::vrrp_group::{Authentication, Hmac, HmacKey};
-use bascule_crds::{DirectorSpec, VrrpGroupSpec};
 
 use crate::compiler::Trust;
 use crate::problem::Problems;
 use crate::types::Reason;
-
-/// The other fields of a Director are in force all the same: it is a machine's description, and to drop the aliases or
-/// timeouts for one field would take down what works.
-pub(crate) fn director(spec: &DirectorSpec, problems: &mut Problems) {
-    let DirectorSpec {
-        maintenance,
-        service_account,
-        // What the configuration of a director carries, or what is asked while compiling.
-        connection_sync: _,
-        failure_domain: _,
-        interface_aliases: _,
-        timeouts: _,
-        expire: _,
-        sysctls: _,
-        allow: _,
-        allowed_targets: _,
-    } = spec;
-    let mut refuse = |used: bool, field: &str, what: &str| {
-        if used {
-            problems.unsupported(format!("spec.{field}"), what);
-        }
-    };
-    refuse(maintenance.is_some_and(|m| m.enabled), "maintenance.enabled", "maintenance is");
-    refuse(service_account.is_some(), "serviceAccount", "directors outside the cluster are");
-}
 
 pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Problems) {
     let VrrpGroupSpec {

@@ -119,6 +119,9 @@ fn director() -> impl Strategy<Value = Object> {
         if alias > 0 {
             spec["interfaceAliases"] = json!({"outside": format!("eth{}", alias - 1)});
         }
+        if sync == 4 {
+            spec["maintenance"] = json!({"enabled": true});
+        }
         let (namespaces, networks) = match access {
             0 => (json!(["*"]), json!(["0.0.0.0/0"])),
             1 => (json!(["a"]), json!(["10.0.0.0/29"])),
@@ -280,6 +283,9 @@ fn difference(before: &Compiled, after: &Compiled) -> Delta {
     let objects = before.conditions.keys().chain(after.conditions.keys());
     delta.conditions =
         objects.filter(|o| before.conditions.get(*o) != after.conditions.get(*o)).cloned().collect();
+    let machines = before.machines.keys().chain(after.machines.keys());
+    delta.machines =
+        machines.filter(|m| before.machines.get(*m) != after.machines.get(*m)).cloned().collect();
     delta
 }
 

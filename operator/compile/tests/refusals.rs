@@ -92,13 +92,6 @@ fn what_does_not_exist_yet_is_refused_by_name() {
     let marked = json!({"addresses": null, "ports": null, "fwmark": {"mark": 1, "family": "IPv4"}, "sourceNat": "Auto"});
     let marked = object("VirtualService", "web", &patched(service(), &marked));
     refused(marked, Unsupported, "spec.sourceNat", "not supported by this version");
-    for (field, spec) in [
-        ("spec.maintenance.enabled", json!({"maintenance": {"enabled": true}})),
-        ("spec.serviceAccount", json!({"serviceAccount": {"namespace": "a", "name": "b"}})),
-    ] {
-        refused(object("Director", "dir1", &spec), Unsupported, field, "not supported by this version");
-        documented(&format!("Director {field}"));
-    }
     let secret = json!({"name": "a", "key": "b"});
     for (field, authentication) in [
         (
@@ -313,7 +306,12 @@ fn what_is_in_this_version_is_not_refused() {
     ] {
         assert_eq!(problems_of(&object("VirtualService", "web", &patched(service(), &patch))), [], "{patch}");
     }
-    assert_eq!(problems_of(&object("Director", "dir1", &json!({"maintenance": {"enabled": false}}))), []);
+    for spec in [
+        json!({"maintenance": {"enabled": true, "drainTimeout": "1h"}}),
+        json!({"failureDomain": "rack1", "serviceAccount": {"namespace": "a", "name": "b"}}),
+    ] {
+        assert_eq!(problems_of(&object("Director", "dir1", &spec)), [], "{spec}");
+    }
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Events {
         let recorder =
             Recorder::new(client, Reporter { controller: MANAGER.into(), instance: Some(instance) });
         tokio::spawn(async move {
-            let mut told = Told::default();
+            let (mut told, mut warned) = (Told::default(), None::<Instant>);
             while let Some(said) = from.recv().await {
                 let now = Instant::now();
                 let leads = term.borrow().until.is_some_and(|until| now < until);
@@ -68,7 +68,14 @@ impl Events {
                 let (event, object) = event(&said);
                 let sent = tokio::time::timeout(patience, recorder.publish(&event, &object)).await;
                 if let Ok(Err(error)) = sent {
-                    tracing::debug!(object = %said.object, "an event was not taken: {error}");
+                    let error = super::causes(&error);
+                    // Loud once in a while: events are for people, and nothing else waits for them.
+                    if warned.is_none_or(|at| now.saturating_duration_since(at) >= QUIET) {
+                        warned = Some(now);
+                        tracing::warn!(object = %said.object, "an event was not taken: {error}");
+                    } else {
+                        tracing::debug!(object = %said.object, "an event was not taken: {error}");
+                    }
                 }
                 tokio::time::sleep(PAUSE).await;
             }

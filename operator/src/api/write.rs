@@ -83,11 +83,18 @@ async fn strip(
     operations.extend(pointers.iter().map(|pointer| json!({"op": "remove", "path": pointer})));
     let namespace = target.kind.is_namespaced().then_some(target.place.namespace.as_str());
     let url = <DynamicObject as kube::Resource>::url_path(resource, namespace);
-    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    let manager = match target.part {
+        Part::Spec => MANAGER,
+        Part::Status => STATUS_MANAGER,
+    };
+    let params = PatchParams { field_manager: Some(manager.into()), ..PatchParams::default() };
     let patch = Patch::Merge(Value::Array(operations));
-    let mut request = kube::core::Request::new(url)
-        .patch(&target.place.name, &params, &patch)
-        .map_err(kube::Error::BuildRequest)?;
+    let (request, name) = (kube::core::Request::new(url), &target.place.name);
+    let request = match target.part {
+        Part::Spec => request.patch(name, &params, &patch),
+        Part::Status => request.patch_subresource("status", name, &params, &patch),
+    };
+    let mut request = request.map_err(kube::Error::BuildRequest)?;
     let kind = axum::http::HeaderValue::from_static("application/json-patch+json");
     request.headers_mut().insert(axum::http::header::CONTENT_TYPE, kind);
     client.request(request).await

@@ -66,7 +66,7 @@ impl Core {
                 self.mark(Task::Config(director.clone()), true);
                 self.mark_machine(&director);
             }
-            if !node.bindings.is_empty() {
+            if !node.bindings.is_empty() || !node.nat_rules.is_empty() {
                 // It counts them.
                 self.mark(Task::Status(ObjectRef::new(Kind::Director, None, &director)), false);
             }
@@ -75,6 +75,10 @@ impl Core {
                     self.mark_binding(Bound::new(binds, key, &director), true);
                 }
             }
+        }
+        for director in delta.machines {
+            // Also what is on it alone: that takes no new connections while it is out of service.
+            self.mark_all_of(&director);
         }
         for reference in delta.conditions {
             self.mark(Task::Status(reference), true);

@@ -2,6 +2,7 @@
 //! what that is now. Nothing is to be written before everything has been listed once: else what is not known yet would count as gone.
 
 mod life;
+mod machines;
 mod marks;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,8 @@ use crate::status::{self, Due, Haste, News, Surroundings};
 
 pub use life::STALE;
 use life::Signs;
+pub use machines::BACK;
+use machines::Machines;
 
 /// What belongs together comes within this time: the reports of two agents, say.
 const SOON: Duration = Duration::from_millis(200);
@@ -97,6 +100,7 @@ pub struct Core {
     compiler: Compiler,
     started: bool,
     signs: Signs,
+    machines: Machines,
     /// Users' objects of which compiling may say something else.
     changed: BTreeSet<ObjectRef>,
     /// Tasks that may be something else, and whether they are fresh.
@@ -123,6 +127,7 @@ impl Core {
             compiler: Compiler::new(Trust::Cluster),
             started: false,
             signs: Signs::default(),
+            machines: Machines::default(),
             changed: BTreeSet::new(),
             marked: BTreeMap::new(),
             noticed: BTreeMap::new(),
@@ -206,7 +211,10 @@ impl Core {
                 self.mark(Task::Config(change.place.name.clone()), false);
                 self.mark_machine(&change.place.name);
             }
-            Source::Node => self.mark(Task::Director(change.place.name.clone()), true),
+            Source::Node => {
+                self.hear_node(&change.place.name, now);
+                self.mark(Task::Director(change.place.name.clone()), true);
+            }
             Source::Lease => {
                 if let Some(director) = self.hear(&change.place.name, now) {
                     self.mark_all_of(&director);
@@ -241,7 +249,8 @@ impl Core {
             }
             self.start(now);
         }
-        if !self.changed.is_empty() {
+        let machines = self.tell_machines(now);
+        if machines || !self.changed.is_empty() {
             let changed = std::mem::take(&mut self.changed);
             for reference in &changed {
                 self.mark_owned(reference);
@@ -263,7 +272,7 @@ impl Core {
 
     /// When it has to be asked again though nothing was heard.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.signs.next_deadline()
+        self.signs.next_deadline().into_iter().chain(self.machines.next_deadline()).min()
     }
 
     /// Everything is known now: what runs already stays what it is wherever an object cannot have what it wants.
@@ -272,6 +281,7 @@ impl Core {
         for (director, node) in programmed(&self.index) {
             self.compiler.remember(&director, &node);
         }
+        self.begin_machines(now);
         let users: Vec<Object> = self.index.users().values().cloned().collect();
         self.compiler.apply(users.into_iter().map(ObjectChange::Put));
         self.signs.expire(now.instant);

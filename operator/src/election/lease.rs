@@ -42,6 +42,7 @@ pub async fn run(
 ) {
     let mut number = 0;
     let mut led = false;
+    let mut unwritten = None;
     loop {
         let now = Instant::now();
         let step = election.step(now);
@@ -60,7 +61,7 @@ pub async fn run(
         let work = async {
             match step {
                 Step::Wait(until) => tokio::time::sleep_until(until.into()).await,
-                step => carry_out(&api, &mut election, step, timing, &told).await,
+                step => carry_out(&api, &mut election, step, timing, &told, &mut unwritten).await,
             }
         };
         tokio::select! {
@@ -89,7 +90,19 @@ pub async fn run(
     }
 }
 
-async fn carry_out(api: &Api<Lease>, election: &mut Election, step: Step, timing: Timing, told: &Told) {
+/// Who may read the Lease and not write it could not take over: for so long after a write that failed, reading does not count as having
+/// reached it. Longer than from one try to the next.
+const UNWRITTEN: Duration = Duration::from_secs(60);
+
+/// `unwritten`: when a write last failed, unless one was done since.
+async fn carry_out(
+    api: &Api<Lease>,
+    election: &mut Election,
+    step: Step,
+    timing: Timing,
+    told: &Told,
+    unwritten: &mut Option<Instant>,
+) {
     let sent = Instant::now();
     let (version, transitions) = match step {
         Step::Wait(_) => return,
@@ -105,7 +118,7 @@ async fn carry_out(api: &Api<Lease>, election: &mut Election, step: Step, timing
                     Err(())
                 }
             };
-            if answer.is_ok() {
+            if answer.is_ok() && unwritten.is_none_or(|at| at.elapsed() > UNWRITTEN) {
                 told.reached.send_replace(Some(Instant::now()));
             }
             return election.read(answer, Instant::now());
@@ -122,8 +135,14 @@ async fn carry_out(api: &Api<Lease>, election: &mut Election, step: Step, timing
         ..LeaseSpec::default()
     };
     let answer = write(api, version, spec, timing.request).await;
-    if answer.is_ok() {
-        told.reached.send_replace(Some(Instant::now()));
+    match &answer {
+        Ok(_) => {
+            *unwritten = None;
+            told.reached.send_replace(Some(Instant::now()));
+        }
+        // Somebody else could write it.
+        Err(Failure::Conflict) => *unwritten = None,
+        Err(Failure::Other) => *unwritten = Some(Instant::now()),
     }
     election.wrote(answer, sent, Instant::now());
 }

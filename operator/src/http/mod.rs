@@ -52,13 +52,16 @@ impl Watched {
         if !reached {
             return Err("the Lease has not been reached: see the log".into());
         }
-        match self.missing.borrow().as_deref() {
-            None | Some([]) => Ok(()),
-            Some(missing) => {
-                let names: Vec<&str> = missing.iter().map(|source| source.as_str()).collect();
-                Err(format!("not listed yet: {}; see the log", names.join(", ")))
-            }
+        let missing = self.missing.borrow();
+        // One that does not lead watches nothing.
+        let Some(missing) = missing.as_deref() else { return Ok(()) };
+        let failing = self.tally.watches.failing(Instant::now());
+        let why = failing.iter().map(|(source, why)| format!("; {source}: {why}")).collect::<String>();
+        if !missing.is_empty() {
+            let names: Vec<&str> = missing.iter().map(|source| source.as_str()).collect();
+            return Err(format!("not listed yet: {}; see the log{why}", names.join(", ")));
         }
+        if failing.is_empty() { Ok(()) } else { Err(format!("not heard of any more; see the log{why}")) }
     }
 }
 
@@ -140,12 +143,21 @@ mod tests {
         assert_eq!(watched.readiness(), Err("not listed yet: Node; see the log".into()));
         missing.send_replace(Some(Vec::new()));
         assert_eq!(watched.readiness(), Ok(()));
+        for _ in 0..3 {
+            watched.tally.watch_failed(Source::Lease, "forbidden");
+        }
+        assert_eq!(watched.readiness(), Err("not heard of any more; see the log; Lease: forbidden".into()));
+        missing.send_replace(Some(vec![Source::Lease]));
+        let why = "not listed yet: Lease; see the log; Lease: forbidden";
+        assert_eq!(watched.readiness(), Err(why.into()));
+        missing.send_replace(None);
+        assert_eq!(watched.readiness(), Ok(()));
     }
 
     #[test]
     fn the_names_of_the_figures_are_an_interface() {
         let tally = Tally::default();
-        tally.watch_failed(Source::Node);
+        tally.watch_failed(Source::Node, "");
         tally.objects.get_or_create(&SourceLabels { kind: "Node" }).set(1);
         let labels = WriteLabels { kind: "Director", action: "apply", result: "done" };
         tally.writes.get_or_create(&labels).inc();

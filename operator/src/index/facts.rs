@@ -1,5 +1,6 @@
 //! What is kept of Kubernetes' own objects, and what all of ours have in common.
 
+use bascule_compile::{Machine, OutOfService};
 use bascule_crds::Object;
 use bascule_crds::common::Condition;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -7,20 +8,32 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::Place;
-use crate::names::NODE_LABEL;
+use crate::names::{EXCLUDED_LABEL, NODE_LABEL, ZONE_LABEL};
 
 /// What a Node says that concerns us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
     /// It is labelled as a director.
     pub director: bool,
+    /// What it says of the machine: whether Kubernetes keeps work away from it, and where it is.
+    pub machine: Machine,
 }
 
 impl NodeFacts {
     /// Of that Node.
     pub fn of(node: &Node) -> NodeFacts {
-        let label = node.metadata.labels.as_ref().and_then(|labels| labels.get(NODE_LABEL));
-        NodeFacts { director: label.is_some_and(|value| value != "false") }
+        let label = |name: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(name));
+        let out = if node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false) {
+            Some(OutOfService::Cordoned)
+        } else {
+            // As for Kubernetes' own load balancers its value says nothing.
+            label(EXCLUDED_LABEL).map(|_| OutOfService::Excluded)
+        };
+        let failure_domain = label(ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned();
+        NodeFacts {
+            director: label(NODE_LABEL).is_some_and(|value| value != "false"),
+            machine: Machine { out, failure_domain },
+        }
     }
 }
 

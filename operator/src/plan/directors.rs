@@ -4,7 +4,7 @@ use bascule_crds::{Kind, Object, ObjectRef};
 use serde_json::json;
 
 use super::{Action, Part, Target, Write};
-use crate::index::{Index, NodeFacts, Place, Source};
+use crate::index::{Index, Place, Source};
 use crate::names::{MANAGED_BY, MANAGER};
 
 /// What has to be written so that the Director of that name is there when a labelled Node has this name. One that is there is
@@ -14,7 +14,7 @@ pub fn director(index: &Index, name: &str) -> Option<Write> {
     if index.why_unreadable(Source::Director, &place).is_some() {
         return None;
     }
-    let labelled = index.node(name).is_some_and(|NodeFacts { director }| *director);
+    let labelled = index.node(name).is_some_and(|node| node.director);
     let there = match index.user(&ObjectRef::new(Kind::Director, None, name)) {
         Some(Object::Director(director)) => Some(director),
         _ => None,

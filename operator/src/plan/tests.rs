@@ -1,5 +1,5 @@
 use bascule_compile::{BindingKey, Snapshot, Trust, compile};
-use bascule_crds::{DirectorConfig, VirtualServiceBinding, manifest, validate};
+use bascule_crds::{DirectorConfig, NatRuleBinding, VirtualServiceBinding, manifest, validate};
 
 use super::*;
 use crate::bound::Binds;
@@ -10,7 +10,10 @@ const MANIFESTS: &str = "
 apiVersion: bascule.dev/v1alpha1
 kind: Director
 metadata: {name: dir1, uid: uid-dir1}
-spec: {allow: [{namespaces: [tp], kinds: [VirtualService], addresses: [192.0.2.0/24]}]}
+spec:
+  allow:
+    - {namespaces: [tp], kinds: [VirtualService], addresses: [192.0.2.0/24]}
+    - {namespaces: [tp], kinds: [NatRule]}
 ---
 apiVersion: bascule.dev/v1alpha1
 kind: VirtualService
@@ -20,6 +23,11 @@ spec:
   addresses: [192.0.2.1]
   ports: [{port: 80, protocol: TCP}]
   realServers: [{name: srv1, address: 172.16.193.10}]
+---
+apiVersion: bascule.dev/v1alpha1
+kind: NatRule
+metadata: {name: out, namespace: tp, uid: uid-out}
+spec: {director: dir1, masquerade: {outInterface: eth0}}
 ";
 
 /// The index with these manifests, and what they come to.
@@ -34,6 +42,7 @@ fn world() -> (Index, Compiled) {
     }
     let compiled = compile(&snapshot);
     assert_eq!(compiled.nodes["dir1"].bindings.len(), 1, "{:?}", compiled.conditions);
+    assert_eq!(compiled.nodes["dir1"].nat_rules.len(), 1, "{:?}", compiled.conditions);
     (index, compiled)
 }
 
@@ -225,4 +234,94 @@ fn a_configuration_becomes_what_it_should_be() {
         assert_eq!(verb(&index, &compiled).as_deref(), wanted);
     }
     assert_eq!(verb(&index, &Compiled::default()).as_deref(), Some("delete Some(\"uid-dc\")"));
+}
+
+/// The same of rules, whose bindings are of another kind, with another key.
+#[test]
+fn a_binding_of_a_rule_becomes_what_it_should_be() {
+    type Before = fn(&mut Index, &Place, &mut Compiled, &mut Value);
+    let key = || BindingKey::new("tp", "out");
+    let place = Place { namespace: "tp".into(), name: names::binding("out", "dir1") };
+    let cases: [(&str, Option<Before>, &[&str]); 9] = [
+        ("it is not there", None, &["apply it at version none"]),
+        ("it is as it should be", Some(|_, _, _, _| {}), &[]),
+        (
+            "a value is another one",
+            Some(|_, _, _, one| one["spec"]["masquerade"]["outInterface"] = json!("eth9")),
+            &["apply it at version 7"],
+        ),
+        (
+            "something was added",
+            Some(|_, _, _, one| one["spec"]["vrrpGroup"] = json!("front")),
+            &["strip it at version 7: /spec/vrrpGroup"],
+        ),
+        (
+            "it belongs to one that had this name before",
+            Some(|_, _, _, one| one["metadata"]["ownerReferences"][0]["uid"] = json!("old")),
+            &["apply it at version 7"],
+        ),
+        (
+            "somebody took our label off",
+            Some(|_, _, _, one| one["metadata"]["labels"] = json!({})),
+            &["apply it at version 7"],
+        ),
+        (
+            "whom it is for was changed, by one that may",
+            Some(|_, _, _, one| one["spec"]["natRule"] = json!("else")),
+            &["delete it at version 7"],
+        ),
+        (
+            "nobody wants it any more",
+            Some(|_, _, compiled, _| compiled.nodes.clear()),
+            &["delete it at version 7"],
+        ),
+        (
+            "its NatRule cannot be read",
+            Some(|index, place, compiled, _| {
+                let rule = Place { name: "out".into(), ..place.clone() };
+                index.take_in(Heard::Gone(Source::NatRule, rule.clone(), None));
+                index.take_in(Heard::Unreadable(Source::NatRule, rule, None, "odd".into()));
+                compiled.nodes.clear();
+            }),
+            &[],
+        ),
+    ];
+    for (what, before, writes) in cases {
+        let (mut index, mut compiled) = world();
+        if let Some(before) = before {
+            let mut object = json!({
+                "apiVersion": API_VERSION, "kind": "NatRuleBinding",
+                "metadata": {
+                    "name": place.name, "namespace": "tp", "uid": "uid-nat", "resourceVersion": "7",
+                    "labels": {MANAGED_BY: MANAGER},
+                    "ownerReferences": [{"apiVersion": API_VERSION, "kind": "NatRule", "name": "out", "uid": "uid-out"}],
+                },
+                "spec": *compiled.nodes["dir1"].nat_rules[&key()],
+            });
+            before(&mut index, &place, &mut compiled, &mut object);
+            let binding: NatRuleBinding = serde_json::from_value(object).unwrap();
+            let item = Box::new(Item::Binding(binding.into()));
+            index.take_in(Heard::There(Source::NatRuleBinding, place.clone(), None, item));
+        }
+        let planned = binding(&index, &compiled, &Bound::new(Binds::NatRule, key(), "dir1"));
+        let told = |write: &Write| {
+            assert_eq!((write.target.kind, &write.target.place), (Kind::NatRuleBinding, &place), "{what}");
+            match &write.action {
+                Action::Apply(body) => {
+                    assert_eq!(body["metadata"]["ownerReferences"][0]["uid"], "uid-out");
+                    format!(
+                        "apply it at version {}",
+                        body["metadata"]["resourceVersion"].as_str().unwrap_or("none")
+                    )
+                }
+                Action::Strip { version, pointers } => {
+                    format!("strip it at version {version}: {}", pointers.join(" "))
+                }
+                Action::Delete { version, .. } => {
+                    format!("delete it at version {}", version.as_deref().unwrap_or("none"))
+                }
+            }
+        };
+        assert_eq!(planned.iter().map(told).collect::<Vec<_>>(), writes, "{what}");
+    }
 }

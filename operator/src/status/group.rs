@@ -54,7 +54,7 @@ pub(super) fn due(around: &Surroundings<'_>, reference: &ObjectRef, object: &Vrr
         let note = format!("{} has the addresses", status.active.join(" and "));
         news.push(News { warning: status.active.len() > 1, reason: "ActiveChanged".into(), note });
     }
-    Some(Due { haste, write: write(reference, object.metadata.uid.as_ref(), &status), news })
+    Some(Due { haste, write: write(reference, &object.metadata, &before, &status), news })
 }
 
 /// What each member has to do for the group.

@@ -14,12 +14,12 @@ mod tests;
 use bascule_compile::{Compiled, Condition as Judged};
 use bascule_crds::common::{API_VERSION, Condition};
 use bascule_crds::{Kind, Object, ObjectRef};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::index::{Index, Place};
-use crate::plan::{Action, Part, Target, Write};
+use crate::plan::{Action, Difference, Part, Target, Write};
 
 pub use conditions::{Truth, Verdict};
 pub use reports::{Life, Report};
@@ -92,7 +92,8 @@ fn judged<'a>(around: &Surroundings<'a>, reference: &ObjectRef) -> &'a [Judged] 
 }
 
 /// The conditions that the operator writes. Others may have theirs beside: an apply leaves them.
-const OURS: [&str; 6] = ["Accepted", "ResolvedRefs", "Programmed", "Ready", "QuorumMet", "Degraded"];
+const OURS: [&str; 7] =
+    ["Accepted", "ResolvedRefs", "Programmed", "Ready", "QuorumMet", "Degraded", "Maintenance"];
 
 /// Whether the conditions say the same, wherever they stand.
 fn same_conditions(before: &[Condition], after: &[Condition]) -> bool {
@@ -141,16 +142,44 @@ fn opposite(status: &str) -> &'static str {
     if status == "True" { "False" } else { "True" }
 }
 
-/// The write of a status.
-fn write<S: Serialize>(reference: &ObjectRef, uid: Option<&String>, status: &S) -> Write {
+/// The write that makes of one status another one: an apply, or the removal of what an apply leaves because somebody else wrote it.
+fn write<S: Serialize>(reference: &ObjectRef, meta: &ObjectMeta, before: &S, after: &S) -> Write {
     let place = Place::from(reference);
-    let mut metadata = json!({"name": place.name, "uid": uid});
-    if reference.kind.is_namespaced() {
-        metadata["namespace"] = Value::String(place.namespace.clone());
+    let target = Target { kind: reference.kind, place: place.clone(), part: Part::Status };
+    let value = |status: &S| serde_json::to_value(status).unwrap_or_default();
+    let (before, after) = (value(before), value(after));
+    if let Some(version) = &meta.resource_version
+        && let Some(pointers) = only_surplus(&before, &after)
+    {
+        return Write { target, action: Action::Strip { version: version.clone(), pointers } };
     }
-    let body = json!({
-        "apiVersion": API_VERSION, "kind": reference.kind, "metadata": metadata,
-        "status": serde_json::to_value(status).unwrap_or_default(),
-    });
-    Write { target: Target { kind: reference.kind, place, part: Part::Status }, action: Action::Apply(body) }
+    let mut metadata = json!({"name": place.name, "uid": meta.uid});
+    if reference.kind.is_namespaced() {
+        metadata["namespace"] = Value::String(place.namespace);
+    }
+    let body =
+        json!({"apiVersion": API_VERSION, "kind": reference.kind, "metadata": metadata, "status": after});
+    Write { target, action: Action::Apply(body) }
+}
+
+/// What is there and should not be, where nothing else is wrong: JSON pointers, in an order in which they can be removed. Others' conditions
+/// may be there.
+fn only_surplus(before: &Value, after: &Value) -> Option<Vec<String>> {
+    let without = |status: &Value| {
+        let mut status = status.clone();
+        let conditions = status.as_object_mut().and_then(|status| status.remove("conditions"));
+        let conditions = conditions.and_then(|conditions| conditions.as_array().cloned());
+        (status, conditions.unwrap_or_default())
+    };
+    let ((before, was), (after, is)) = (without(before), without(after));
+    let Difference { lacks, mut surplus } = Difference::of(&before, &after, "/status");
+    let ours = |one: &Value| one["type"].as_str().is_some_and(|type_| OURS.contains(&type_));
+    let gone = was
+        .iter()
+        .enumerate()
+        .rev()
+        .filter(|(_, one)| ours(one) && !is.iter().any(|other| other["type"] == one["type"]));
+    surplus.extend(gone.map(|(at, _)| format!("/status/conditions/{at}")));
+    let lacks = lacks || is.iter().any(|one| !was.contains(one));
+    (!lacks && !surplus.is_empty()).then_some(surplus)
 }

@@ -34,5 +34,5 @@ pub(super) fn due(around: &Surroundings<'_>, reference: &ObjectRef, object: &Nat
     );
     let news = news(&before.conditions, &conditions);
     let status = NatRuleStatus { observed_generation: generation, conditions };
-    Some(Due { haste, write: write(reference, object.metadata.uid.as_ref(), &status), news })
+    Some(Due { haste, write: write(reference, &object.metadata, &before, &status), news })
 }

@@ -30,5 +30,5 @@ pub(super) fn health_check(
     }
     let news = news(&before.conditions, &conditions);
     let status = HealthCheckStatus { observed_generation: generation, conditions };
-    Some(Due { haste: Haste::Now, write: write(reference, object.metadata.uid.as_ref(), &status), news })
+    Some(Due { haste: Haste::Now, write: write(reference, &object.metadata, &before, &status), news })
 }

@@ -1,6 +1,6 @@
 //! VirtualServices: what became of each on all of its directors together.
 
-use bascule_compile::BindingKey;
+use bascule_compile::{BindingKey, OutOfService};
 use bascule_crds::virtual_service::{
     RealServerCounts, VirtualService, VirtualServiceStatus, VirtualServiceSummary,
 };
@@ -9,7 +9,7 @@ use bascule_crds::{ObjectRef, VirtualServiceSpec};
 use super::conditions::conditions;
 use super::plain::not_in_force;
 use super::reports::{self, Life, Report};
-use super::{Due, Haste, Surroundings, Verdict, haste, judged, news, same_conditions, write};
+use super::{Due, Haste, Surroundings, Truth, Verdict, haste, judged, news, same_conditions, write};
 use crate::bound::{Binding, Binds};
 
 /// Longest text of a column, in characters.
@@ -24,6 +24,7 @@ pub(super) fn due(around: &Surroundings<'_>, reference: &ObjectRef, object: &Vir
         verdicts.extend(not_in_force(&verdicts));
     } else {
         verdicts.extend(reports::verdicts(&told));
+        drained(around, &object.spec, &mut verdicts);
     }
     let before = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation;
@@ -51,7 +52,19 @@ pub(super) fn due(around: &Surroundings<'_>, reference: &ObjectRef, object: &Vir
         haste = Haste::Late;
     }
     let news = news(&before.conditions, &status.conditions);
-    Some(Due { haste, write: write(reference, object.metadata.uid.as_ref(), &status), news })
+    Some(Due { haste, write: write(reference, &object.metadata, &before, &status), news })
+}
+
+/// What is on one director alone takes no new connections while that is in maintenance, whatever its agent says of its real servers.
+fn drained(around: &Surroundings<'_>, spec: &VirtualServiceSpec, verdicts: &mut [Verdict]) {
+    let Some(placement) = &spec.director else { return };
+    let out = around.compiled.machines.get(&placement.name).and_then(|machine| machine.out);
+    let ready = verdicts.iter_mut().find(|one| one.type_ == "Ready" && one.truth == Truth::True);
+    if let (Some(OutOfService::Maintenance), Some(ready)) = (out, ready) {
+        let why = format!("{}: it is out of service and takes no new connections", placement.name);
+        *ready =
+            Verdict { earlier: ready.earlier, ..Verdict::new("Ready", Truth::False, "Maintenance", why) };
+    }
 }
 
 /// The lowest count of real servers that are up among the living directors that have counted.

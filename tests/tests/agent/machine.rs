@@ -103,8 +103,18 @@ impl Machine {
 
     /// What the agent answers to `GET path`.
     pub(crate) fn get(&self, path: &str) -> Result<String> {
+        self.ask(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+    }
+
+    /// What it answers to who shows a token.
+    pub(crate) fn get_as(&self, path: &str, token: &str) -> Result<String> {
+        self.ask(format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        ))
+    }
+
+    fn ask(&self, request: String) -> Result<String> {
         let file = File::open(Path::new("/run/netns").join(&self.namespace))?;
-        let path = path.to_owned();
         let asking = thread::spawn(move || {
             // SAFETY: the descriptor is that of a namespace, and only this thread changes over.
             if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
@@ -112,7 +122,7 @@ impl Machine {
             }
             let mut stream = TcpStream::connect("127.0.0.1:9740")?;
             stream.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+            stream.write_all(request.as_bytes())?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
             Ok(answer)
@@ -203,6 +213,11 @@ impl Agent {
     /// Its process id, which is that of `ip` until that has become the agent.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn runs(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
     }
 
     /// Waits for it to end by itself; returns its exit code.

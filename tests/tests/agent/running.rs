@@ -192,7 +192,8 @@ fn flapping(cluster: &Cluster, machine: &Machine, agent: &Agent, directory: &Pat
     Ok(())
 }
 
-/// An upgrade: the group stays where it is, and nobody takes the agent for stopped.
+/// An upgrade: the group stays where it is, and nobody takes the agent for stopped. Twice: the second time as in a DaemonSet, where
+/// the agent that was taken over must not end, because its container would be started again.
 fn taken_over(
     cluster: &Cluster,
     machine: &Machine,
@@ -201,22 +202,46 @@ fn taken_over(
     directory: &Path,
 ) -> Result<Agent> {
     let since = cluster.get("vg front")?["status"]["since"].clone();
-    let next = Agent::start(machine, kubeconfig, "dir2", directory, ("next", &["--take-over"]))?;
+    std::fs::write(directory.join("token"), "secret\n")?;
+    let more = ["--take-over", "--linger", "--metrics-token", "token"];
+    let next = Agent::start(machine, kubeconfig, "dir2", directory, ("next", &more))?;
     let code = agent.ended()?;
     ensure!(code == 0, "exit code {code}");
+    lives(cluster, machine, &next)?;
+    eventually("the figures are for who shows the token", || {
+        let answer = machine.get("/metrics")?;
+        ensure!(answer.starts_with("HTTP/1.1 401 ") && !answer.contains("bascule_"), "{answer}");
+        let answer = machine.get_as("/metrics", "secret")?;
+        ensure!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("bascule_ready"), "{answer}");
+        Ok(())
+    })?;
+
+    let mut lingering = next;
+    let next = Agent::start(machine, kubeconfig, "dir2", directory, ("surge", &["--take-over"]))?;
+    lives(cluster, machine, &next)?;
+    ensure!(lingering.runs()?, "it ended instead of waiting for the signal: {}", lingering.log());
+    ensure!(lingering.log().contains("nothing is left to do"), "{}", lingering.log());
+    let code = lingering.terminate()?;
+    ensure!(code == 0, "exit code {code}");
+    lives(cluster, machine, &next)?;
+    let group = cluster.get("vg front")?;
+    ensure!(group["status"]["since"] == since && !since.is_null(), "no state changed: {group}");
+    Ok(next)
+}
+
+/// The agent is the one that answers, is told by the API, and renews the Lease, which nobody has given up.
+fn lives(cluster: &Cluster, machine: &Machine, agent: &Agent) -> Result<()> {
     let lease = || cluster.get(&format!("lease director-dir2 -n {NAMESPACE}"));
     let renewed = lease()?;
     ensure!(renewed["spec"]["holderIdentity"] == "dir2", "{renewed}");
     eventually("the next one lives and is told", || {
-        let status = next.status(machine)?;
-        ensure!(status["pid"] == next.id() && status["api"]["connected"] == true, "{status}");
+        let status = agent.status(machine)?;
+        ensure!(status["pid"] == agent.id() && status["api"]["connected"] == true, "{status}");
         ensure!(lease()?["spec"]["renewTime"] != renewed["spec"]["renewTime"]);
         Ok(())
     })
-    .with_context(|| next.log())?;
-    let group = cluster.get("vg front")?;
-    ensure!(group["status"]["since"] == since && !since.is_null(), "no state changed: {group}");
-    Ok(next)
+    .with_context(|| agent.log())?;
+    Ok(())
 }
 
 /// Nothing changes while the API server is gone; an agent that starts meanwhile goes on.

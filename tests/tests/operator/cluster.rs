@@ -90,6 +90,48 @@ impl Cluster {
         self.server.kubectl_ok(args.split_whitespace())
     }
 
+    /// Gives a ServiceAccount its rights anew, of these manifests and without one verb. `asked` are verbs with resources of them: when the
+    /// server answers as it should for these, it goes by the new ones.
+    pub(crate) fn rights(
+        &self,
+        manifests: &str,
+        account: &str,
+        without: Option<&str>,
+        asked: &[(&str, &str)],
+    ) -> Result<()> {
+        let documents = bascule_crds::manifest::parse(manifests).expect("YAML");
+        let mut roles: Vec<Value> = documents.into_iter().map(|document| document.value).collect();
+        roles.retain(|one| one["kind"] == "ClusterRole" || one["kind"] == "Role");
+        for rule in roles.iter_mut().flat_map(|role| role["rules"].as_array_mut().into_iter().flatten()) {
+            if let Some(verbs) = rule["verbs"].as_array_mut() {
+                verbs.retain(|verb| Some(verb.as_str().unwrap_or_default()) != without);
+                // A rule says at least something.
+                if verbs.is_empty() {
+                    verbs.push("deletecollection".into());
+                }
+            }
+        }
+        for role in &roles {
+            // What was applied by others before would stay.
+            let (kind, meta) = (role["kind"].as_str().unwrap_or_default(), &role["metadata"]);
+            let namespace = meta["namespace"].as_str().map(|namespace| format!("-n {namespace}"));
+            let name = meta["name"].as_str().unwrap_or_default();
+            self.kubectl(&format!("delete {kind} {name} {}", namespace.unwrap_or_default()))?;
+        }
+        self.apply(&serde_json::json!({"apiVersion": "v1", "kind": "List", "items": roles}).to_string())?;
+        for (verb, resource) in asked {
+            let call = format!(
+                "auth can-i {verb} {resource} -n {NAMESPACE} --as=system:serviceaccount:{NAMESPACE}:{account}"
+            );
+            eventually("the server goes by them", || {
+                let output = self.server.kubectl().args(call.split_whitespace()).output()?;
+                ensure!(output.status.success() == (without != Some(verb)), "{call}: {output:?}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
     /// An object as it is.
     pub(crate) fn get(&self, what: &str) -> Result<Value> {
         Ok(serde_json::from_str(&self.kubectl(&format!("get {what} -o json"))?)?)

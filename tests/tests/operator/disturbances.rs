@@ -30,7 +30,7 @@ pub(crate) fn services(name: &str, first_port: u16, count: u16) -> String {
 }
 
 /// Waits until there is a binding of each VirtualService on each of its directors, and nothing else.
-fn consistent(cluster: &Cluster) -> Result<()> {
+pub(crate) fn consistent(cluster: &Cluster) -> Result<()> {
     eventually("bindings are what services need", || {
         let services = cluster.list("virtualservices")?;
         let wanted: usize =

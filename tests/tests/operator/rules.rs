@@ -49,8 +49,87 @@ pub(crate) fn rules_are_carried(cluster: &mut Cluster) -> Result<()> {
     agent::rule_carried_out(cluster, &binding(cluster)?)?;
     cluster.condition(RULE, "Programmed", "True")?;
     cluster.condition(RULE, "Ready", "True")?;
+    the_director_counts_it(cluster)?;
     an_edit_is_one_write(cluster)?;
-    undone_and_deleted(cluster)
+    undone_and_deleted(cluster)?;
+    on_a_group(cluster)
+}
+
+fn the_director_counts_it(cluster: &Cluster) -> Result<()> {
+    eventually("its director counts it", || {
+        let status = cluster.get("director gateway")?["status"].take();
+        ensure!(status["natRules"] == 1 && status["virtualServices"] == 0, "{status}");
+        Ok(())
+    })?;
+    Ok(())
+}
+
+const GROUP: &str = "
+apiVersion: bascule.dev/v1alpha1
+kind: VrrpGroup
+metadata: {name: inner}
+spec:
+  members: [{director: dir1, priority: 200}, {director: dir2}]
+  allow: [{namespaces: [tp], kinds: [NatRule]}]
+  instances:
+    - {name: inside, interface: in, virtualRouterId: 41, addresses: [172.16.193.254/16]}
+---
+apiVersion: bascule.dev/v1alpha1
+kind: NatRule
+metadata: {name: both, namespace: tp}
+spec: {vrrpGroup: inner, masquerade: {outInterface: out}}
+";
+
+/// Of a group it is on every member, each of which says that it is in its kernel; and it goes with the group.
+fn on_a_group(cluster: &Cluster) -> Result<()> {
+    cluster.apply(GROUP)?;
+    let bindings = |cluster: &Cluster| -> Result<Vec<Value>> {
+        let mut all = cluster.list("natrulebindings")?;
+        all.retain(|one| one["spec"]["natRule"] == "both");
+        Ok(all)
+    };
+    eventually("a binding on each member", || {
+        let mut told: Vec<_> = bindings(cluster)?
+            .iter()
+            .map(|one| {
+                let spec = &one["spec"];
+                (
+                    spec["director"].clone(),
+                    spec["vrrpGroup"].clone(),
+                    spec["masquerade"]["outInterface"].clone(),
+                )
+            })
+            .collect();
+        told.sort_by_key(|(director, _, _)| director.to_string());
+        // Each has its own name for the interface.
+        let wanted = [("dir1", "enp0s3"), ("dir2", "eth0")]
+            .map(|(director, interface)| (json!(director), json!("inner"), json!(interface)));
+        ensure!(told == wanted, "{told:?}");
+        Ok(())
+    })?;
+    for director in ["dir1", "dir2"] {
+        agent::live(cluster, director)?;
+    }
+    let all = bindings(cluster)?;
+    agent::rule_carried_out(cluster, &all[0])?;
+    cluster.because("nat both -n tp", "Programmed", "False", "Pending")?;
+    agent::rule_carried_out(cluster, &all[1])?;
+    cluster.condition("nat both -n tp", "Programmed", "True")?;
+    cluster.condition("nat both -n tp", "Ready", "True")?;
+    // One that is lost says nothing of it any more, and the other one's word counts.
+    agent::stop(cluster, "dir2")?;
+    cluster.settled()?;
+    cluster.condition("nat both -n tp", "Ready", "True")?;
+    cluster.kubectl("delete vg inner")?;
+    eventually("nothing is left of it on the members", || {
+        let left = bindings(cluster)?;
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })?;
+    cluster.condition("nat both -n tp", "ResolvedRefs", "False")?;
+    cluster.because("nat both -n tp", "Programmed", "False", "NotInForce")?;
+    cluster.kubectl("delete nat both -n tp")?;
+    agent::live(cluster, "dir2")
 }
 
 fn an_edit_is_one_write(cluster: &Cluster) -> Result<()> {

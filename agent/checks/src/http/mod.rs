@@ -84,7 +84,7 @@ impl Request {
 
     /// Connects, asks, and hands the answer to a reader.
     async fn ask<T: Take>(&self, target: &Target, take: T, course: &Course) -> Result<T::Made, String> {
-        let connection = Connection::open(target, course).await?;
+        let connection = Connection::open_to_speak(target, course).await?;
         match &self.tls {
             None => self.exchange(connection, take, course).await,
             // Apart, so that a probe without TLS has no room for it.

@@ -392,6 +392,7 @@ mod tests {
             seconds_in_state: 12.7,
             priority: 200,
             hold: false,
+            stands_by: false,
             refused: None,
             failing: Vec::new(),
             lacking: vec!["10.0.0.1/32".into()],

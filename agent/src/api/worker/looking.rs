@@ -19,6 +19,8 @@ use crate::status::{Gatherer, Status};
 const LOOK: Duration = Duration::from_secs(1);
 /// At most: who is waited for may only have been slow to answer.
 const MAX_LOOK: Duration = Duration::from_secs(5);
+/// From one look to the next when a group has changed its state: that is waited for, and what follows at once comes with it.
+const TURNED: Duration = Duration::from_millis(200);
 /// A look may use this part of the time, as long as it is short: one fiftieth.
 const SHARE: u32 = 50;
 
@@ -27,7 +29,7 @@ impl Worker {
     pub(super) fn report(&mut self, look: &Look, session: Option<&mut Session>) {
         let (Some(session), true) = (session, self.source.is_listed()) else { return };
         let begin = Instant::now();
-        if begin < self.rest_until {
+        if begin < self.rest_until && !look.turned {
             return;
         }
         let time = Timestamp::now();
@@ -72,26 +74,35 @@ impl Worker {
 
 /// What became of everything, at one moment.
 pub(super) struct Look {
+    /// A group has changed its state since the last one.
+    turned: bool,
     status: Status,
     report: Arc<crate::reconcile::Report>,
 }
 
 /// Looks at what became of everything, again and again, as long as the agent runs.
 pub(super) async fn look(gatherer: Weak<Gatherer>, to: mpsc::Sender<Look>) {
-    let mut pause = LOOK;
+    let (mut pause, mut turned) = (LOOK, false);
     loop {
-        tokio::time::sleep(pause).await;
+        // A group that flaps is looked at five times a second, no more often.
+        tokio::time::sleep(TURNED).await;
+        let Some(turns) = gatherer.upgrade().map(|gatherer| gatherer.groups.turned()) else { return };
+        tokio::select! {
+            () = tokio::time::sleep(pause.saturating_sub(TURNED)) => {}
+            () = turns.notified() => turned = true,
+        }
         let begin = Instant::now();
         let look = {
             let Some(gatherer) = gatherer.upgrade() else { return };
             let report = gatherer.report.borrow().clone();
-            gatherer.status().await.map(|status| Look { status, report })
+            gatherer.status().await.map(|status| Look { turned, status, report })
         };
         // One that could not be made is made next time.
-        if let Ok(look) = look
-            && to.send(look).await.is_err()
-        {
-            return;
+        if let Ok(look) = look {
+            if to.send(look).await.is_err() {
+                return;
+            }
+            turned = false;
         }
         pause = (begin.elapsed() * SHARE).clamp(LOOK, MAX_LOOK);
     }

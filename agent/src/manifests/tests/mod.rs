@@ -196,9 +196,10 @@ fn a_last_good_form_is_lost_to_nobody_and_not_forgotten_when_its_file_moves() {
 }
 
 #[test]
-fn a_director_with_a_field_that_is_not_supported_is_in_force_with_the_others() {
+fn a_director_is_in_force_with_all_its_fields() {
     let director = "apiVersion: bascule.dev/v1alpha1\nkind: Director\nmetadata: {name: dir1}\nspec:\n  \
-                    sysctls: Report\n  interfaceAliases: {outside: enp0s3}\n  serviceAccount: {namespace: a, name: b}\n";
+                    sysctls: Report\n  interfaceAliases: {outside: enp0s3}\n  failureDomain: rack1\n  \
+                    maintenance: {enabled: true, drainTimeout: 5m}\n";
     let mut bench = Bench::new();
     let service = web("a", "10.0.0.1", 1).replace("{name: dir1}", "{name: dir1, interface: outside}");
     bench.read(&[("dir1", director), ("a", &service)]);
@@ -206,10 +207,9 @@ fn a_director_with_a_field_that_is_not_supported_is_in_force_with_the_others() {
     assert_eq!(config.director.sysctls, bascule_crds::director::Sysctls::Report);
     let binding = &config.bindings[&BindingKey::new("tp", "a")];
     assert_eq!(binding.interface.as_deref(), Some("enp0s3"));
-    let problems = bench.problems();
-    assert_eq!(problems.len(), 1, "{problems:?}");
-    assert!(problems[0].contains("spec.serviceAccount"), "{problems:?}");
-    assert!(problems[0].ends_with("(Director dir1; its other fields are in force)"), "{problems:?}");
+    assert_eq!(config.director.failure_domain.as_deref(), Some("rack1"));
+    assert!(config.director.maintenance.is_some_and(|maintenance| maintenance.enabled));
+    assert_eq!(bench.problems(), Vec::<String>::new());
 }
 
 fn check(name: &str, spec: &str) -> String {

@@ -15,6 +15,7 @@ use super::{
     drain::Drains,
     drained::{Clock, Drained},
     expand::expand,
+    leave::Leave,
     plan::Wanted,
 };
 use crate::reconcile::Lives;
@@ -57,6 +58,7 @@ pub struct Desired {
     contested: BTreeMap<ServiceId, BTreeSet<BindingKey>>,
     invalid: BTreeMap<BindingKey, String>,
     drains: Drains,
+    leave: Leave,
     timeouts: Option<Timeouts>,
 }
 
@@ -69,6 +71,7 @@ pub fn desired(config: &NodeConfig, live: &Lives, now: Instant) -> Desired {
 pub(crate) fn desired_after(drains: Drains, config: &NodeConfig, live: &Lives, now: Instant) -> Desired {
     let mut desired = Desired::after(drains);
     desired.set_director(&config.director);
+    desired.set_leave(&config.director, now);
     for (key, spec) in &config.bindings {
         desired.set(key, Some(spec), live.get(key), now);
     }
@@ -145,6 +148,35 @@ impl Desired {
         changed
     }
 
+    /// Takes it that the director is out of service, or in service again; returns the services that may have changed.
+    pub(super) fn set_leave(&mut self, director: &DirectorConfigSpec, now: Instant) -> BTreeSet<ServiceId> {
+        if self.leave.set(director, now) { self.set_alone(now) } else { BTreeSet::new() }
+    }
+
+    /// When the time of connections is up that a director out of service still has.
+    pub(super) fn leave_ends(&self) -> Option<Instant> {
+        self.leave.deadline()
+    }
+
+    /// Ends what the director still has when their time is up; returns the services that may have changed.
+    pub(super) fn end_leave(&mut self, now: Instant) -> BTreeSet<ServiceId> {
+        if self.leave.end(now) { self.set_alone(now) } else { BTreeSet::new() }
+    }
+
+    /// Expands anew what belongs to no group.
+    fn set_alone(&mut self, now: Instant) -> BTreeSet<ServiceId> {
+        let alone: Vec<_> = self
+            .bindings
+            .iter()
+            .filter(|(_, binding)| Leave::concerns(&binding.spec))
+            .map(|(key, binding)| (key.clone(), Arc::clone(&binding.spec), binding.live.clone()))
+            .collect();
+        alone
+            .into_iter()
+            .flat_map(|(key, spec, live)| self.set(&key, Some(&spec), live.as_ref(), now))
+            .collect()
+    }
+
     /// What the checks of a binding come to, as last said.
     pub(super) fn live(&self, key: &BindingKey) -> Option<&Arc<Judgement>> {
         self.bindings.get(key)?.live.as_ref()
@@ -182,6 +214,7 @@ impl Desired {
             for mut wanted in services {
                 let id = wanted.service.id;
                 self.drains.join(&mut wanted, members.get(&id).unwrap_or(&NONE));
+                self.leave.apply(spec, &mut wanted);
                 ids.push(id);
                 if self.claim(key, id, wanted) {
                     affected.insert(id);
@@ -286,11 +319,12 @@ impl Desired {
         self.services.remove(&id);
         self.drains.forget(&id);
         let Some(next) = next else { return };
-        let wanted = self
-            .bindings
-            .get(&next)
-            .and_then(|binding| expand(&binding.spec, binding.live.as_deref()).ok())
-            .and_then(|services| services.into_iter().find(|wanted| wanted.service.id == id));
+        let wanted = self.bindings.get(&next).and_then(|binding| {
+            let services = expand(&binding.spec, binding.live.as_deref()).ok()?;
+            let mut wanted = services.into_iter().find(|wanted| wanted.service.id == id)?;
+            self.leave.apply(&binding.spec, &mut wanted);
+            Some(wanted)
+        });
         if let Some(losers) = self.contested.get_mut(&id) {
             losers.remove(&next);
             if losers.is_empty() {

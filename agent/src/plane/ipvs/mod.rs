@@ -5,6 +5,7 @@ mod drain;
 mod drained;
 mod expand;
 mod figures;
+mod leave;
 mod look;
 #[cfg(test)]
 mod model;

@@ -2,6 +2,7 @@
 
 mod draining;
 mod expansion;
+mod leaving;
 mod pausing;
 mod planning;
 mod properties;

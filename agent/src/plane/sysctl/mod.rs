@@ -3,6 +3,7 @@
 //! Only what is needed is set, and nothing is set back when it is no longer needed: somebody else may rely on it by then.
 
 mod kernel;
+mod root;
 mod rules;
 mod synchronisation;
 #[cfg(test)]
@@ -22,6 +23,8 @@ use bascule_crds::{
 };
 
 pub(crate) use kernel::{Io, Kernel};
+pub(crate) use root::path;
+pub use root::set_root;
 pub(crate) use worker::{SysctlPlane, absent, unmanaged};
 
 /// net.ipv4.ip_forward: the same as net.ipv4.conf.all.forwarding.

@@ -9,6 +9,7 @@ use crate::plane::{
     attribute::{Writer, find, number, text},
     netlink::{CREATE, Connection, EXCLUSIVE, Message},
     rtnl::{self, DELETE_LINK, LinkState, NEW_LINK},
+    sysctl,
 };
 
 const IFLA_ADDRESS: u16 = 1;
@@ -120,11 +121,11 @@ fn no_address(inet6: Writer) -> Writer {
 }
 
 fn read(path: &str) -> Option<u32> {
-    fs::read_to_string(format!("/proc/sys/{path}")).ok()?.trim().parse().ok()
+    fs::read_to_string(sysctl::path(path)).ok()?.trim().parse().ok()
 }
 
 fn write_if_there(path: &str, value: &str) -> io::Result<()> {
-    match fs::write(format!("/proc/sys/{path}"), value) {
+    match fs::write(sysctl::path(path), value) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(io::Error::new(error.kind(), format!("{path}: {error}"))),
         Ok(()) => Ok(()),

@@ -11,6 +11,8 @@ use crate::timers::{Interval, IntervalError, active_down_interval};
 
 /// The priority of a member that is `preferred`.
 pub const PREFERRED: u8 = 254;
+/// The priority of a member that stands by ([`Input::StandBy`](super::Input::StandBy)).
+pub const STANDING_BY: u8 = 1;
 /// The highest priority that configuration and tracking can give.
 pub const MAX_PRIORITY: u8 = 253;
 /// Most virtual routers of a group, both families counted.
@@ -32,6 +34,9 @@ pub struct GroupConfig {
     /// So long a Backup that becomes preferred waits for the active member to hand over by itself before it takes over from it
     /// ([`Input::GiveAway`](super::Input::GiveAway)): there is something to be ended first. Zero: not at all.
     pub courtesy: Duration,
+    /// Another member stands by ([`Input::StandBy`](super::Input::StandBy)): from one that says [`STANDING_BY`] this one takes over,
+    /// whatever `preempt`, its delay and a held switch-over say.
+    pub relieves: bool,
     /// No member has a higher priority: no startup grace.
     pub highest: bool,
     /// Advertisement_Interval: see [`Interval::new`].
@@ -71,6 +76,7 @@ impl GroupConfig {
             priority,
             preferred: false,
             courtesy: Duration::ZERO,
+            relieves: false,
             highest: false,
             interval: Duration::from_secs(1),
             down_intervals: 3,

@@ -33,6 +33,7 @@ impl Group {
                     self.release(now, Afterwards::Resume);
                 }
             }
+            Input::StandBy(stands_by) => self.stand_by(now, stands_by),
             Input::Unhold => self.set_hold(false),
             Input::Stop => self.stop(now),
             Input::Halt => self.halt(now),
@@ -126,7 +127,7 @@ impl Group {
             (self.slots[at].warned, self.slots[at].one_sided) = (false, false);
             self.note_rank(now.boot, heard.priority);
         }
-        let preempt = self.may_preempt(now);
+        let preempt = self.may_preempt(now, heard.priority);
         self.slots[at].router.set_preempt(preempt);
         self.drive(now, at, router::Input::Advertisement(heard));
         if self.state != GroupState::Backup {
@@ -171,10 +172,10 @@ impl Group {
     }
 
     /// What a priority that was heard says against the priorities of our configuration. With weights priorities go up and down, and
-    /// say nothing.
+    /// say nothing; nor does that of a member that stands by.
     fn rank_differs(&self, heard: u8) -> Option<String> {
         let weighs = self.config.trackers.iter().any(|tracker| tracker.weight.is_some());
-        if weighs || heard == PRIORITY_RELEASE {
+        if weighs || self.stands_by || heard == PRIORITY_RELEASE {
             return None;
         }
         let own = self.priority();
@@ -227,6 +228,18 @@ impl Group {
         }
         self.commanded = true;
         self.release(now, Afterwards::Resume);
+    }
+
+    fn stand_by(&mut self, now: Now, stands_by: bool) {
+        if self.stands_by == stands_by {
+            return;
+        }
+        // Priority 0 comes first: what is said after it is only said if nobody takes over.
+        if stands_by && self.state == GroupState::Active && !self.is_releasing() {
+            self.release(now, Afterwards::Resume);
+        }
+        self.stands_by = stands_by;
+        self.apply_parameters(now.boot);
     }
 
     fn stop(&mut self, now: Now) {

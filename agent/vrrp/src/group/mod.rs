@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use config::{
     AgentLoss, ConfigError, ConfigWarning, GroupConfig, InstanceConfig, MAX_PRIORITY, MAX_ROUTERS,
-    MAX_TRACKERS, PREFERRED, Preempt, RouterId, Tracker, advertised,
+    MAX_TRACKERS, PREFERRED, Preempt, RouterId, STANDING_BY, Tracker, advertised,
 };
 pub use differences::{Difference, FORGOTTEN};
 pub use snapshot::{RestoreError, Restored, Snapshot};
@@ -113,6 +113,10 @@ pub enum Input<'a> {
     /// Give the addresses to another member that is to have them, such as one that is preferred now; nothing is held against
     /// preemption. Nobody took over: [`Switchover::NoSuccessor`], and it is active as before.
     GiveAway,
+    /// This machine is to be out of service (true), or is in service again: while it stands by, its priority is [`STANDING_BY`]
+    /// whatever is configured and tracked, so that it is active only while nobody else can be. An active one gives the addresses
+    /// away as with [`Input::GiveAway`].
+    StandBy(bool),
     /// Take back by preemption again, after a switch-over was commanded.
     Unhold,
     /// Stop: hand over, then go. Answered by [`Action::Stopped`].
@@ -265,6 +269,8 @@ pub struct Group {
     graced: bool,
     /// After a commanded switch-over: no preemption.
     hold: bool,
+    /// The machine is out of service: active only while nobody else can be.
+    stands_by: bool,
     /// Whether the hand-over under way was commanded.
     commanded: bool,
     /// Since when it is up, or the better one: where `preempt.delay` counts from.
@@ -298,6 +304,7 @@ impl Group {
             running: false,
             graced: false,
             hold: false,
+            stands_by: false,
             commanded: false,
             better_since: None,
             courteous_until: None,
@@ -384,8 +391,16 @@ impl Group {
         self.slots.iter().map(|slot| (&slot.id, slot.router.state_name()))
     }
 
+    /// Whether it is active only while nobody else can be ([`Input::StandBy`]).
+    pub const fn stands_by(&self) -> bool {
+        self.stands_by
+    }
+
     /// The priority that it advertises now.
     pub fn priority(&self) -> u8 {
+        if self.stands_by {
+            return STANDING_BY;
+        }
         self.config.effective_priority(|name| self.failing.get(name).copied().unwrap_or(false))
     }
 
@@ -449,8 +464,11 @@ impl Group {
             .min_by_key(|(last, patience)| *last + *patience)
     }
 
-    /// Preempt_Mode at this moment.
-    fn may_preempt(&self, now: Now) -> bool {
+    /// Preempt_Mode at this moment, against an active member of that priority.
+    fn may_preempt(&self, now: Now, heard: u8) -> bool {
+        if self.config.relieves && heard == STANDING_BY {
+            return true;
+        }
         if self.courteous_until.is_some_and(|until| now.boot < until) {
             return false;
         }

@@ -70,7 +70,7 @@ impl Group {
     fn start_all(&mut self, now: Now) {
         let again = self.state == GroupState::Fault;
         let grace = match self.config.startup_grace {
-            grace if !self.graced && !self.config.highest => grace,
+            grace if !self.graced && (!self.config.highest || self.stands_by) => grace,
             _ => Duration::ZERO,
         };
         self.graced = true;

@@ -26,6 +26,9 @@ pub struct Snapshot {
     running: bool,
     graced: bool,
     hold: bool,
+    /// Absent in what a release wrote that knew nothing of it.
+    #[serde(default)]
+    stands_by: bool,
     commanded: bool,
     better_since: Option<BootTime>,
     failing: BTreeMap<String, bool>,
@@ -97,6 +100,7 @@ impl Group {
             running: self.running,
             graced: self.graced,
             hold: self.hold,
+            stands_by: self.stands_by,
             commanded: self.commanded,
             better_since: self.better_since,
             failing: self.failing.iter().map(|(name, failing)| (name.to_string(), *failing)).collect(),
@@ -144,6 +148,7 @@ impl Group {
             .iter()
             .filter_map(|tracker| Some((tracker.name.clone(), *snapshot.failing.get(&*tracker.name)?)))
             .collect();
+        group.stands_by = snapshot.stands_by;
         let mut left = snapshot.routers;
         let (known, configured) = (left.len(), group.slots.len());
         let matched = group.restore_routers(&mut left, links);

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::super::check::join;
-use super::super::expectation::{Established, Expectation, Kind, Window};
+use super::super::expectation::{
+    Established, Expectation, Kind, MetricExpectation, RestExpectation, When, Window,
+};
 use super::super::reals::{Presence, RealServersExpectation, service_id};
 use super::super::suggest;
 use super::super::topology::Peer;
@@ -38,8 +40,11 @@ impl<'a> Checker<'a> {
         names: &[&str],
         loads: &BTreeMap<&'a str, LoadKind>,
     ) {
-        if let Some(within) = expectation.within {
-            self.patience(within.get(), format!("{path}.within"));
+        match expectation.when {
+            When::Now => {}
+            When::Within(span) => self.patience(span.get(), format!("{path}.within")),
+            When::Always(span) => self.patience(span.get(), format!("{path}.always")),
+            When::Never(span) => self.patience(span.get(), format!("{path}.never")),
         }
         let path = format!("{path}.{}", expectation.kind.name());
         match &expectation.kind {
@@ -88,6 +93,7 @@ impl<'a> Checker<'a> {
                     for (index, address) in expected.addresses.iter().enumerate() {
                         if let Some(interface) = &address.interface
                             && !["lo", "tunl0", "ip6tnl0"].contains(&&**interface)
+                            && !node.links.iter().any(|link| link.interface == *interface)
                         {
                             self.interface(node, interface, format!("{path}.addresses[{index}].interface"));
                         }
@@ -167,6 +173,34 @@ impl<'a> Checker<'a> {
             Kind::Command(expected) => {
                 self.known_node(&expected.node, &path);
             }
+            Kind::Metric(expected) => {
+                self.agent_of(&expected.node, &path);
+                self.metric(expected, &path);
+            }
+            Kind::Rest(expected) => self.rest(expected, expectation.when, &path),
+        }
+    }
+
+    fn metric(&mut self, expected: &MetricExpectation, path: &str) {
+        let MetricExpectation { equals, at_least, at_most, .. } = expected;
+        if equals.is_none() && at_least.is_none() && at_most.is_none() {
+            self.report(path, "expects nothing; give it `equals`, `atLeast` or `atMost`");
+        }
+        if equals.is_some() && (at_least.is_some() || at_most.is_some()) {
+            self.report(path, "has `equals` and a limit, but only one of them can be");
+        }
+    }
+
+    fn rest(&mut self, expected: &RestExpectation, when: When, path: &str) {
+        self.patience(expected.quiet_for.get(), format!("{path}.quietFor"));
+        for (index, node) in expected.nodes.iter().enumerate() {
+            self.known_node_at(node, format!("{path}.nodes[{index}]"));
+        }
+        if let When::Within(span) = when
+            && span.get() < expected.quiet_for.get()
+        {
+            let message = format!("is longer than `within`, {span}: it could not be seen in time");
+            self.report(format!("{path}.quietFor"), message);
         }
     }
 

@@ -7,13 +7,14 @@ mod steps;
 use super::Scenario;
 use super::check::Violation;
 use super::suggest;
-use super::topology::{Node, Topology};
+use super::topology::{Link, Node, Topology};
 
 /// All mistakes.
 pub(crate) fn check(scenario: &Scenario) -> Vec<Violation> {
     let mut checker = Checker { scenario, topology: &scenario.topology, found: Vec::new() };
     checker.networks_and_nodes();
     checker.addresses();
+    checker.overlaps();
     checker.steps();
     if let Some(control) = &scenario.control
         && !scenario.steps.iter().any(|step| step.name == control.fails_at)
@@ -52,8 +53,15 @@ impl<'a> Checker<'a> {
     }
 
     fn interface(&mut self, node: &Node, name: &str, path: String) {
-        if !node.links.iter().any(|link| &*link.interface == name) {
-            let hint = suggest::hint(name, node.links.iter().map(|link| &*link.interface));
+        let cables = || node.links.iter().flat_map(Link::cables).map(|cable| &**cable);
+        if node.links.iter().any(|link| link.bond.is_some() && &*link.interface == name) {
+            let legs = cables().collect::<Vec<_>>();
+            self.report(
+                path,
+                format!("`{name}` is a bond; name one of its cables: {}", suggest::list(&legs)),
+            );
+        } else if !cables().any(|cable| cable == name) {
+            let hint = suggest::hint(name, cables());
             self.report(path, format!("`{}` has no interface `{name}`{hint}", node.name));
         }
     }

@@ -2,11 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::super::check::join;
 use super::super::suggest;
-use super::super::topology::{LinkAddress, Node};
+use super::super::topology::{BondHash, Link, LinkAddress, Node};
+use super::super::value::{Prefix, Span};
 use super::{AGENT, Checker};
+
+/// How seldom the carriers of a bond may be looked at.
+const MAX_MONITOR: Duration = Duration::from_secs(10);
 
 impl<'a> Checker<'a> {
     pub(super) fn networks_and_nodes(&mut self) {
@@ -46,6 +51,7 @@ impl<'a> Checker<'a> {
                     let message = format!("the node has two interfaces `{}`", link.interface);
                     self.report(format!("{path}.interface"), message);
                 }
+                self.bond(link, &path, &mut interfaces);
                 if let Some(mac) = link.mac
                     && let Some(other) = macs.insert((&*link.network, mac.0), &*node.name)
                 {
@@ -147,6 +153,30 @@ impl<'a> Checker<'a> {
         }
     }
 
+    fn bond(&mut self, link: &'a Link, path: &str, interfaces: &mut BTreeSet<&'a str>) {
+        let Some(bond) = &link.bond else { return };
+        for (index, leg) in bond.legs.iter().enumerate() {
+            let path = format!("{path}.bond.legs[{index}]");
+            if leg.len() > 15 {
+                self.report(&*path, format!("has {} characters, but can have at most 15", leg.len()));
+            }
+            if &**leg == "lo" || !interfaces.insert(leg) {
+                self.report(&*path, format!("the node has two interfaces `{leg}`"));
+            }
+        }
+        if bond.hash != BondHash::default() && !bond.mode.is_aggregate() {
+            self.report(
+                format!("{path}.bond.hash"),
+                "belongs to `balanceXor` and `lacp`: here one cable carries all",
+            );
+        }
+        let monitor = bond.monitor.get();
+        if monitor.is_zero() || monitor > MAX_MONITOR {
+            let message = format!("has to be between 1ms and {}", Span(MAX_MONITOR));
+            self.report(format!("{path}.bond.monitor"), message);
+        }
+    }
+
     /// No address twice on a network.
     pub(super) fn addresses(&mut self) {
         let mut seen: BTreeMap<(&str, IpAddr), &str> = BTreeMap::new();
@@ -161,6 +191,34 @@ impl<'a> Checker<'a> {
                             format!("`{other}` has {address} on network `{}`, too", link.network),
                         );
                     }
+                }
+            }
+        }
+    }
+
+    /// No node on two networks with the same addresses: it would not be clear where its frames go.
+    pub(super) fn overlaps(&mut self) {
+        for (n, node) in self.topology.nodes.iter().enumerate() {
+            let mut seen: Vec<(&Link, Prefix)> = Vec::new();
+            for (l, link) in node.links.iter().enumerate() {
+                for (a, address) in link.addresses.iter().enumerate() {
+                    let prefix = address.prefix();
+                    // A single address is no network.
+                    if prefix.length == if prefix.address.is_ipv4() { 32 } else { 128 } {
+                        continue;
+                    }
+                    let other = seen.iter().find(|(other, taken)| {
+                        other.network != link.network
+                            && (taken.contains(prefix.address) || prefix.contains(taken.address))
+                    });
+                    if let Some((other, taken)) = other {
+                        let message = format!(
+                            "{prefix} overlaps with {taken} of `{}` on network `{}`: it is not clear where frames go",
+                            other.interface, other.network
+                        );
+                        self.report(format!("topology.nodes[{n}].links[{l}].addresses[{a}]"), message);
+                    }
+                    seen.push((link, prefix));
                 }
             }
         }

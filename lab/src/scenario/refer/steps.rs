@@ -4,14 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::Span;
-use super::super::fault::{Fault, Partition};
+use super::super::expectation::When;
+use super::super::fault::{ClockStep, Direction, Fault, Impair, Partition};
 use super::super::loads::{Target, load_name};
 use super::super::step::{Action, Step};
 use super::super::suggest;
+use super::super::topology::{Link, Node};
 use super::{Checker, LoadKind};
 
 /// The longest pause or patience of a step.
 const MAX_WAIT: Duration = Duration::from_secs(30 * 60);
+/// The longest delay of a link: what is seen of it is waited for.
+const MAX_DELAY: Duration = Duration::from_secs(10);
+/// The least and the longest that the wall clock jumps. Longer than a run takes, so that no time of a frame is that of two moments.
+const MIN_CLOCK_STEP: Duration = Duration::from_secs(3600);
+const MAX_CLOCK_STEP: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl<'a> Checker<'a> {
     pub(super) fn steps(&mut self) {
@@ -58,6 +65,7 @@ impl<'a> Checker<'a> {
             }
             Action::Exec(exec) => {
                 self.known_node(&exec.node, &path);
+                self.patience(exec.timeout.get(), format!("{path}.timeout"));
             }
             Action::Requests(requests) => {
                 self.known_node_at(&requests.from, format!("{path}.from"));
@@ -76,6 +84,13 @@ impl<'a> Checker<'a> {
                 }
                 if let Some(duration) = requests.duration {
                     self.patience(duration.get(), format!("{path}.duration"));
+                }
+                if let Some(count) = requests.count
+                    && !requests.background
+                    && u64::from(count / requests.rate) > MAX_WAIT.as_secs()
+                {
+                    let message = format!("would take longer than {} at that `rate`", Span(MAX_WAIT));
+                    self.report(format!("{path}.count"), message);
                 }
                 let name = load_name(step).unwrap_or_default();
                 self.new_load(name, LoadKind::Requests, loads, &path);
@@ -105,8 +120,8 @@ impl<'a> Checker<'a> {
             }
             Action::Fault(fault) => {
                 self.fault(fault, &path);
-                if broken.contains(&fault) {
-                    self.report(&*path, format!("`{fault}` is there already; heal it first"));
+                if let Some(other) = broken.iter().find(|other| excludes(other, fault)) {
+                    self.report(&*path, format!("`{other}` is there already; heal it first"));
                 }
                 if !matches!(fault, Fault::Reboot(_)) {
                     broken.push(fault);
@@ -134,11 +149,20 @@ impl<'a> Checker<'a> {
                 }
                 for (index, expectation) in wait.until.iter().enumerate() {
                     let path = format!("{path}.until[{index}]");
-                    if expectation.within.is_some() {
-                        self.report(
-                            format!("{path}.within"),
-                            "give the time to `wait` itself: all have to hold at once",
-                        );
+                    let (field, message) = match expectation.when {
+                        When::Now => ("", ""),
+                        When::Within(_) => {
+                            ("within", "give the time to `wait` itself: all have to hold at once")
+                        }
+                        When::Always(_) => {
+                            ("always", "belongs into an `expect` step: `wait` ends when it holds")
+                        }
+                        When::Never(_) => {
+                            ("never", "belongs into an `expect` step: `wait` ends when it holds")
+                        }
+                    };
+                    if !field.is_empty() {
+                        self.report(format!("{path}.{field}"), message);
                     }
                     self.expectation(expectation, &path, names, loads);
                 }
@@ -228,6 +252,7 @@ impl<'a> Checker<'a> {
             Fault::Blackhole(fault) => {
                 if let Some(node) = self.known_node(&fault.node, &path) {
                     self.interface(node, &fault.interface, format!("{path}.interface"));
+                    self.not_bonded(node, &fault.interface, format!("{path}.interface"));
                 }
             }
             Fault::FreezeAgent(fault) | Fault::KillAgent(fault) => {
@@ -237,9 +262,23 @@ impl<'a> Checker<'a> {
                     self.report(format!("{path}.node"), format!("`{}` has no agent", node.name));
                 }
             }
-            Fault::FreezeNode(fault) | Fault::Crash(fault) | Fault::Reboot(fault) => {
+            Fault::FreezeNode(fault)
+            | Fault::Crash(fault)
+            | Fault::Reboot(fault)
+            | Fault::DiskFull(fault) => {
                 self.known_node(&fault.node, &path);
             }
+            Fault::Impair(impair) => {
+                if let Some(node) = self.known_node(&impair.node, &path) {
+                    self.interface(node, &impair.interface, format!("{path}.interface"));
+                    self.not_bonded(node, &impair.interface, format!("{path}.interface"));
+                }
+                self.impair(impair, &path);
+            }
+            Fault::PacketFilter(filter) => {
+                self.known_node(&filter.node, &path);
+            }
+            Fault::ClockStep(step) => self.clock_step(step, &path),
             Fault::Partition(partition) => self.partition(partition, &path),
             Fault::StopService(fault) => {
                 if let Some(node) = self.known_node(&fault.node, &path)
@@ -247,6 +286,50 @@ impl<'a> Checker<'a> {
                 {
                     self.server(node, &fault.service, format!("{path}.service"));
                 }
+            }
+        }
+    }
+
+    /// What could not be proved of one of several cables: which of them carries a frame is the bond's choice.
+    fn not_bonded(&mut self, node: &Node, interface: &str, path: String) {
+        let bonded = |link: &Link| link.bond.is_some() && link.cables().any(|cable| &**cable == interface);
+        if node.links.iter().any(bonded) {
+            let message = format!(
+                "`{interface}` is bonded; a bonded cable can only be lost: `carrierLost`, `adminDown`"
+            );
+            self.report(path, message);
+        }
+    }
+
+    fn impair(&mut self, impair: &Impair, path: &str) {
+        if impair.words().is_empty() {
+            self.report(path, "does nothing; give it `loss`, `delay`, `duplicate` or `rate`");
+        }
+        for (field, there) in [("jitter", impair.jitter.is_some()), ("reorder", impair.reorder.is_some())] {
+            if there && impair.delay.is_none() {
+                self.report(format!("{path}.{field}"), "belongs to `delay`, which is not there");
+            }
+        }
+        if let Some(delay) = impair.delay {
+            if delay.get().is_zero() || delay.get() > MAX_DELAY {
+                let message = format!("has to be between 1ms and {}", Span(MAX_DELAY));
+                self.report(format!("{path}.delay"), message);
+            }
+            if impair.jitter.is_some_and(|jitter| jitter.get().is_zero() || jitter.get() > delay.get()) {
+                let message = format!("has to be between 1ms and the delay, {delay}");
+                self.report(format!("{path}.jitter"), message);
+            }
+        }
+    }
+
+    fn clock_step(&mut self, step: &ClockStep, path: &str) {
+        for (field, span) in [("forward", step.forward), ("back", step.back)] {
+            if let Some(span) = span
+                && !(MIN_CLOCK_STEP..=MAX_CLOCK_STEP).contains(&span.get())
+            {
+                let message =
+                    format!("has to be between {} and {}", Span(MIN_CLOCK_STEP), Span(MAX_CLOCK_STEP));
+                self.report(format!("{path}.{field}"), message);
             }
         }
     }
@@ -277,8 +360,30 @@ impl<'a> Checker<'a> {
                     && !node.links.iter().any(|link| link.network == partition.network)
                 {
                     self.report(path, format!("`{name}` is not on network `{}`", partition.network));
+                } else if let Some(node) = self.topology.node(name)
+                    && node.links.iter().any(|link| link.network == partition.network && link.bond.is_some())
+                {
+                    let message =
+                        format!("`{name}` has bonded cables there, which cannot be parted from others");
+                    self.report(path, message);
                 }
             }
         }
+    }
+}
+
+/// Whether a fault cannot be played while the other is there.
+fn excludes(other: &Fault, fault: &Fault) -> bool {
+    match (other, fault) {
+        // A machine has one clock, and one end of a link one queue.
+        (Fault::ClockStep(_), Fault::ClockStep(_)) => true,
+        (Fault::Impair(one), Fault::Impair(two)) => {
+            one.node == two.node
+                && one.interface == two.interface
+                && (one.direction == two.direction
+                    || one.direction == Direction::Both
+                    || two.direction == Direction::Both)
+        }
+        _ => other == fault,
     }
 }

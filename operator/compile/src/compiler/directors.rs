@@ -6,7 +6,6 @@ use bascule_crds::{Kind, ObjectRef};
 use super::{Compiler, Named, Todo};
 use crate::bind;
 use crate::groups::Aliases;
-use crate::judge;
 use crate::types::{Condition, ConditionType, Delta, NodeConfig, Warning};
 
 impl Compiler {
@@ -37,6 +36,12 @@ impl Compiler {
             (before.and_then(bind::connection_sync), after.and_then(bind::connection_sync));
         if old_sync != new_sync {
             self.change_sync(&name, old_sync.as_ref(), new_sync.as_ref(), todo);
+        }
+        let machine = |spec: &DirectorSpec| {
+            (spec.maintenance.is_some_and(|one| one.enabled), spec.failure_domain.clone())
+        };
+        if before.map(machine) != after.map(machine) {
+            todo.machines.insert(name.clone());
         }
         todo.directors.insert(name);
     }
@@ -85,7 +90,10 @@ impl Compiler {
     fn change_node(&mut self, name: &str, delta: &mut Delta) {
         let spec = self.directors.get(name).map(|d| &d.spec);
         let forms = self.allowed_forms(name);
-        let config = bind::director_config(name, spec, forms.clone());
+        let mut told = forms.clone();
+        self.stand_by(name, &mut told);
+        let domain = self.compiled.machines.get(name).and_then(|machine| machine.failure_domain.clone());
+        let config = bind::director_config(name, spec, domain, told);
         self.groups.told(name, &forms);
         let changed = match self.compiled.nodes.get_mut(name) {
             Some(node) if node.director == config => false,
@@ -108,11 +116,7 @@ impl Compiler {
         for name in todo.directors.union(&todo.beside) {
             let conditions = self.directors.get(name).map(|director| {
                 let warnings = self.sync_warnings(name, &director.spec);
-                vec![Condition::judge_with(
-                    ConditionType::Accepted,
-                    judge::director(&director.spec),
-                    warnings,
-                )]
+                vec![Condition::judge_with(ConditionType::Accepted, Vec::new(), warnings)]
             });
             let reference = ObjectRef { kind: Kind::Director, namespace: None, name: name.clone() };
             self.set_conditions(reference, conditions, delta);

@@ -73,7 +73,8 @@ impl Compiler {
                 .groups
                 .get(name)
                 .map(|group| tracked::problems(group.spec(), &self.surroundings(group), find, placed));
-            let conditions = self.groups.conditions(name, tracked.unwrap_or_default());
+            let beside = self.groups.get(name).map(|group| self.machine_warnings(group)).unwrap_or_default();
+            let conditions = self.groups.conditions(name, tracked.unwrap_or_default(), beside);
             let reference = ObjectRef { kind: Kind::VrrpGroup, namespace: None, name: name.to_string() };
             self.set_conditions(reference, conditions, delta);
         }

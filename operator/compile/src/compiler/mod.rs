@@ -6,6 +6,7 @@
 mod conflict;
 mod directors;
 mod groups;
+mod machines;
 mod nat_rules;
 mod services;
 
@@ -18,6 +19,7 @@ use bascule_crds::{HealthCheckSpec, Kind, Object, ObjectRef};
 use crate::contest::{Contest, Form, Precedence};
 use crate::groups::{Aliases, Groups, Machines, Wish as GroupWish};
 use crate::judge::{self, Placed};
+use crate::machine::Machine;
 use crate::types::{BindingKey, CheckKey, Compiled, Condition, ConditionType, Delta, NodeConfig};
 use crate::{bind, checked, checks};
 
@@ -85,6 +87,8 @@ struct Todo {
     touched: BTreeSet<Named>,
     /// Directors that changed, or may have come or gone.
     directors: BTreeSet<String>,
+    /// Directors that may be out of service now, or in service again, or have another failure domain.
+    machines: BTreeSet<String>,
     /// Directors whose conditions may be others, though they did not change.
     beside: BTreeSet<String>,
     /// VirtualServices that have or want what is reserved now, or is not any more.
@@ -117,6 +121,10 @@ pub struct Compiler {
     remembered: BTreeMap<BindingKey, Placed>,
     /// Directors that were declared since the last [`Compiler::apply`].
     pending: BTreeSet<String>,
+    /// What others than manifests know of machines.
+    outside: BTreeMap<String, Machine>,
+    /// Machines of which something else is known since the last [`Compiler::apply`].
+    pending_machines: BTreeSet<String>,
     compiled: Compiled,
     /// How many VirtualServices were looked at since the start.
     evaluated: u64,
@@ -139,6 +147,8 @@ impl Compiler {
             programmed: BTreeMap::new(),
             remembered: BTreeMap::new(),
             pending: BTreeSet::new(),
+            outside: BTreeMap::new(),
+            pending_machines: BTreeSet::new(),
             compiled: Compiled::default(),
             evaluated: 0,
         }
@@ -190,7 +200,7 @@ impl Compiler {
         let mut services: BTreeMap<BindingKey, Option<services::Wish>> = BTreeMap::new();
         let mut rules: BTreeMap<BindingKey, Option<nat_rules::Wish>> = BTreeMap::new();
         let mut changed_groups: BTreeMap<Arc<str>, Option<GroupWish>> = BTreeMap::new();
-        let mut todo = Todo::default();
+        let mut todo = Todo { machines: std::mem::take(&mut self.pending_machines), ..Todo::default() };
         for name in std::mem::take(&mut self.pending) {
             todo.touched.insert(Named::Director(name.clone()));
             todo.directors.insert(name);
@@ -229,6 +239,7 @@ impl Compiler {
             }
         }
         self.change_groups(changed_groups, &mut todo);
+        self.change_machines(&mut todo, &mut delta);
         self.change_nodes(&mut todo, &mut delta);
         self.judge_directors(&todo, &mut delta);
         self.change_services(services, &mut todo, &mut delta);

@@ -43,6 +43,9 @@ pub(crate) fn form(
         priority: own,
         highest: others().all(|other| priority(spec, other) <= own),
         other_preferred: spec.preferred.as_ref().is_some_and(|preferred| *preferred != member.director),
+        // What the machines are up to is told with the configuration of each.
+        stands_by: false,
+        relieves: false,
         alone,
         version: spec.version,
         advertisement_interval: spec.advertisement_interval,

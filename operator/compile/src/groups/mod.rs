@@ -23,7 +23,7 @@ use crate::compiler::Trust;
 use crate::contest::{Form, Precedence};
 use crate::problem::Problems;
 use crate::tracked::{self, Tracks};
-use crate::types::{Condition, ConditionType, Problem, Reason};
+use crate::types::{Condition, ConditionType, Problem, Reason, Warning};
 use crate::warnings;
 pub(crate) use form::{Aliases, priority, resolved};
 use routing::RouteKey;
@@ -149,7 +149,9 @@ impl Groups {
     pub(crate) fn remember(&mut self, director: &Arc<str>, forms: &[DirectorVrrpGroup]) {
         for form in forms {
             let known = self.remembered.entry(form.name.as_str().into()).or_default();
-            known.entry(Arc::clone(director)).or_insert_with(|| Arc::new(form.clone()));
+            // Whether a machine is out of service now is not known by what was told before.
+            let form = || DirectorVrrpGroup { stands_by: false, relieves: false, ..form.clone() };
+            known.entry(Arc::clone(director)).or_insert_with(|| Arc::new(form()));
         }
     }
 
@@ -374,15 +376,22 @@ impl Groups {
         }
     }
 
-    /// What is to be said of the group; none when there is none. `tracked` is what is wrong with the things that it tracks.
-    pub(crate) fn conditions(&self, name: &str, tracked: Vec<Problem>) -> Option<Vec<Condition>> {
+    /// What is to be said of the group; none when there is none. `tracked` is what is wrong with the things that it tracks, `beside`
+    /// what is to be said for its machines.
+    pub(crate) fn conditions(
+        &self,
+        name: &str,
+        tracked: Vec<Problem>,
+        beside: Vec<Warning>,
+    ) -> Option<Vec<Condition>> {
         let group = self.known.get(name)?;
         let spec = &*group.wish.spec;
         let mut refused = group.refused.clone();
         refused.extend(group.unallocated());
         let lost = group.outcome.lost.as_ref().zip(group.wanted.as_ref());
         refused.extend(lost.map(|(lost, wanted)| conflict(self.trust, spec, wanted, lost)));
-        let warnings = warnings::vrrp_group(spec);
+        let mut warnings = warnings::vrrp_group(spec);
+        warnings.extend(beside);
         let mut accepted = Condition::judge_with(ConditionType::Accepted, refused, warnings);
         if group.outcome.form == Form::LastGood {
             accepted.add_last_good();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use bascule_compile::Machine;
 use bascule_crds::{DirectorConfig, Kind, NatRuleBinding, Object, VirtualServiceBinding, manifest, validate};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -117,7 +118,12 @@ impl World {
     }
 
     pub(super) fn node(&mut self, name: &str, director: bool) {
-        let item = Item::Node(NodeFacts { director });
+        self.machine(name, director, Machine::default());
+    }
+
+    /// A Node says that of its machine.
+    pub(super) fn machine(&mut self, name: &str, director: bool, machine: Machine) {
+        let item = Item::Node(NodeFacts { director, machine });
         self.hear(Heard::There(Source::Node, Place::cluster(name), None, Box::new(item)));
     }
 

@@ -1,4 +1,5 @@
 mod fake;
+mod maintenance;
 mod rules;
 
 use bascule_compile::{Snapshot, Trust, compile};

@@ -175,6 +175,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> IpvsPlane<I, C> {
             self.dirty.clear();
             self.timeouts_dirty = false;
         }
+        self.dirty.extend(self.desired.end_leave(now));
         if !self.dirty.is_empty() || self.timeouts_dirty {
             let dirty = std::mem::take(&mut self.dirty);
             let timeouts = std::mem::take(&mut self.timeouts_dirty);
@@ -340,6 +341,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
         self.configured = true;
         if let Some(director) = &change.director {
             self.timeouts_dirty |= self.desired.set_director(director);
+            self.dirty.extend(self.desired.set_leave(director, Instant::now()));
         }
         if change.all {
             let gone: Vec<_> =
@@ -421,7 +423,7 @@ impl<I: Io, C: FnMut() -> Result<I, Error>> Plane for IpvsPlane<I, C> {
         }
         let next = if self.io.is_some() {
             let look = self.look.deadline();
-            Some(self.retry.deadline().map_or(look, |retry| retry.min(look)))
+            [self.retry.deadline(), self.desired.leave_ends()].into_iter().flatten().chain([look]).min()
         } else {
             self.connection.deadline()
         };
