@@ -8,6 +8,10 @@ use super::heard::{Trouble, What};
 /// Being lost again within this time after it was said is not said again.
 const QUIET: Duration = Duration::from_secs(60);
 
+/// A watch that was refused is tried again after 30 s at most (`default_backoff` of kube's watcher), and nothing is heard where it is
+/// granted and nothing changes: after this time without another refusal it is.
+const REFUSED_AGAIN: Duration = Duration::from_secs(90);
+
 /// How it stands, for the status and the metrics.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LinkStatus {
@@ -42,7 +46,8 @@ pub(super) struct Link {
     said: Option<Instant>,
     /// The loss was said, and not yet that it is over.
     owed: bool,
-    denied: BTreeMap<&'static str, String>,
+    /// What is refused, why, and when it was last.
+    denied: BTreeMap<&'static str, (String, Instant)>,
 }
 
 impl Link {
@@ -58,6 +63,16 @@ impl Link {
         self.denied.remove(what).map(|_| Say::Info(format!("{what}: the API server grants it now")))
     }
 
+    /// Time has passed: which watches have not been refused again.
+    pub(super) fn rest(&mut self, now: Instant) -> Vec<Say> {
+        let over = |what: &str| {
+            let refused = self.denied.get(what).map(|(_, at)| now.saturating_duration_since(*at));
+            refused.is_some_and(|ago| ago > REFUSED_AGAIN)
+        };
+        let over: Vec<_> = What::ALL.into_iter().map(What::word).filter(|what| over(what)).collect();
+        over.into_iter().filter_map(|what| self.granted(what)).collect()
+    }
+
     /// Something failed. `what` is a kind or what else was tried.
     pub(super) fn failed(&mut self, now: Instant, what: &'static str, trouble: &Trouble) -> Option<Say> {
         match trouble {
@@ -65,8 +80,8 @@ impl Link {
             Trouble::Denied(why) => {
                 // It answers.
                 self.heard = Some(now);
-                let before = self.denied.insert(what, why.clone());
-                (before.as_ref() != Some(why)).then(|| {
+                let before = self.denied.insert(what, (why.clone(), now));
+                before.is_none_or(|(before, _)| before != *why).then(|| {
                     Say::Warn(format!("{what}: the API server refuses: {why}; see agent/deploy/rbac.yaml"))
                 })
             }
@@ -86,7 +101,7 @@ impl Link {
 
     /// How it stands.
     pub(super) fn status(&self, server: &str) -> LinkStatus {
-        let denied = self.denied.iter().map(|(what, why)| format!("{what}: {why}"));
+        let denied = self.denied.iter().map(|(what, (why, _))| format!("{what}: {why}"));
         LinkStatus {
             server: server.to_owned(),
             connected: self.lost.is_none() && self.heard.is_some(),
@@ -137,6 +152,21 @@ mod tests {
         assert!(link.status("s").connected);
         assert_eq!(link.status("s").troubles.len(), 2);
         assert!(matches!(link.granted("HealthCheck"), Some(Say::Info(_))));
+        assert_eq!(link.status("s").troubles.len(), 1);
+    }
+
+    #[test]
+    fn a_watch_that_is_not_refused_any_more_is_granted() {
+        let (mut link, start) = (Link::default(), Instant::now());
+        let denied = Trouble::Denied("cannot watch".into());
+        let _ = link.failed(start, "HealthCheck", &denied);
+        let _ = link.failed(start, "Lease", &denied);
+        assert_eq!(link.rest(start + REFUSED_AGAIN), []);
+        let _ = link.failed(start + Duration::from_secs(30), "HealthCheck", &denied);
+        assert_eq!(link.rest(start + REFUSED_AGAIN + Duration::from_secs(1)), [], "it was refused again");
+        let said = link.rest(start + REFUSED_AGAIN + Duration::from_secs(31));
+        assert!(matches!(&said[..], [Say::Info(what)] if what.starts_with("HealthCheck")), "{said:?}");
+        // What is not tried by itself says nothing by being silent.
         assert_eq!(link.status("s").troubles.len(), 1);
     }
 }

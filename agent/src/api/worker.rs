@@ -279,6 +279,9 @@ impl Worker {
         heard: &mut mpsc::Receiver<Heard>,
     ) {
         let now = Instant::now();
+        for said in self.link.rest(now) {
+            say(Some(said));
+        }
         if let Some(session) = session {
             session.tick(now, &self.director);
             if now >= self.fetch_at {
