@@ -60,6 +60,23 @@ fn a_tunnel_crosses_families_and_a_mark_keeps_the_port() {
 }
 
 #[test]
+fn an_endpoint_without_a_port_is_in_no_service_of_that_port() {
+    let ports = json!([{"protocol": "TCP", "port": 80}, {"protocol": "TCP", "port": 443}, {"protocol": "UDP", "port": 0}]);
+    let servers = json!([
+        server("a", "10.1.0.1", json!({"targetPorts": [8080, 0, 0]})),
+        server("b", "10.1.0.2", json!({"targetPorts": [0, 8443, 0]}))
+    ]);
+    let wanted = expand(&web(json!({"ports": ports, "realServers": servers})), None).unwrap();
+    let of = |service: &str| -> Vec<String> {
+        let wanted = wanted.iter().find(|wanted| wanted.service.id.to_string().ends_with(service)).unwrap();
+        wanted.destinations.iter().map(|destination| destination.id.to_string()).collect()
+    };
+    assert_eq!(of(":80"), ["10.1.0.1:8080"]);
+    assert_eq!(of(":443"), ["10.1.0.2:8443"]);
+    assert_eq!(of(":0"), ["10.1.0.1:0", "10.1.0.2:0"], "any port is every port");
+}
+
+#[test]
 fn flags_and_persistence() {
     let changes = json!({"scheduler": {"name": "mh", "fallback": true, "hashPort": true}, "onePacket": true,
         "addresses": ["10.0.0.1", "2001:db8::1"],
