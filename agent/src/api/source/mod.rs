@@ -359,7 +359,7 @@ impl Source {
             let carries_out = |spec: &VirtualServiceBindingSpec| *spec.virtual_service == *key.name;
             let now = first(&mut self.by_key, &key, objects, carries_out);
             // One whose endpoints are not known yet stays what it was.
-            let Some(now) = self.slices.resolved(&key, now) else { continue };
+            let Ok(now) = self.slices.resolved(&key, now) else { continue };
             let before = match &now {
                 Some(spec) => self.told.bindings.insert(key.clone(), Arc::clone(spec)),
                 None => self.told.bindings.remove(&key),

@@ -17,6 +17,9 @@ const MAX_SLICES: usize = 1_024;
 /// Services that are read one by one; more at a time are read as one list of all.
 const MAX_FETCHES: usize = 16;
 
+/// The slices of the Service that a binding names are not all known.
+pub(super) struct Unread;
+
 /// All of it.
 #[derive(Debug)]
 pub(super) struct Slices {
@@ -217,18 +220,21 @@ impl Slices {
         self.fetching.clear();
     }
 
-    /// A binding as it is told, with its real servers; none while these are not known.
+    /// A binding as it is told, with its real servers.
+    ///
+    /// # Errors
+    /// The slices of its Service are not all known.
     pub(super) fn resolved(
         &self,
         key: &BindingKey,
         spec: Option<Arc<VirtualServiceBindingSpec>>,
-    ) -> Option<Option<Arc<VirtualServiceBindingSpec>>> {
-        let Some(spec) = spec else { return Some(None) };
-        let Some(service) = named_by(key, &spec) else { return Some(Some(spec)) };
+    ) -> Result<Option<Arc<VirtualServiceBindingSpec>>, Unread> {
+        let Some(spec) = spec else { return Ok(None) };
+        let Some(service) = named_by(key, &spec) else { return Ok(Some(spec)) };
         if !self.read.contains(&service) {
-            return None;
+            return Err(Unread);
         }
-        Some(Some(Arc::clone(self.endpoints.resolved(key)?)))
+        self.endpoints.resolved(key).map(|spec| Some(Arc::clone(spec))).ok_or(Unread)
     }
 
     /// Services of which slices were left out for want of room.
