@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// Far longer than any test may take, so that whoever waits for it to end by itself is found out.
 const SCENARIO: &str = "\
-summary: A node that is busy for an hour.
+summary: A node that is busy for half an hour.
 topology:
   networks: [{name: lan}]
   nodes:
@@ -20,9 +20,9 @@ topology:
       links: [{network: lan, interface: enp0s3, addresses: [172.16.193.10/16]}]
 steps:
   - name: busy
-    exec: {node: SRV1, command: 'exec sleep 3600.25', timeout: 1h}
+    exec: {node: SRV1, command: 'exec sleep 1700.25', timeout: 30m}
 ";
-/// How long taking down may take on a slow machine; an hour is not within it.
+/// How long taking down may take on a slow machine; half an hour is not within it.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Plays it until its step has begun.
