@@ -232,7 +232,7 @@ fn what_cannot_run_says_why() {
         (vec!["load", "--target", "nonsense", "--out", out], "http://"),
         (vec!["load", "--target", "http://web/", "--out", out], "`web` in the target is not an address"),
         (vec!["load", "--target", "http://127.0.0.1/", "--rate", "0", "--out", out], "--rate 0"),
-        (vec!["capture", "--interface", "no-such-link", "--out", out], "cannot capture on no-such-link"),
+        (vec!["capture-link", "--interface", "no-such-link", "--out", out], "cannot capture on no-such-link"),
         (
             vec!["serve", "--name", "x", "--control", out, "--http", "192.0.2.1:80"],
             "cannot listen on 192.0.2.1:80",

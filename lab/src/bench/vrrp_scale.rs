@@ -245,7 +245,7 @@ fn instance(group: u32, number: u32) -> String {
 fn record(bench: &Bench, world: &World, scale: &ScaleArgs) -> Result<Seen> {
     let observer = world.node(OBSERVER)?;
     observer.write_file(RECORD, b"")?;
-    let argv = ["bascule-lab", "capture", "--interface", INTERFACE, "--label", "lan", "--out", RECORD];
+    let argv = ["bascule-lab", "capture-link", "--interface", INTERFACE, "--label", "lan", "--out", RECORD];
     let capture = observer.spawn(&Spawn::new("capture", argv))?;
     capture.wait_for_line("ready", RECORDING)?;
     bench.pause(Duration::from_secs(scale.time))?;

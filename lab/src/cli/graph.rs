@@ -75,14 +75,14 @@ pub(super) fn dot(scenario: &Scenario) -> String {
     out
 }
 
-fn members<'a>(scenario: &'a Scenario, network: &'a Network) -> impl Iterator<Item = (&'a Node, &'a Link)> {
+pub(super) fn members<'a>(scenario: &'a Scenario, network: &'a Network) -> impl Iterator<Item = (&'a Node, &'a Link)> {
     scenario.topology.nodes.iter().flat_map(move |node| {
         node.links.iter().filter(move |link| link.network == network.name).map(move |link| (node, link))
     })
 }
 
 /// Its name, and what it bonds.
-fn interface(link: &Link) -> String {
+pub(super) fn interface(link: &Link) -> String {
     match &link.bond {
         None => link.interface.to_string(),
         Some(bond) => {
@@ -92,7 +92,7 @@ fn interface(link: &Link) -> String {
     }
 }
 
-fn addresses(link: &Link, between: &str) -> String {
+pub(super) fn addresses(link: &Link, between: &str) -> String {
     let all: Vec<String> = link
         .addresses
         .iter()
@@ -105,7 +105,7 @@ fn addresses(link: &Link, between: &str) -> String {
 }
 
 /// What runs on a node, in words.
-fn runs(node: &Node) -> Vec<String> {
+pub(super) fn runs(node: &Node) -> Vec<String> {
     let mut what = Vec::new();
     if node.agent.is_some() {
         what.push("bascule-agent".to_owned());

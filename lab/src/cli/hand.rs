@@ -64,13 +64,13 @@ pub(super) struct DownArgs {
 }
 
 /// Where something is up.
-enum Standing {
+pub(super) enum Standing {
     Here,
     There(Box<Vm>),
     Nowhere,
 }
 
-async fn standing(kernel: Kernel) -> Result<Standing> {
+pub(super) async fn standing(kernel: Kernel) -> Result<Standing> {
     if kernel != Kernel::Vm && keeper::ask(&Request::Status)?.is_some() {
         return Ok(Standing::Here);
     }
@@ -83,7 +83,7 @@ async fn standing(kernel: Kernel) -> Result<Standing> {
     Ok(Standing::Nowhere)
 }
 
-const NOTHING: &str = "nothing is up; `bascule-lab up NAME` first";
+pub(super) const NOTHING: &str = "nothing is up; `bascule-lab up NAME` first";
 
 /// Builds the network and starts its programs.
 pub(super) fn up(args: &UpArgs) -> Result<ExitCode> {
@@ -140,7 +140,7 @@ fn up_here(args: &UpArgs, scenario: &Scenario) -> Result<ExitCode> {
                 println!("  bascule-lab down                           when you are done");
                 return Ok(ExitCode::SUCCESS);
             }
-            Answer::Done(_) => {}
+            Answer::Done(_) | Answer::Seen(_) | Answer::Recording(_) | Answer::Wrong(_) => {}
         }
     }
     bail!("the keeper ended; {} says why", folder.join("keeper.log").display())
@@ -163,7 +163,7 @@ async fn up_there(args: &UpArgs) -> Result<ExitCode> {
 }
 
 /// This program inside the machine, for what is there.
-fn inside(programs: &str, arguments: Vec<String>) -> Command {
+pub(super) fn inside(programs: &str, arguments: Vec<String>) -> Command {
     let mut all = vec![format!("{programs}/bascule-lab")];
     let mut arguments = arguments.into_iter();
     all.extend(arguments.next());
@@ -177,7 +177,7 @@ fn inside(programs: &str, arguments: Vec<String>) -> Command {
     }
 }
 
-async fn repeat(mut vm: Box<Vm>, arguments: Vec<String>, interaction: Interaction) -> Result<ExitCode> {
+pub(super) async fn repeat(mut vm: Box<Vm>, arguments: Vec<String>, interaction: Interaction) -> Result<ExitCode> {
     let programs = vm.install_programs().await?;
     Ok(ExitCode::from(vm.run(inside(&programs, arguments), interaction).await?))
 }

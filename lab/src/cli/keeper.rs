@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::run::{Cancel, RunOptions, Up, up};
+use crate::inspect::Inspection;
+use crate::run::{Cancel, Recording, RunOptions, Up, up};
 use crate::scenario::{Fault, load_file};
 use crate::vm::dir::ProcessId;
 
@@ -32,6 +33,12 @@ pub(super) enum Request {
     Inject(Fault),
     /// End a fault.
     Heal(Fault),
+    /// How is everything now?
+    Inspect,
+    /// Begin to record links, each `NODE` or `NODE:INTERFACE`; none: all.
+    Record(Vec<String>),
+    /// End the recording and write it down.
+    Recorded,
     /// Take everything down.
     Down,
 }
@@ -53,6 +60,12 @@ pub(super) enum Answer {
         /// The keeper.
         keeper: ProcessId,
     },
+    /// This is how everything is.
+    Seen(Box<Inspection>),
+    /// These links are recorded.
+    Recording(Vec<String>),
+    /// What was asked makes no sense.
+    Wrong(String),
     /// Done, with what shows it.
     Done(String),
     /// It could not be done.
@@ -141,6 +154,7 @@ fn say(answer: &Answer) {
 
 /// Serves one request at a time. Returns the connection that asked to take everything down, if one did.
 fn serve(standing: &Up, listener: &UnixListener, up: &Answer, cancel: &Cancel) -> Result<Option<UnixStream>> {
+    let mut recording = None;
     while !cancel.is_cancelled() {
         let mut stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -159,6 +173,9 @@ fn serve(standing: &Up, listener: &UnixListener, up: &Answer, cancel: &Cancel) -
             Ok(Request::Down) => return Ok(Some(stream)),
             Ok(Request::Inject(fault)) => played(standing.inject(&fault)),
             Ok(Request::Heal(fault)) => played(standing.heal(&fault)),
+            Ok(Request::Inspect) => Answer::Seen(Box::new(standing.inspect())),
+            Ok(Request::Record(links)) => record(standing, &links, &mut recording),
+            Ok(Request::Recorded) => recorded(standing, &mut recording),
         };
         let _ = answer(&mut stream, &result);
     }
@@ -168,6 +185,36 @@ fn serve(standing: &Up, listener: &UnixListener, up: &Answer, cancel: &Cancel) -
 fn played(result: Result<crate::fault::Played, crate::run::Error>) -> Answer {
     match result {
         Ok(played) => Answer::Done(played.proof),
+        Err(error) => Answer::Failed(error.to_string()),
+    }
+}
+
+/// Begins to record. One whose caller has gone without a word is forgotten.
+fn record(standing: &Up, links: &[String], recording: &mut Option<Recording>) -> Answer {
+    if let Some(mut before) = recording.take() {
+        before.stop();
+    }
+    let links = match standing.links(links) {
+        Ok(links) => links,
+        Err(wrong) => return Answer::Wrong(wrong),
+    };
+    match standing.record(&links) {
+        Ok(begun) => {
+            *recording = Some(begun);
+            Answer::Recording(links.iter().map(|(node, interface)| format!("{node}:{interface}")).collect())
+        }
+        Err(error) => Answer::Failed(error.to_string()),
+    }
+}
+
+fn recorded(standing: &Up, recording: &mut Option<Recording>) -> Answer {
+    let Some(mut recording) = recording.take() else {
+        return Answer::Failed("nothing is recorded: another call has ended it".to_owned());
+    };
+    recording.stop();
+    let file = Path::new(FOLDER).join("capture.pcapng");
+    match recording.write(standing, &file) {
+        Ok(()) => Answer::Done(file.display().to_string()),
         Err(error) => Answer::Failed(error.to_string()),
     }
 }

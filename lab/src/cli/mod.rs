@@ -1,12 +1,15 @@
 //! The command line.
 
 mod annotate;
+mod drawn;
 mod graph;
 mod hand;
 mod keeper;
 pub(crate) mod kernel;
+mod look;
 pub(crate) mod machine;
 mod play;
+mod record;
 mod report;
 mod stops;
 
@@ -33,6 +36,7 @@ Examples:
   bascule-lab up tp-ipvs                          the same network, to work in by hand:
   bascule-lab exec Load-Balancer -- ipvsadm -Ln     look,
   bascule-lab inject adminDown node=SRV1 interface=enp0s3   break something,
+  bascule-lab watch                                 see what becomes of it,
   bascule-lab down                                  and remove it
 
 Exit codes of `run`: 0 all passed; 1 any failed, error or undecided; 2 bad input; else 3 if any is unsupported.";
@@ -72,6 +76,12 @@ enum Command {
     Inject(hand::FaultArgs),
     /// End a fault that was injected.
     Heal(hand::FaultArgs),
+    /// Say what is up, as it is now: links, addresses, groups, real servers and their connections.
+    Inspect(look::InspectArgs),
+    /// The same again and again, as `watch -n 1 'ipvsadm -Ln'`, for the whole network.
+    Watch(look::WatchArgs),
+    /// Record frames of what is up into a file that Wireshark reads, with a comment on each that matters.
+    Capture(record::RecordArgs),
     /// Take down what is up.
     Down(hand::DownArgs),
     /// Make the report of a run anew from what is in its folder.
@@ -150,6 +160,9 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Exec(args) => hand::exec(&args),
         Command::Inject(args) => hand::inject(&args),
         Command::Heal(args) => hand::heal(&args),
+        Command::Inspect(args) => look::inspect(&args),
+        Command::Watch(args) => look::watch(&args),
+        Command::Capture(args) => record::run(&args),
         Command::Down(args) => hand::down(&args),
         Command::Report(args) => report::run(&args),
         Command::Annotate(args) => annotate::run(&args),

@@ -94,7 +94,7 @@ pub(super) struct GraphArgs {
     /// Name of a shipped scenario, or a file.
     #[arg(value_name = "NAME|FILE")]
     scenario: String,
-    /// As text, or for Graphviz: `bascule-lab graph tp-ipvs -o dot | dot -Tsvg > tp-ipvs.svg`.
+    /// As text, as a picture, or for others to draw: `bascule-lab graph tp-ipvs -o svg > tp-ipvs.svg`.
     #[arg(short, long, value_enum, default_value_t)]
     output: Drawing,
 }
@@ -107,6 +107,10 @@ enum Drawing {
     Text,
     /// For Graphviz.
     Dot,
+    /// A picture.
+    Svg,
+    /// For Markdown.
+    Mermaid,
 }
 
 #[derive(Debug, clap::Args)]
@@ -135,6 +139,8 @@ pub(super) fn graph(args: &GraphArgs) -> ExitCode {
                 match args.output {
                     Drawing::Text => super::graph::text(&scenario),
                     Drawing::Dot => super::graph::dot(&scenario),
+                    Drawing::Svg => super::drawn::svg(&scenario),
+                    Drawing::Mermaid => super::drawn::mermaid(&scenario),
                 }
             );
             ExitCode::SUCCESS

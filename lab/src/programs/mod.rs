@@ -31,7 +31,7 @@ pub enum Program {
     Load(load::LoadArgs),
     /// Every frame of a link into a pcapng file.
     #[command(hide = true)]
-    Capture(capture::CaptureArgs),
+    CaptureLink(capture::CaptureArgs),
     /// Forged, repeated and malformed advertisements of VRRP.
     #[command(hide = true)]
     Rogue(rogue::RogueArgs),
@@ -47,7 +47,7 @@ impl Program {
         match self {
             Self::Serve(args) => serve::run(args),
             Self::Load(args) => load::run(args),
-            Self::Capture(args) => capture::run(args),
+            Self::CaptureLink(args) => capture::run(args),
             Self::Rogue(args) => rogue::run(&args),
         }
     }

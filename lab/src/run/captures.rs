@@ -69,7 +69,7 @@ impl Capture {
         let limit = LIMIT.min(LIMIT_OF_ALL / (ends as u64).max(1)).to_string();
         let argv = [
             "bascule-lab",
-            "capture",
+            "capture-link",
             "--interface",
             &self.interface,
             "--label",

@@ -11,6 +11,7 @@ mod look;
 mod play;
 mod programs;
 mod reals;
+mod recording;
 mod result;
 mod session;
 mod table;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 pub use error::Error;
 pub(crate) use loads::Lines;
+pub use recording::Recording;
 pub use result::{Judged, LoadResult, ScenarioResult, StepResult, Summary, Verdict};
 pub use session::{Up, missing, up};
 

@@ -26,7 +26,7 @@ use crate::expect::Span;
 use crate::expect::holders::History;
 use crate::fault::{self, Played, Restart};
 use crate::programs::clock;
-use crate::scenario::{Fault, Scenario, Step, Topology, load, recorded, shipped};
+use crate::scenario::{Fault, Scenario, Step, load, recorded, shipped};
 use crate::world::{Event, Watched, World, WorldDir, now, wallclock};
 
 /// What this kernel and machine lack of what a scenario needs, in words; empty: nothing.
@@ -76,7 +76,7 @@ fn agent(options: &RunOptions) -> Result<PathBuf> {
 pub struct Up {
     /// The network.
     pub world: World,
-    topology: Topology,
+    pub(super) scenario: Scenario,
     cancel: Cancel,
 }
 
@@ -109,7 +109,7 @@ impl Up {
     }
 
     fn restart(&self, restart: &Restart) -> Result<()> {
-        let mut programs = Programs::new(&self.topology, &self.world);
+        let mut programs = Programs::new(&self.scenario.topology, &self.world);
         match restart {
             Restart::Nothing => Ok(()),
             Restart::Agent { node } => programs.start_agent(node),
@@ -159,7 +159,7 @@ pub fn up(scenario: &Scenario, options: &RunOptions) -> Result<Up> {
         world.tear_down()?;
         return Err(error);
     }
-    Ok(Up { world, topology: scenario.topology.clone(), cancel: options.cancel.clone() })
+    Ok(Up { world, scenario: scenario.clone(), cancel: options.cancel.clone() })
 }
 
 /// Plays a scenario once. An error is one of writing results; all others are verdicts.

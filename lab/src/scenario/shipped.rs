@@ -39,6 +39,7 @@ pub const SHIPPED: &[Shipped] = shipped![
     "stalled-active",
     "switchover",
     "tp-complete",
+    "tp-errata",
     "tp-heartbeat",
     "tp-heartbeat-fast",
     "tp-ipvs",
