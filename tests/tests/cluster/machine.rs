@@ -39,7 +39,7 @@ impl Machine {
         let machine =
             Machine { lab, state, lasting: Children::default(), passing: Children::default(), _own: own };
         let output =
-            machine.command(&["start", "--network", "--memory", MEMORY, "--idle", "3600"]).output()?;
+            machine.command(&["start", "--network", "--memory", MEMORY, "--idle", "300"]).output()?;
         ensure!(output.status.success(), "vm start: {}", String::from_utf8_lossy(&output.stderr));
         Ok(machine)
     }
