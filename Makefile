@@ -42,6 +42,12 @@ lab: ## Play the teaching lab (SCENARIO=tp-ipvs) on this machine's kernel, or in
 test: ## Run every test; prints how long each stage took.
 	@scripts/test
 
+.PHONY: cluster
+cluster: ## Run the images in pods of a real cluster: kubelets in a virtual machine (some 10 minutes, 5 GB of memory).
+	@venv=$$(scripts/setup cluster) && $(MAKE) --no-print-directory build && scripts/images --out $(TARGET)/cluster/images && \
+	PATH="$$venv/bin:$$PATH" BASCULE_LAB=$(abspath $(TARGET)/release/bascule-lab) BASCULE_IMAGES=$(abspath $(TARGET)/cluster/images) \
+	  cargo test --locked -p bascule-tests --test cluster -- --ignored --nocapture
+
 .PHONY: bench
 bench: ## Measure beside ipvsadm and keepalived; writes $(OUT)/bench.
 	@venv=$$(scripts/setup lab) && $(MAKE) --no-print-directory build && \

@@ -27,15 +27,30 @@ pub struct ApiServer {
     /// Where etcd's clients are.
     etcd: String,
     port: u16,
+    options: Options,
+}
+
+/// What some tests ask of a server besides.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Address at which nodes and pods reach it, where that is not loopback; its certificate names it.
+    pub advertised: Option<Ipv4Addr>,
+    /// Nodes whose kubelets have a token each ([`ApiServer::token_of_node`]), with the rights of their node alone.
+    pub nodes: Vec<String>,
 }
 
 impl ApiServer {
     /// Starts both and waits until the server says that it is ready.
     pub fn start() -> Result<ApiServer> {
+        ApiServer::start_with(&Options::default())
+    }
+
+    /// The same, with more.
+    pub fn start_with(options: &Options) -> Result<ApiServer> {
         let programs = programs()?;
         let mut attempt = 1;
         loop {
-            match ApiServer::start_once(&programs) {
+            match ApiServer::start_once(&programs, options) {
                 Err(error)
                     if attempt < ATTEMPTS && format!("{error:#}").contains("address already in use") =>
                 {
@@ -46,12 +61,16 @@ impl ApiServer {
         }
     }
 
-    fn start_once(programs: &Path) -> Result<ApiServer> {
+    fn start_once(programs: &Path, options: &Options) -> Result<ApiServer> {
         let dir = tempfile::Builder::new().prefix("bascule-api-server-").tempdir()?;
         let at = |name: &str| dir.path().join(name);
         let [etcd_port, peer_port, api_port] = free_ports()?;
         let token = hex(&random()?);
-        write_private(&at("tokens.csv"), &format!("{token},admin,admin,system:masters\n"))?;
+        let mut tokens = format!("{token},admin,admin,system:masters\n");
+        for node in &options.nodes {
+            tokens += &format!("{},system:node:{node},{node},system:nodes\n", hex(&random()?));
+        }
+        write_private(&at("tokens.csv"), &tokens)?;
         write_private(&at("service-account.key"), &elliptic_key(&random()?))?;
         fs::write(
             at("kubeconfig"),
@@ -76,7 +95,14 @@ impl ApiServer {
                 .args(["--initial-cluster", &format!("default={peer}"), "--unsafe-no-fsync"]),
             at("etcd.log"),
         )?;
-        let mut server = ApiServer { programs: programs.to_owned(), children, dir, etcd, port: api_port };
+        let mut server = ApiServer {
+            programs: programs.to_owned(),
+            children,
+            dir,
+            etcd,
+            port: api_port,
+            options: options.clone(),
+        };
         server.begin_api_server()?;
         Ok(server)
     }
@@ -85,15 +111,21 @@ impl ApiServer {
     fn begin_api_server(&mut self) -> Result<()> {
         let at = |name: &str| self.dir.path().join(name);
         let path = |flag: &str, name: &str| format!("--{flag}={}", at(name).display());
+        let mut command = Command::new(self.programs.join("kube-apiserver"));
+        if let Some(address) = self.options.advertised {
+            command.arg(format!("--advertise-address={address}"));
+        }
+        let modes = if self.options.nodes.is_empty() { "RBAC" } else { "Node,RBAC" };
+        if !self.options.nodes.is_empty() {
+            command.arg("--enable-admission-plugins=NodeRestriction");
+        }
         self.children.spawn(
-            Command::new(self.programs.join("kube-apiserver"))
+            command
                 .arg(format!("--etcd-servers={}", self.etcd))
                 .arg(format!("--secure-port={}", self.port))
                 .args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.96.0.0/16"])
-                .args([
-                    "--authorization-mode=RBAC",
-                    "--service-account-issuer=https://kubernetes.default.svc",
-                ])
+                .arg(format!("--authorization-mode={modes}"))
+                .arg("--service-account-issuer=https://kubernetes.default.svc")
                 .arg(path("cert-dir", "pki"))
                 .arg(path("service-account-key-file", "service-account.key"))
                 .arg(path("service-account-signing-key-file", "service-account.key"))
@@ -127,6 +159,20 @@ impl ApiServer {
     /// The address at which etcd serves clients, gRPC and its JSON gateway alike.
     pub fn etcd(&self) -> &str {
         &self.etcd
+    }
+
+    /// The port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The token of a node's kubelet.
+    pub fn token_of_node(&self, node: &str) -> Result<String> {
+        let tokens = fs::read_to_string(self.dir.path().join("tokens.csv"))?;
+        let line = tokens.lines().find(|line| line.ends_with(&format!(",{node},system:nodes")));
+        let (token, _) =
+            line.and_then(|line| line.split_once(',')).with_context(|| format!("no node {node}"))?;
+        Ok(token.to_owned())
     }
 
     /// Writes a kubeconfig for whoever has that token, and returns where it is.
@@ -223,10 +269,11 @@ fn programs() -> Result<PathBuf> {
 
 /// Started programs; dropping kills exactly these.
 #[derive(Default)]
-struct Children(Vec<(Child, PathBuf)>);
+pub struct Children(Vec<(Child, PathBuf)>);
 
 impl Children {
-    fn spawn(&mut self, command: &mut Command, log: PathBuf) -> Result<()> {
+    /// Starts one more, which writes what it says into `log`.
+    pub fn spawn(&mut self, command: &mut Command, log: PathBuf) -> Result<()> {
         let file = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = die_with_us(command).spawn().with_context(|| format!("{command:?} cannot be started"))?;
@@ -241,7 +288,8 @@ impl Children {
         }
     }
 
-    fn check_alive(&mut self) -> Result<()> {
+    /// That none has ended.
+    pub fn check_alive(&mut self) -> Result<()> {
         for (child, log) in &mut self.0 {
             if let Some(status) = child.try_wait()? {
                 bail!("the program that writes {} ended: {status}", log.display());

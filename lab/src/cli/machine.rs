@@ -57,6 +57,9 @@ pub(super) struct StartArgs {
     /// What drives its processors.
     #[arg(long, value_enum, default_value_t)]
     accelerator: Accelerator,
+    /// Give it a network card, on which this machine's 127.0.0.1 is 10.0.2.2. Commands set its addresses.
+    #[arg(long)]
+    network: bool,
     /// Seconds without a call after which it ends.
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     idle: u64,
@@ -157,6 +160,7 @@ async fn start(args: &StartArgs) -> Result<ExitCode> {
         cpus: args.cpus,
         memory_mib: args.memory,
         accelerator: args.accelerator,
+        network: args.network,
         idle: Duration::from_secs(args.idle),
     };
     let vm = connect(&settings).await?;
@@ -168,6 +172,9 @@ async fn start(args: &StartArgs) -> Result<ExitCode> {
                 state.cpus,
                 state.memory_mib
             );
+        }
+        if args.network && !state.network {
+            bail!("it already runs without a network card; `bascule-lab vm stop` first");
         }
     }
     tell(vm.ready(), Output::Text)?;

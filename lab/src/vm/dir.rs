@@ -167,6 +167,9 @@ pub struct State {
     pub cpus: u32,
     /// Memory of the machine in MiB.
     pub memory_mib: u32,
+    /// Whether it has a network card.
+    #[serde(default)]
+    pub network: bool,
     /// Kernel image.
     pub kernel: PathBuf,
 }
@@ -256,6 +259,7 @@ mod tests {
             protocol: 1,
             cpus: 2,
             memory_mib: 1024,
+            network: true,
             kernel: "/boot/vmlinuz".into(),
         };
         dir.write_state(&state).expect("writable");

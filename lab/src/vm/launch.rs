@@ -32,6 +32,8 @@ pub struct Machine {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// A network card of QEMU's own network (10.0.2.0/24), in which 10.0.2.2 is the host's loopback.
+    pub network: bool,
     /// Hardware virtualisation or emulation.
     pub kvm: bool,
     /// The `bascule-lab` to run inside as executor, stripped.
@@ -60,11 +62,14 @@ impl Machine {
             "mkdir -p {HOST_VIEW} && mount --bind / {HOST_VIEW} && exec sh {HOST_VIEW}{}",
             script.display()
         );
-        let qemu_options = format!(
+        let mut qemu_options = format!(
             "-chardev socket,id=bascule,path={} -device virtio-serial-pci \
              -device virtserialport,chardev=bascule,name={PORT}",
             dir.machine_socket().display()
         );
+        if self.network {
+            qemu_options += " -netdev user,id=bascule-network -device virtio-net-pci,netdev=bascule-network";
+        }
         let mut arguments = vec!["--run".to_owned(), self.kernel.display().to_string()];
         if !self.kvm {
             arguments.push("--disable-kvm".to_owned());

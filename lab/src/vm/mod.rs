@@ -62,13 +62,21 @@ pub struct Settings {
     pub memory_mib: Option<u32>,
     /// What drives the processors.
     pub accelerator: Accelerator,
+    /// A network card, on which the host's loopback is 10.0.2.2.
+    pub network: bool,
     /// Without a client for so long, it is ended.
     pub idle: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { cpus: None, memory_mib: None, accelerator: Accelerator::Auto, idle: Duration::from_secs(600) }
+        Self {
+            cpus: None,
+            memory_mib: None,
+            accelerator: Accelerator::Auto,
+            network: false,
+            idle: Duration::from_secs(600),
+        }
     }
 }
 

@@ -59,6 +59,7 @@ pub(super) async fn start_supervisor(dir: &StateDir, settings: &Settings) -> Res
         .args(["--memory-mib", &settings.memory_mib().to_string()])
         .args(["--accelerator", settings.accelerator.as_str()])
         .args(["--idle-seconds", &settings.idle.as_secs().to_string()])
+        .args(settings.network.then_some("--network"))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

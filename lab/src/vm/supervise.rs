@@ -71,6 +71,9 @@ pub struct SuperviseArgs {
     /// Seconds without a client after which the machine is ended.
     #[arg(long)]
     idle_seconds: u64,
+    /// Gives it a network card.
+    #[arg(long)]
+    network: bool,
 }
 
 /// Runs until the machine has ended.
@@ -91,6 +94,7 @@ async fn supervise(args: SuperviseArgs) -> Result<()> {
         protocol: PROTOCOL,
         cpus: args.cpus,
         memory_mib: args.memory_mib,
+        network: args.network,
         kernel: args.kernel.clone(),
     })?;
     // Last, because a client takes its being there for the start's success.
@@ -227,6 +231,7 @@ async fn boot(
         kernel: args.kernel.clone(),
         cpus: args.cpus,
         memory_mib: args.memory_mib,
+        network: args.network,
         kvm,
         executor: args.executor.clone(),
     };

@@ -13,6 +13,31 @@ const STATUS: &str =
 /// How it says that it lives.
 const LEASE: &str = "apply --server-side --force-conflicts --field-manager=bascule-agent";
 
+/// A cluster that has no Director yet goes on: nodes, controllers and the operator write their Leases.
+pub(crate) fn leases_before_directors(cluster: &mut Cluster) -> Result<()> {
+    let directors = cluster.kubectl("get directors -o name")?;
+    ensure!(directors.is_empty(), "this is about a cluster without any: {directors}");
+    let forged = json!({"apiVersion": "bascule.dev/v1alpha1", "kind": "DirectorConfig",
+        "metadata": {"name": "n1"}, "spec": {"director": "n1"}});
+    eventually("the policies are in force", || {
+        let words = ["'bascule-specs'"];
+        cluster.refused(None, "create --dry-run=server", &forged.to_string(), &words)
+    })?;
+    // What a policy needs besides is found later than the policy itself: what is refused then is refused until somebody notices.
+    for _ in 0..10 {
+        for (name, namespace) in
+            [("n1", "kube-node-lease"), ("bascule-operator", NAMESPACE), ("director-n1", NAMESPACE)]
+        {
+            let mut lease: serde_json::Value = serde_json::from_str(&lease(name))?;
+            lease["metadata"]["namespace"] = json!(namespace);
+            cluster.allowed(None, LEASE, &lease.to_string())?;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    cluster.kubectl(&format!("delete lease bascule-operator director-n1 -n {NAMESPACE}"))?;
+    Ok(())
+}
+
 /// With the chart's rights and under its policies, the operator makes Directors of nodes and bindings of services.
 pub(crate) fn operator(cluster: &mut Cluster) -> Result<()> {
     for node in ["n1", "n2"] {
@@ -166,7 +191,11 @@ pub(crate) fn outside(cluster: &mut Cluster) -> Result<()> {
     // Whom the Director does not name has nothing to say for it.
     cluster.kubectl("patch director lb1 --type=merge -p {\"spec\":{\"serviceAccount\":null}}")?;
     eventually("the ServiceAccount is not the director's any more", || {
-        may_not(cluster, &lb1, "lb1", &["'bascule-agents'", "spec.serviceAccount"])
+        for (how, what) in writings(cluster, "lb1")? {
+            let policy = if how == LEASE { "'bascule-leases'" } else { "'bascule-agents'" };
+            cluster.refused(Some(&lb1), how, &what, &[policy, "spec.serviceAccount"])?;
+        }
+        Ok(())
     })?;
     Ok(())
 }

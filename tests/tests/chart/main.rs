@@ -24,10 +24,11 @@ type Part = (&'static str, fn(&mut Cluster) -> Result<()>);
 /// One test, because one server serves all; the parts build on each other.
 #[test]
 fn on_a_real_api_server() {
-    let parts: [Part; 11] = [
+    let parts: [Part; 12] = [
         ("an older chart is installed", lifecycle::older),
         ("and upgraded", lifecycle::upgraded),
         ("the API server takes the pods", pods::taken),
+        ("a cluster without directors goes on", access::leases_before_directors),
         ("the operator has the rights that it needs", access::operator),
         ("an agent writes for its own director alone", access::own_alone),
         ("a machine outside the cluster does, too", access::outside),
