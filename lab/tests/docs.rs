@@ -73,8 +73,10 @@ fn manifests_of_shipped_scenarios_are_good() {
 /// Steps that a page shows are for the scenario of the tutorial.
 #[test]
 fn steps_of_the_documentation_go_into_the_scenario_of_the_tutorial() {
-    let tutorial =
+    let mut tutorial =
         bascule_crds::manifest::parse(shipped::find("tp-ipvs").unwrap().text).unwrap().remove(0).value;
+    // As the page says: steps that ask the agent do not fit those who could be in its place.
+    tutorial.as_object_mut().unwrap().remove("peers");
     let mut blocks_of_steps = 0;
     for page in pages() {
         for block in blocks(&page).iter().filter(|block| block.trim_start().starts_with("- name:")) {

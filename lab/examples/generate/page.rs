@@ -15,6 +15,7 @@ const CHAPTERS: &[(&str, &[&str])] = &[
     ("Steps", &["Step"]),
     ("Faults", &["Fault"]),
     ("Expectations", &["Expectation"]),
+    ("Others in Bascule's place", &["Peers", "InPlace", "InPlaceNode", "Otherwise"]),
     ("What the machine must have, and controls", &["Requirements", "Record", "Control"]),
 ];
 

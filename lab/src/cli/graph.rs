@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::scenario::Scenario;
-use crate::scenario::topology::{Link, LinkAddress, Network, Node, Peer, Server};
+use crate::scenario::topology::{Link, LinkAddress, Network, Node, Server};
 
 /// The networks with the machines on them, then what runs where.
 pub(super) fn text(scenario: &Scenario) -> String {
@@ -110,9 +110,7 @@ pub(super) fn runs(node: &Node) -> Vec<String> {
     if node.agent.is_some() {
         what.push("bascule-agent".to_owned());
     }
-    if let Some(Peer::Keepalived(_)) = &node.peer {
-        what.push("keepalived".to_owned());
-    }
+    what.extend(node.peer.iter().map(|peer| peer.name().to_owned()));
     what.extend(node.servers.iter().map(server));
     what
 }

@@ -1,6 +1,8 @@
 //! The command line.
 
 mod annotate;
+mod away;
+mod compare;
 mod drawn;
 mod graph;
 mod hand;
@@ -31,6 +33,8 @@ Examples:
   bascule-lab list                                the scenarios that ship
   bascule-lab run tp-ipvs                         play one; results are in ./lab-results
   bascule-lab run --all --out results             play all; results/junit.xml is for CI
+  bascule-lab run tp-ipvs --with ipvsadm          the same with ipvsadm in Bascule's place
+  bascule-lab compare tp-ipvs                     with both, side by side
   bascule-lab run my.yaml --repeat 5 --seed 7     a scenario of your own, five times
   bascule-lab run my.yaml --on-failure shell      look around where it failed, before all is taken down
   bascule-lab up tp-ipvs                          the same network, to work in by hand:
@@ -39,7 +43,7 @@ Examples:
   bascule-lab watch                                 see what becomes of it,
   bascule-lab down                                  and remove it
 
-Exit codes of `run`: 0 all passed; 1 any failed, error or undecided; 2 bad input; else 3 if any is unsupported.";
+Exit codes of `run` and `compare`: 0 all passed; 1 any failed, error or undecided; 2 bad input; else 3 if any is unsupported.";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -60,6 +64,8 @@ enum Command {
     Doctor(DoctorArgs),
     /// Play scenarios and judge them.
     Run(play::RunArgs),
+    /// Play scenarios with Bascule and with others in its place, and put what came of it side by side.
+    Compare(compare::CompareArgs),
     /// Name the scenarios that ship.
     List,
     /// Print a scenario that ships, to read or to start one of your own from.
@@ -152,6 +158,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Doctor(args) => examine(&args),
         Command::Run(args) => play::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::List => Ok(play::list()),
         Command::Show(args) => play::show(&args),
         Command::Validate(args) => Ok(play::validate(&args)),

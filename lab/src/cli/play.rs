@@ -7,16 +7,15 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
+use super::away::Away;
 use super::kernel::{Kernel, Place, vm_possible};
-use super::machine::{GRACE, block_on, connect, machine_environment};
 use super::stops::{OnFailure, must_have_keys, wait_for_person};
 use super::{BAD_INPUT, bad_input};
 use crate::doctor::kernel::Ability;
-use crate::run::{Cancel, Halt, JUNIT, RunOptions, folder, run_scenarios};
-use crate::scenario::{Feature, Problem, Scenario, resolve, shipped};
+use crate::run::{Cancel, Halt, RunOptions, folder, run_scenarios};
+use crate::scenario::topology::Peer;
+use crate::scenario::{Feature, Problem, Scenario, resolve, shipped, suggest};
 use crate::vm::executor::MACHINE;
-use crate::vm::message::Command;
-use crate::vm::{Interaction, Settings, Vm};
 use crate::world::{World, janitor, wallclock};
 
 #[derive(Debug, clap::Args)]
@@ -30,6 +29,9 @@ pub(super) struct RunArgs {
     /// Of these, only those whose name contains this.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
+    /// Who is played in Bascule's place, where the scenario says how: keepalived, heartbeat, frr or ipvsadm. (All: those that do.)
+    #[arg(long, value_name = "PEER")]
+    with: Option<String>,
     /// Where they run.
     #[arg(long, value_enum, default_value_t)]
     kernel: Kernel,
@@ -73,6 +75,9 @@ impl RunArgs {
         options.extend(flags.into_iter().filter(|(_, set)| *set).map(|(flag, _)| flag.to_owned()));
         if let Some(seed) = self.seed {
             options.extend(["--seed".to_owned(), seed.to_string()]);
+        }
+        if let Some(peer) = &self.with {
+            options.extend(["--with".to_owned(), peer.clone()]);
         }
         options
     }
@@ -178,7 +183,7 @@ pub(super) fn tell(problems: &[Problem]) -> ExitCode {
     ExitCode::from(BAD_INPUT)
 }
 
-fn load(names: &[String]) -> Result<Vec<Scenario>, Vec<Problem>> {
+pub(super) fn load(names: &[String]) -> Result<Vec<Scenario>, Vec<Problem>> {
     let (mut scenarios, mut problems) = (Vec::new(), Vec::new());
     for name in names {
         match resolve(name) {
@@ -208,24 +213,50 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
         }
     }
     // Judged here first, so that a mistake is told before anything boots.
-    let scenarios = match load(&names) {
+    let mut scenarios = match load(&names) {
         Ok(scenarios) => scenarios,
         Err(problems) => return Ok(tell(&problems)),
     };
-    let folders = folders(&scenarios, args)?;
+    if let Some(peer) = &args.with {
+        if args.all {
+            // Of all that ship, those that say how it is played.
+            let able = |scenario: &Scenario| scenario.peers.iter().any(|(name, _)| name == peer);
+            scenarios.retain(able);
+            names.retain(|name| scenarios.iter().any(|scenario| scenario.name == *name));
+        }
+        let with = scenarios.iter().map(|scenario| scenario.with_peer(peer).map_err(bad_input));
+        scenarios = with.collect::<Result<_>>()?;
+        if scenarios.is_empty() {
+            let hint = suggest::hint(peer, Peer::NAMES);
+            return Err(bad_input(format!(
+                "no scenario says how `{peer}` is played in Bascule's place{hint}"
+            )));
+        }
+    }
+    let folders = folders(&scenarios, &args.out, args.repeat)?;
     match place(args.kernel, &scenarios) {
         Place::Host => here(args, &scenarios),
-        Place::Vm => in_machine(args, &names, &folders),
+        Place::Vm => {
+            let away = Away {
+                verb: "run",
+                names: &names,
+                options: args.passed_on(),
+                out: &args.out,
+                folders: &folders,
+                waits: args.waits(),
+            };
+            away.run()
+        }
     }
 }
 
 /// Where the results go. Bad input where two would go to one place, or over what is none.
-fn folders(scenarios: &[Scenario], args: &RunArgs) -> Result<Vec<PathBuf>> {
+pub(super) fn folders(scenarios: &[Scenario], out: &Path, repeat: u32) -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     let mut taken = BTreeMap::new();
     for scenario in scenarios {
-        for run in 1..=args.repeat {
-            let folder = folder::folder(&args.out, &scenario.name, run);
+        for run in 1..=repeat {
+            let folder = folder::folder(out, &scenario.name, run);
             if let Some(other) = taken.insert(folder.clone(), &scenario.name) {
                 return Err(bad_input(format!(
                     "the results of {other} and {} would both go to {}; play them one by one, each with its own --out",
@@ -263,7 +294,8 @@ pub(super) fn place(kernel: Kernel, scenarios: &[Scenario]) -> Place {
     kernel.choose(&needed(scenarios), &mut say)
 }
 
-fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
+/// What comes before scenarios are played on this kernel; it ends with what ends the run.
+pub(super) fn prepare() -> Result<Cancel> {
     if !nix::unistd::geteuid().is_root() {
         return Err(bad_input("scenarios need root: they are made of namespaces; run it with sudo"));
     }
@@ -272,6 +304,18 @@ fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
     }
     let cancel = Cancel::default();
     cancel.on_signals().context("listening to signals")?;
+    Ok(cancel)
+}
+
+/// Where the results are. Inside the machine they are on their way to where the caller wants them.
+pub(super) fn say_where(out: &Path) {
+    if std::env::var_os(MACHINE).is_none() {
+        eprintln!("bascule-lab: the results are in {}", out.display());
+    }
+}
+
+fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
+    let cancel = prepare()?;
     let mut options = RunOptions::new(args.out.clone())?;
     options.seed = args.seed;
     options.repeat = args.repeat;
@@ -287,76 +331,13 @@ fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
     options.cancel = cancel;
     let summary = run_scenarios(scenarios, &options)
         .with_context(|| format!("writing the results to {}", args.out.display()))?;
-    // Inside the machine they are on their way to where the caller wants them.
-    if std::env::var_os(MACHINE).is_none() {
-        eprintln!("bascule-lab: the results are in {}", args.out.display());
-    }
+    say_where(&args.out);
     Ok(ExitCode::from(summary.exit_code()))
-}
-
-/// The same program in the machine; its results come back.
-fn in_machine(args: &RunArgs, names: &[String], folders: &[PathBuf]) -> Result<ExitCode> {
-    // Should they not come back, those of an earlier run are not taken for them.
-    let junit = args.out.join(JUNIT);
-    folder::remove_file(&junit).with_context(|| format!("removing {}", junit.display()))?;
-    block_on(async {
-        let mut vm = connect(&Settings::default()).await?;
-        let programs = vm.install_programs().await?;
-        let folder = format!("/tmp/bascule-run-{}", std::process::id());
-        let mut command = vec![format!("{programs}/bascule-lab"), "run".to_owned()];
-        for (at, name) in names.iter().enumerate() {
-            if shipped::find(name).is_some() {
-                command.push(name.clone());
-                continue;
-            }
-            let path = PathBuf::from(name);
-            let file =
-                path.file_name().and_then(|file| file.to_str()).context("a file's name is not UTF-8")?;
-            let there = format!("{folder}/scenarios/{at}/{file}");
-            vm.put(&path, &there).await?;
-            command.push(there);
-        }
-        let results = format!("{folder}/results");
-        command.extend(["--kernel", "host", "--out", &results].map(str::to_owned));
-        command.extend(args.passed_on());
-        let command = Command {
-            arguments: command,
-            environment: machine_environment(&programs),
-            grace_millis: u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX),
-            ..Command::default()
-        };
-        let interaction = if args.waits() { Interaction::Terminal } else { Interaction::Watch };
-        let code = vm.run(command, interaction).await?;
-        let fetched = fetch(&mut vm, &results, &args.out, folders).await;
-        // Also when they could not be fetched: the machine's memory is not a store.
-        vm.remove(&folder).await?;
-        fetched?;
-        Ok(ExitCode::from(code))
-    })
-}
-
-/// Brings results from the machine, in place of those of an earlier run.
-async fn fetch(vm: &mut Vm, results: &str, out: &Path, folders: &[PathBuf]) -> Result<()> {
-    if !vm.has(results).await? {
-        return Ok(());
-    }
-    for folder in folders {
-        folder::clear(folder).with_context(|| format!("clearing {}", folder.display()))?;
-    }
-    std::fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
-    vm.get(results, out).await?;
-    eprintln!("bascule-lab: the results are in {}", out.display());
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn args(out: &Path, repeat: u32) -> RunArgs {
-        let out = out.to_str().expect("UTF-8");
-        parse(&["udp", "--kernel", "host", "--out", out, "--repeat", &repeat.to_string()])
-    }
 
     fn parse(words: &[&str]) -> RunArgs {
         let command = <RunArgs as clap::Args>::augment_args(clap::Command::new("run"));
@@ -382,11 +363,11 @@ mod tests {
         let out = tempfile::tempdir().expect("a folder");
         let named = |name: &str| Scenario { name: name.into(), ..resolve("udp").expect("it ships") };
         let refused = |scenarios: &[Scenario], repeat| {
-            let error = folders(scenarios, &args(out.path(), repeat)).expect_err("must be refused");
+            let error = folders(scenarios, out.path(), repeat).expect_err("must be refused");
             assert!(error.is::<super::super::BadInput>(), "{error}");
             error.to_string()
         };
-        assert_eq!(folders(&[named("a"), named("b")], &args(out.path(), 2)).expect("good").len(), 4);
+        assert_eq!(folders(&[named("a"), named("b")], out.path(), 2).expect("good").len(), 4);
         assert!(refused(&[named("a"), named("a")], 1).contains("both go to"));
         assert!(refused(&[named("a.2"), named("a")], 2).contains("both go to"));
         std::fs::create_dir(out.path().join("a")).expect("made");

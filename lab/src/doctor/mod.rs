@@ -12,12 +12,13 @@ use crate::vm::{find, kvm};
 use kernel::{Ability, Finding};
 
 /// Programs that scenarios and comparisons use, and the Debian package that has each.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("bascule-agent", "build it with `cargo build --release`"),
     ("ip", "apt-get install iproute2"),
     ("nft", "apt-get install nftables"),
     ("ipvsadm", "apt-get install ipvsadm"),
     ("keepalived", "apt-get install keepalived"),
+    ("/usr/libexec/heartbeat/heartbeat", "apt-get install heartbeat"),
     ("ping", "apt-get install iputils-ping"),
     ("tcpdump", "apt-get install tcpdump"),
 ];

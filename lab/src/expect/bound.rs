@@ -48,7 +48,7 @@ pub fn judge(what: &str, measured: Measured, bound: &Bound) -> Finding {
     if !resolution.is_zero() {
         seen = format!("{seen}, to within {}", show(resolution));
     }
-    Finding { verdict, wanted, seen, at: None, at_seconds: None }
+    Finding { verdict, wanted, seen, at: None, at_seconds: None, gap: None }
 }
 
 /// A length of time as people read it: `12.3 ms`, `1.25 s`.

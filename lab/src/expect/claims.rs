@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bound::{self, Measured};
-use super::{Finding, Span};
+use super::{Finding, GapKind, Span};
 use crate::scenario::expectation::ClaimsExpectation;
 
 /// A frame that said where an address is.
@@ -65,7 +65,8 @@ pub fn judge(
                     resolution: uncertain,
                     lateness: lateness(took),
                 };
-                bound::judge(&what, measured, gap).at(Some(change.at))
+                let finding = bound::judge(&what, measured, gap).at(Some(change.at));
+                finding.gap(GapKind::Claimed, &address.to_string(), measured.seen)
             }
             None => Finding::of(false, what, seen),
         });

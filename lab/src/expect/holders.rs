@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::bound::{self, Measured};
-use super::{Finding, Span, Verdict};
+use super::{Finding, GapKind, Span, Verdict};
 use crate::scenario::expectation::{Bound, HoldersExpectation, RestExpectation};
 use crate::world::{Event, Watched};
 
@@ -178,7 +178,8 @@ pub fn judge(
     if let Some(gap) = &expected.longest_gap {
         let what = format!("the longest time without a holder of {address}");
         if history.changes.contains_key(&address) {
-            findings.push(judge(&what, gap, history.longest(address, window, |nodes| nodes == 0)));
+            let longest = history.longest(address, window, |nodes| nodes == 0);
+            findings.push(judge(&what, gap, longest).gap(GapKind::Held, &address.to_string(), longest.0));
         } else {
             findings.push(Finding::of(false, what, "nobody ever had it"));
         }

@@ -46,13 +46,58 @@ pub struct Finding {
     /// The same in seconds since the scenario began; filled in by the runner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_seconds: Option<f64>,
+    /// The length that was measured, where it is one that comparisons show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gap: Option<Gap>,
+}
+
+/// How long something was not there.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gap {
+    /// What was not.
+    pub kind: GapKind,
+    /// The address, or the load.
+    pub of: String,
+    /// How long.
+    pub milliseconds: f64,
+}
+
+/// What was not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum GapKind {
+    /// Nobody had the address.
+    Held,
+    /// Nobody else had said yet that he has it.
+    Claimed,
+    /// Nobody answered.
+    Served,
+}
+
+impl GapKind {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Claimed => "claimed",
+            Self::Served => "served",
+        }
+    }
 }
 
 impl Finding {
     /// Passed or failed.
     pub fn of(good: bool, wanted: impl Into<String>, seen: impl Into<String>) -> Self {
         let verdict = if good { Verdict::Passed } else { Verdict::Failed };
-        Self { verdict, wanted: wanted.into(), seen: seen.into(), at: None, at_seconds: None }
+        Self { verdict, wanted: wanted.into(), seen: seen.into(), at: None, at_seconds: None, gap: None }
+    }
+
+    /// The same with the length that was measured.
+    #[must_use]
+    pub fn gap(mut self, kind: GapKind, of: &str, length: std::time::Duration) -> Self {
+        self.gap = Some(Gap { kind, of: of.to_owned(), milliseconds: length.as_secs_f64() * 1000.0 });
+        self
     }
 
     /// The same with the time of what speaks against it.

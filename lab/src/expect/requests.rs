@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::bound::{self, Measured};
 use super::tally::{Tally, Times};
-use super::{Finding, Lateness, Span, Verdict};
+use super::{Finding, GapKind, Lateness, Span, Verdict};
 use crate::programs::record::Request;
 use crate::scenario::expectation::{Bound, RequestsExpectation};
 
@@ -78,7 +78,7 @@ pub fn judge(
         findings.push(finding);
     }
     if let Some(longest) = &expected.longest_gap {
-        findings.push(gap(&requests, &tally, load, longest, window, lateness));
+        findings.push(gap(expected, &requests, &tally, load, longest, window, lateness));
     }
     findings
 }
@@ -164,6 +164,7 @@ fn alternate(tally: &Tally, load: Load, lateness: &dyn Fn(Span) -> Lateness) -> 
 /// The longest time without a good answer: between two of them, from when the first request was to begin, or until the last was given
 /// up. Without any good answer there is no length to measure, and no bound that it keeps.
 fn gap(
+    expected: &RequestsExpectation,
     requests: &[&Request],
     tally: &Tally,
     load: Load,
@@ -201,7 +202,8 @@ fn gap(
         resolution: load.interval,
         lateness: lateness(Span { since, until: until + 1 }).of_a_chain(),
     };
-    bound::judge("the longest time without a good answer", measured, bound).at(Some(since))
+    let finding = bound::judge("the longest time without a good answer", measured, bound).at(Some(since));
+    finding.gap(GapKind::Served, &expected.load, seen)
 }
 
 #[cfg(test)]

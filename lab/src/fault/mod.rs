@@ -18,7 +18,7 @@ pub const AGENT: &str = "agent";
 pub enum Restart {
     /// Nothing.
     Nothing,
-    /// The agent of a node.
+    /// The agent of a node, or the peer program in its place.
     Agent {
         /// The node.
         node: String,
@@ -88,7 +88,8 @@ pub fn heal(world: &World, fault: &Fault) -> Result<Played> {
         Fault::FreezeNode(fault) => process::thaw_node(world, &fault.node),
         Fault::KillAgent(fault) => {
             let restart = Restart::Agent { node: fault.node.to_string() };
-            process::may_start(world, &fault.node, AGENT, restart)
+            let manager = world.node(&fault.node)?.peer().unwrap_or(AGENT);
+            process::may_start(world, &fault.node, manager, restart)
         }
         Fault::StopService(fault) => {
             let restart =

@@ -10,8 +10,8 @@ use crate::world::{Error, Exit, Node, Process, Result, World, inventory, now};
 
 /// How long a signal may take until it is seen to have worked.
 const EFFECT: Duration = Duration::from_secs(10);
-/// How long a service may take to end in order.
-const ORDERLY: Duration = Duration::from_secs(10);
+/// How long a service may take to end in order: a peer first gives up what it has, by scripts.
+const ORDERLY: Duration = Duration::from_secs(180);
 
 /// Whether every thread of a process and of those in its group is stopped.
 fn stopped(process: &Process) -> bool {
@@ -33,43 +33,59 @@ fn wait_until(what: impl Fn() -> String, condition: impl Fn() -> bool) -> Result
     Ok(())
 }
 
+/// The agent of a node, or the peer program in its place; and how it is called.
+fn manager(world: &World, name: &str) -> Result<(Process, &'static str)> {
+    let node = world.node(name)?;
+    match node.peer() {
+        Some(peer) => Ok((node.running(peer)?, peer)),
+        None => Ok((node.running(AGENT)?, AGENT)),
+    }
+}
+
 pub(super) fn freeze_agent(world: &World, name: &str) -> Result<Played> {
-    let agent = world.node(name)?.running(AGENT)?;
+    let (agent, what) = manager(world, name)?;
     if stopped(&agent) {
-        return Err(Error::wrong("the agent is stopped already"));
+        return Err(Error::wrong(format!("the {what} is stopped already")));
     }
     let at = now();
     agent.signal_group(Signal::SIGSTOP)?;
-    wait_until(|| "the agent still runs".into(), || stopped(&agent))?;
+    wait_until(|| format!("the {what} still runs"), || stopped(&agent))?;
     let threads: usize = agent.group().iter().map(|pid| inventory::thread_states(*pid).len()).sum();
     Ok(Played::new(
         at,
         now(),
-        format!("all {threads} threads of the agent (process {}) are stopped", agent.pid()),
+        format!("all {threads} threads of the {what} (process {}) are stopped", agent.pid()),
     ))
 }
 
 pub(super) fn thaw_agent(world: &World, name: &str) -> Result<Played> {
-    let agent = world.node(name)?.running(AGENT)?;
+    let (agent, what) = manager(world, name)?;
     if !stopped(&agent) {
-        return Err(Error::wrong("the agent is not stopped"));
+        return Err(Error::wrong(format!("the {what} is not stopped")));
     }
     let at = now();
     agent.signal_group(Signal::SIGCONT)?;
-    wait_until(|| "the agent is still stopped".into(), || !stopped(&agent))?;
-    Ok(Played::new(at, now(), format!("the agent (process {}) runs again", agent.pid())))
+    wait_until(|| format!("the {what} is still stopped"), || !stopped(&agent))?;
+    Ok(Played::new(at, now(), format!("the {what} (process {}) runs again", agent.pid())))
 }
 
 pub(super) fn kill_agent(world: &World, name: &str) -> Result<Played> {
-    let agent = world.node(name)?.running(AGENT)?;
+    let (agent, what) = manager(world, name)?;
     let at = now();
-    agent.signal(Signal::SIGKILL)?;
+    // A peer may be several processes; what an agent started outlives it.
+    if what == AGENT {
+        agent.signal(Signal::SIGKILL)?
+    } else {
+        agent.signal_group(Signal::SIGKILL)?
+    }
     match agent.wait(EFFECT) {
         Some(Exit::Signal(libc::SIGKILL)) => {
-            Ok(Played::new(at, now(), format!("the agent (process {}) ended by SIGKILL", agent.pid())))
+            Ok(Played::new(at, now(), format!("the {what} (process {}) ended by SIGKILL", agent.pid())))
         }
-        Some(exit) => Err(Error::wrong(format!("the agent ended by itself before the signal came ({exit})"))),
-        None => Err(Error::wrong(format!("the agent has not ended {EFFECT:?} after SIGKILL"))),
+        Some(exit) => {
+            Err(Error::wrong(format!("the {what} ended by itself before the signal came ({exit})")))
+        }
+        None => Err(Error::wrong(format!("the {what} has not ended {EFFECT:?} after SIGKILL"))),
     }
 }
 

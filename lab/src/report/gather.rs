@@ -123,8 +123,9 @@ fn manifests(scenario: &Scenario) -> Vec<Value> {
         for (file, text) in node.agent.iter().flat_map(|agent| &agent.manifests) {
             files.push(json!({"node": node.name, "file": file, "text": text}));
         }
-        if let Some(Peer::Keepalived(peer)) = &node.peer {
-            files.push(json!({"node": node.name, "file": "keepalived.conf", "text": peer.config}));
+        for file in node.peer.iter().flat_map(Peer::files) {
+            let name = file.path.rsplit('/').next().unwrap_or(file.path);
+            files.push(json!({"node": node.name, "file": name, "text": file.text}));
         }
     }
     files

@@ -9,8 +9,8 @@ use super::captures;
 use super::error::Result;
 use super::logs::Logs;
 use super::play::Player;
-use super::result::{LoadResult, ScenarioResult, Verdict};
-use crate::expect::{self, Span};
+use super::result::{ConnectionsResult, LoadResult, ScenarioResult, Verdict};
+use crate::expect::{self, Span, connections};
 
 /// Ends the loads and captures, and keeps what they recorded.
 pub(super) fn collect(player: &mut Player<'_>, folder: &Path, result: &mut ScenarioResult) -> Result<()> {
@@ -22,7 +22,12 @@ pub(super) fn collect(player: &mut Player<'_>, folder: &Path, result: &mut Scena
     for (name, load) in &player.loads {
         load.copy_record(world, &folder.join("logs").join(&load.node))?;
         if load.requests.is_none() {
-            for event in load.events(world)? {
+            let events = load.events(world)?;
+            let tally = connections::Tally::of(&events, connections::Which::All, 0);
+            let lost = tally.lost.iter().filter(|connection| tally.opened.contains_key(connection)).count();
+            let connections = ConnectionsResult { opened: tally.opened.len() as u64, lost: lost as u64 };
+            result.connections.insert(name.clone(), connections);
+            for event in events {
                 let fields = serde_json::to_value(&event).unwrap_or_default();
                 player.timeline.put(event.t, "connection", merged(json!({"load": name}), fields, &["t"]));
             }

@@ -8,6 +8,7 @@ mod judge;
 mod loads;
 mod logs;
 mod look;
+mod peers;
 mod play;
 mod programs;
 mod reals;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 pub use error::Error;
 pub(crate) use loads::Lines;
 pub use recording::Recording;
-pub use result::{Judged, LoadResult, ScenarioResult, StepResult, Summary, Verdict};
+pub use result::{ConnectionsResult, Judged, LoadResult, ScenarioResult, StepResult, Summary, Verdict};
 pub use session::{Up, missing, up};
 
 pub use crate::cancel::Cancel;

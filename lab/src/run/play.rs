@@ -12,7 +12,7 @@ use super::error::{Error, Result};
 use super::loads::Load;
 use super::logs::Logs;
 use super::look::command_findings;
-use super::programs::{MANIFESTS, Programs};
+use super::programs::{MANIFESTS, Programs, is_manager};
 use super::reals::Tables;
 use super::result::{Judged, StepResult};
 use super::timeline::Timeline;
@@ -27,6 +27,8 @@ use crate::world::{Exec, World, now};
 
 /// How long an agent may take to end after SIGTERM.
 const ORDERLY: Duration = Duration::from_secs(30);
+/// The same of a peer, which first gives up what it has, by scripts.
+const PEER_ORDERLY: Duration = Duration::from_secs(180);
 
 /// A step that has begun.
 pub(super) struct Mark {
@@ -190,7 +192,10 @@ impl Player<'_> {
     fn fault(&mut self, fault: &Fault) -> Result<()> {
         self.pause();
         match fault {
-            Fault::KillAgent(fault) => self.programs.not_wanted(&fault.node, AGENT),
+            Fault::KillAgent(fault) => {
+                let manager = self.programs.manager(&fault.node);
+                self.programs.not_wanted(&fault.node, manager);
+            }
             Fault::StopService(fault) => self.programs.not_wanted(&fault.node, &fault.service),
             Fault::Crash(fault) | Fault::Reboot(fault) => self.programs.off(&fault.node),
             _ => {}
@@ -227,7 +232,7 @@ impl Player<'_> {
     fn restart(&mut self, restart: &Restart, at: u64) -> Result<()> {
         match restart {
             Restart::Nothing => Ok(()),
-            Restart::Agent { node } => self.programs.start_agent(node),
+            Restart::Agent { node } => self.programs.start_manager(node),
             Restart::Service { node, service } => self.programs.start_service(node, service),
             Restart::Everything { node } => {
                 for capture in self.captures.iter_mut().filter(|capture| capture.node == *node) {
@@ -249,29 +254,37 @@ impl Player<'_> {
 
     fn restart_agent(&mut self, restart: &RestartAgent) -> Result<()> {
         let node = self.world.node(&restart.node)?;
+        let manager = self.programs.manager(&restart.node);
         let process = node
-            .process(AGENT)
+            .process(manager)
             .filter(crate::world::Process::alive)
-            .ok_or_else(|| Error::harness(format!("no agent runs on {}", restart.node)))?;
+            .ok_or_else(|| Error::harness(format!("no {manager} runs on {}", restart.node)))?;
         if matches!(restart.how, RestartHow::Upgrade | RestartHow::TakeOver) {
             self.programs.upgrade_agent(&restart.node)?;
         }
         if restart.how == RestartHow::TakeOver {
             return self.take_over(&node, &process);
         }
-        self.programs.not_wanted(&restart.node, AGENT);
+        self.programs.not_wanted(&restart.node, manager);
         let at = now();
         if restart.how == RestartHow::Kill {
-            process.signal(nix::sys::signal::Signal::SIGKILL)?;
+            let kill = nix::sys::signal::Signal::SIGKILL;
+            // A peer may be several processes; what an agent started outlives it.
+            if manager == AGENT {
+                process.signal(kill)?
+            } else {
+                process.signal_group(kill)?
+            }
             process.wait(ORDERLY);
         } else {
             process.signal(nix::sys::signal::Signal::SIGTERM)?;
         }
+        let patience = if manager == AGENT { ORDERLY } else { PEER_ORDERLY };
         let exit = process
-            .wait(ORDERLY)
-            .ok_or_else(|| Error::harness(format!("the agent of {} does not end", restart.node)))?;
+            .wait(patience)
+            .ok_or_else(|| Error::harness(format!("the {manager} of {} does not end", restart.node)))?;
         self.timeline.put(at, "agentEnded", json!({"node": restart.node, "exit": exit.to_string()}));
-        self.programs.start_agent(&restart.node)?;
+        self.programs.start_manager(&restart.node)?;
         self.timeline.now("agentStarted", json!({"node": restart.node, "how": restart.how}));
         Ok(())
     }
@@ -309,7 +322,7 @@ impl Player<'_> {
         }
         let mut judged = Vec::new();
         for (node, program, exit) in self.programs.ended() {
-            if !Self::is_managed(&program) {
+            if !is_manager(&program) {
                 return Err(Error::harness(format!("{program} of {node} ended by itself ({exit})")));
             }
             let finding = Finding::of(
@@ -320,11 +333,6 @@ impl Player<'_> {
             judged.push(Judged { kind: "program".into(), findings: vec![finding], after_seconds: None });
         }
         Ok(judged)
-    }
-
-    /// Whether a program is what is tested, and not the lab's own.
-    fn is_managed(program: &str) -> bool {
-        program == AGENT || program == "keepalived"
     }
 }
 

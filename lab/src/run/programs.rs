@@ -9,10 +9,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::error::{Error, Result};
+use super::peers;
 use crate::fault::AGENT;
 use crate::programs::behaviour;
 use crate::scenario::step::{Mode, ServerMode};
-use crate::scenario::topology::{Keepalived, Node as Spec, Peer, Server, Topology};
+use crate::scenario::topology::{Ipvsadm, Node as Spec, Peer, Server, Topology};
 use crate::world::{Exec, Node, Process, Spawn, World};
 
 /// Where an agent finds its manifests.
@@ -63,9 +64,7 @@ impl<'a> Programs<'a> {
     }
 
     fn start_managers(&mut self, spec: &Spec) -> Result<()> {
-        if let Some(Peer::Keepalived(peer)) = &spec.peer
-            && peer.start
-        {
+        if let Some(peer) = spec.peer.as_ref().filter(|peer| peer.start()) {
             self.start_peer(spec, peer)?;
         }
         if spec.agent.as_ref().is_some_and(|agent| agent.start) {
@@ -112,12 +111,31 @@ impl<'a> Programs<'a> {
         Ok(())
     }
 
-    fn start_peer(&mut self, spec: &Spec, peer: &Keepalived) -> Result<()> {
-        let mut argv: Vec<String> =
-            ["keepalived", "--dont-fork", "--log-console", "--log-detail"].map(Into::into).into();
-        argv.extend(peer.arguments.iter().cloned());
-        self.spawn(&spec.name, &Spawn::new("keepalived", argv), "keepalived")?;
-        Ok(())
+    fn start_peer(&mut self, spec: &Spec, peer: &Peer) -> Result<()> {
+        match peers::command(peer) {
+            Some(argv) => self.spawn(&spec.name, &Spawn::new(peer.name(), argv), peer.name()).map(drop),
+            // Nothing stays: it is done when the lines have been run.
+            None => {
+                let lines = Exec::new(["/bin/sh", "-e", Ipvsadm::FILE]).timeout(PATIENCE);
+                self.world.node(&spec.name)?.exec(&lines)?.checked()?;
+                Ok(())
+            }
+        }
+    }
+
+    /// What decides on a node: its agent, or the peer program in its place.
+    pub(super) fn manager(&self, node: &str) -> &'static str {
+        let spec = self.topology.node(node).filter(|spec| spec.agent.is_none());
+        spec.and_then(|spec| spec.peer.as_ref()).map_or(AGENT, Peer::name)
+    }
+
+    /// Starts the agent of a node, or the peer program in its place.
+    pub(super) fn start_manager(&mut self, node: &str) -> Result<()> {
+        let spec = self.spec(node)?;
+        match &spec.peer {
+            Some(peer) if spec.agent.is_none() => self.start_peer(spec, peer),
+            _ => self.start_agent(node),
+        }
     }
 
     /// Starts a server or the peer program that was stopped.
@@ -127,7 +145,7 @@ impl<'a> Programs<'a> {
             return self.start_server(spec, server);
         }
         match &spec.peer {
-            Some(Peer::Keepalived(peer)) => self.start_peer(spec, peer),
+            Some(peer) => self.start_peer(spec, peer),
             None => Err(Error::harness(format!("{node} has no service {service}"))),
         }
     }
@@ -199,7 +217,7 @@ impl<'a> Programs<'a> {
             if node.is_frozen() {
                 continue;
             }
-            for program in programs.iter().filter(|program| *program == AGENT || *program == "keepalived") {
+            for program in programs.iter().filter(|program| is_manager(program)) {
                 processes.extend(node.process(program));
             }
         }
@@ -251,6 +269,11 @@ impl<'a> Programs<'a> {
             Err(Error::harness(format!("{} of {} does not obey: {answer}", mode.server, mode.node)))
         }
     }
+}
+
+/// Whether a program is what is tested, an agent or a peer, and not the lab's own.
+pub(super) fn is_manager(program: &str) -> bool {
+    program == AGENT || Peer::NAMES.contains(&program)
 }
 
 /// The Director that a node's agent is.

@@ -100,6 +100,16 @@ pub struct LoadResult {
     pub late_max_ms: f64,
 }
 
+/// What became of held connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionsResult {
+    /// Those that were opened.
+    pub opened: u64,
+    /// Those of them that were lost.
+    pub lost: u64,
+}
+
 /// What came of a scenario.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -132,6 +142,9 @@ pub struct ScenarioResult {
     pub steps: Vec<StepResult>,
     /// The loads.
     pub loads: BTreeMap<String, LoadResult>,
+    /// The held connections.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub connections: BTreeMap<String, ConnectionsResult>,
     /// Lines of logs around what went wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nearest_log_lines: Vec<String>,
@@ -142,7 +155,7 @@ pub struct ScenarioResult {
 
 impl ScenarioResult {
     /// Of a scenario of which nothing has been played yet: passed, as long as nothing speaks against it.
-    pub(super) fn new(scenario: &Scenario, seed: u64) -> Self {
+    pub(crate) fn new(scenario: &Scenario, seed: u64) -> Self {
         Self {
             name: scenario.name.clone(),
             summary: scenario.summary.clone(),
@@ -158,6 +171,7 @@ impl ScenarioResult {
             lateness_ms: 0.0,
             steps: Vec::new(),
             loads: BTreeMap::new(),
+            connections: BTreeMap::new(),
             nearest_log_lines: Vec::new(),
             nearest_frames: Vec::new(),
         }
@@ -264,6 +278,7 @@ pub(super) fn example(name: &str, verdict: Verdict) -> ScenarioResult {
         lateness_ms: 0.0,
         steps: Vec::new(),
         loads: BTreeMap::new(),
+        connections: BTreeMap::new(),
         nearest_log_lines: Vec::new(),
         nearest_frames: Vec::new(),
     }

@@ -45,6 +45,16 @@ pub fn missing(scenario: &Scenario) -> Vec<String> {
             missing.push(format!("the program {program} is not installed"));
         }
     }
+    for peer in scenario.topology.nodes.iter().filter_map(|node| node.peer.as_ref()) {
+        let (programs, package) = peer.programs();
+        for program in programs.iter().filter(|program| in_path(program).is_none()) {
+            let why = format!("the program {program} is not installed (apt-get install {package})");
+            // Of each node that runs it.
+            if !missing.contains(&why) {
+                missing.push(why);
+            }
+        }
+    }
     if let Some(why) = wallclock::refusal().filter(|_| scenario.moves_the_clock()) {
         missing.push(why.to_owned());
     }
@@ -112,7 +122,7 @@ impl Up {
         let mut programs = Programs::new(&self.scenario.topology, &self.world);
         match restart {
             Restart::Nothing => Ok(()),
-            Restart::Agent { node } => programs.start_agent(node),
+            Restart::Agent { node } => programs.start_manager(node),
             Restart::Service { node, service } => programs.start_service(node, service),
             Restart::Everything { node } => programs.start_node(node),
         }

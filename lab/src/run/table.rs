@@ -234,6 +234,7 @@ mod tests {
                     seen: "9 ok\n1 failed".into(),
                     at: Some(2_000_000_000),
                     at_seconds: Some(1.5),
+                    gap: None,
                 }],
                 after_seconds: None,
             }],

@@ -102,7 +102,13 @@ impl<'a> Checker<'a> {
             if let Some(name) = required.as_str()
                 && !members.contains_key(name)
             {
-                self.report(path, format!("`{name}` is missing"));
+                let field = properties.and_then(|properties| properties.get(name));
+                let meaning = field.and_then(|field| field.get("description")).and_then(Value::as_str);
+                // Its first sentence says what to write there.
+                let meaning =
+                    meaning.and_then(|text| text.split(". ").next()).map(|text| text.trim_end_matches('.'));
+                let meaning = meaning.map_or_else(String::new, |text| format!(": {text}"));
+                self.report(path, format!("`{name}` is missing{meaning}"));
             }
         }
         if let Some(names) = schema.get("x-exactly-one").and_then(Value::as_array) {

@@ -17,11 +17,12 @@ pub enum Fault {
     CarrierLost(CarrierFault),
     /// Frames vanish and the carrier stays, as with a broken switch. Healed by letting them pass again.
     Blackhole(Blackhole),
-    /// Every thread of the agent is stopped (SIGSTOP, cgroup freezer); the node's kernel forwards on. Healed by letting it run.
+    /// Every thread of the agent (or of the peer program in its place) is stopped (SIGSTOP, cgroup freezer); the node's kernel forwards
+    /// on. Healed by letting it run.
     FreezeAgent(NodeFault),
     /// All processes of the node are stopped and its frames are cut, both ways, as when a hypervisor pauses a machine. Healed by resuming both.
     FreezeNode(NodeFault),
-    /// The agent is killed with SIGKILL. Healed by starting it again.
+    /// The agent (or the peer program in its place) is killed with SIGKILL. Healed by starting it again.
     KillAgent(NodeFault),
     /// The machine loses power: frames are cut first (no FIN, no RST leaves it), then processes and kernel state are gone. Its
     /// disk is kept. Healed by booting it: links, addresses, routes, sysctls, start commands, servers, agent.

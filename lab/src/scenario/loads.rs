@@ -73,8 +73,7 @@ impl Target {
 pub(crate) fn recorded(scenario: &Scenario) -> BTreeSet<(String, String)> {
     let mut links = BTreeSet::new();
     for node in &scenario.topology.nodes {
-        let director = node.agent.is_some() || node.peer.is_some();
-        if scenario.record == Record::All || (scenario.record == Record::Directors && director) {
+        if scenario.record == Record::All || (scenario.record == Record::Directors && node.is_director()) {
             let cables = node.links.iter().flat_map(Link::cables);
             links.extend(cables.map(|cable| (node.name.to_string(), cable.to_string())));
         }

@@ -9,13 +9,17 @@ pub mod frames;
 mod load;
 mod loads;
 pub mod measures;
+pub mod peer;
+pub mod peers;
+#[cfg(test)]
+mod peers_tests;
 mod quantity;
 pub mod reals;
 mod refer;
 pub mod schema;
 pub mod shipped;
 pub mod step;
-mod suggest;
+pub(crate) mod suggest;
 #[cfg(test)]
 mod tests;
 pub mod texts;
@@ -31,6 +35,7 @@ pub use expectation::{Expectation, Kind};
 pub use fault::Fault;
 pub use load::{MAX_BYTES, Problem, fault as read_fault, load, load_file, resolve};
 pub(crate) use loads::{Target, load_name, recorded};
+pub use peers::Peers;
 pub use step::{Action, Step};
 pub use topology::{Name, Topology};
 pub use value::{Prefix, Span};
@@ -60,6 +65,9 @@ pub struct Scenario {
     /// What happens, one thing after another. A step that fails ends the scenario.
     #[schemars(length(min = 1, max = 256))]
     pub steps: Vec<Step>,
+    /// Who can be played in Bascule's place, with which files, and what is otherwise then.
+    #[serde(default, skip_serializing_if = "Peers::is_empty")]
+    pub peers: Peers,
     /// A negative control: a scenario that must fail, and where. It proves that the lab notices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<Control>,

@@ -110,7 +110,7 @@ pub struct StepForm {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     expect: Option<Vec<Expectation>>,
-    /// End an agent and start it again.
+    /// End an agent (or the peer program in its place) and start it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     restart_agent: Option<RestartAgent>,
     /// Record the frames of a link from now on. All are recorded without being asked, unless `record` says otherwise.

@@ -11,6 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use super::bond::{Bond, BondHash, BondMode};
+pub use super::peer::{Frr, Heartbeat, Ipvsadm, Keepalived, Peer, PeerFile};
+use super::peer::{is_true, yes};
 use super::value::{Destination, Listen, Mac, Prefix};
 
 /// The name of a node, network, interface, server or load, as people see it.
@@ -151,6 +153,11 @@ impl Node {
     /// What `uname -n` prints in it.
     pub fn hostname(&self) -> &str {
         self.hostname.as_ref().unwrap_or(&self.name)
+    }
+
+    /// Whether it has an agent or, in its place, a peer program.
+    pub fn is_director(&self) -> bool {
+        self.agent.is_some() || self.peer.is_some()
     }
 }
 
@@ -298,47 +305,6 @@ pub struct Agent {
     /// Whether it runs from the start. True unless told.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub start: bool,
-}
-
-/// A program by somebody else. Exactly one key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum Peer {
-    /// keepalived.
-    Keepalived(Keepalived),
-}
-
-impl Peer {
-    /// How steps and faults call it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Keepalived(_) => "keepalived",
-        }
-    }
-}
-
-/// keepalived with a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Keepalived {
-    /// `/etc/keepalived/keepalived.conf`.
-    pub config: String,
-    /// More arguments.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
-    pub arguments: Vec<String>,
-    /// Whether it runs from the start. True unless told.
-    #[serde(default = "yes", skip_serializing_if = "is_true")]
-    pub start: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
-fn is_true(value: &bool) -> bool {
-    *value
 }
 
 impl Topology {

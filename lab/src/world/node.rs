@@ -123,6 +123,12 @@ impl Node {
         &self.0.name
     }
 
+    /// The peer program that it runs in place of an agent.
+    pub(crate) fn peer(&self) -> Option<&'static str> {
+        let spec = self.0.spec.as_ref().filter(|spec| spec.agent.is_none())?;
+        spec.peer.as_ref().map(topology::Peer::name)
+    }
+
     /// What `uname -n` prints in it.
     pub fn hostname(&self) -> &str {
         &self.0.hostname

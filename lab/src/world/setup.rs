@@ -149,8 +149,8 @@ pub(super) fn write_files(
         // It watches the folder, which has to be there also without manifests.
         node.exec(&Exec::new(["mkdir", "-p", "/etc/bascule"]))?.checked()?;
     }
-    if let Some(Peer::Keepalived(keepalived)) = &spec.peer {
-        node.write_file("/etc/keepalived/keepalived.conf", &keepalived.config)?;
+    for file in spec.peer.iter().flat_map(Peer::files) {
+        node.write_file_mode(file.path, file.text, file.mode)?;
     }
     for (path, text) in &spec.files {
         // A script is made to be run.

@@ -2,6 +2,7 @@
 
 mod expectations;
 mod network;
+mod peers;
 mod steps;
 
 use super::Scenario;
@@ -11,6 +12,17 @@ use super::topology::{Link, Node, Topology};
 
 /// All mistakes.
 pub(crate) fn check(scenario: &Scenario) -> Vec<Violation> {
+    let found = plain(scenario);
+    if !found.is_empty() {
+        return found;
+    }
+    let mut checker = Checker { scenario, topology: &scenario.topology, found };
+    checker.peers();
+    checker.found
+}
+
+/// All mistakes but those of the peers.
+fn plain(scenario: &Scenario) -> Vec<Violation> {
     let mut checker = Checker { scenario, topology: &scenario.topology, found: Vec::new() };
     checker.networks_and_nodes();
     checker.addresses();

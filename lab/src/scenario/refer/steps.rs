@@ -7,9 +7,9 @@ use super::super::Span;
 use super::super::expectation::When;
 use super::super::fault::{ClockStep, Direction, Fault, Impair, Partition};
 use super::super::loads::{Target, load_name};
-use super::super::step::{Action, Step};
+use super::super::step::{Action, RestartHow, Step};
 use super::super::suggest;
-use super::super::topology::{Link, Node};
+use super::super::topology::{Link, Node, Peer};
 use super::{Checker, LoadKind};
 
 /// The longest pause or patience of a step.
@@ -173,10 +173,14 @@ impl<'a> Checker<'a> {
                 }
             }
             Action::RestartAgent(restart) => {
-                if let Some(node) = self.known_node(&restart.node, &path)
-                    && node.agent.is_none()
+                self.manager_of(&restart.node, &path);
+                if restart.how == RestartHow::Kill {
+                    self.one_group(&restart.node, format!("{path}.how"));
+                }
+                if matches!(restart.how, RestartHow::Upgrade | RestartHow::TakeOver)
+                    && self.topology.node(&restart.node).is_some_and(|node| node.agent.is_none())
                 {
-                    self.report(format!("{path}.node"), format!("`{}` has no agent", node.name));
+                    self.report(format!("{path}.how"), "only an agent can; a peer is ended and started");
                 }
             }
             Action::Capture(capture) => {
@@ -184,6 +188,28 @@ impl<'a> Checker<'a> {
                     self.interface(node, &capture.interface, format!("{path}.interface"));
                 }
             }
+        }
+    }
+
+    /// A node with an agent, or with a peer program in its place.
+    fn manager_of(&mut self, name: &str, path: &str) {
+        let Some(node) = self.known_node(name, path) else { return };
+        if node.agent.is_none() && !node.peer.as_ref().is_some_and(Peer::stays) {
+            self.report(format!("{path}.node"), format!("`{name}` has no agent, and no peer that runs"));
+        }
+    }
+
+    /// A node whose agent, or peer program in its place, can be hit by a signal as a whole.
+    fn one_group(&mut self, name: &str, path: String) {
+        let node = self.topology.node(name).filter(|node| node.agent.is_none());
+        if let Some(peer) =
+            node.and_then(|node| node.peer.as_ref()).filter(|peer| peer.stays() && !peer.is_one_group())
+        {
+            let message = format!(
+                "the processes of {} cannot be hit all at once; crash or freeze the node, or stop the service",
+                peer.name()
+            );
+            self.report(path, message);
         }
     }
 
@@ -256,11 +282,8 @@ impl<'a> Checker<'a> {
                 }
             }
             Fault::FreezeAgent(fault) | Fault::KillAgent(fault) => {
-                if let Some(node) = self.known_node(&fault.node, &path)
-                    && node.agent.is_none()
-                {
-                    self.report(format!("{path}.node"), format!("`{}` has no agent", node.name));
-                }
+                self.manager_of(&fault.node, &path);
+                self.one_group(&fault.node, format!("{path}.node"));
             }
             Fault::FreezeNode(fault)
             | Fault::Crash(fault)
@@ -282,7 +305,11 @@ impl<'a> Checker<'a> {
             Fault::Partition(partition) => self.partition(partition, &path),
             Fault::StopService(fault) => {
                 if let Some(node) = self.known_node(&fault.node, &path)
-                    && node.peer.as_ref().is_none_or(|peer| peer.name() != &*fault.service)
+                    && node
+                        .peer
+                        .as_ref()
+                        .filter(|peer| peer.stays())
+                        .is_none_or(|peer| peer.name() != &*fault.service)
                 {
                     self.server(node, &fault.service, format!("{path}.service"));
                 }
