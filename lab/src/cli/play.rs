@@ -209,7 +209,14 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
     let folders = folders(&scenarios, args)?;
     match place(args.kernel, &scenarios) {
         Place::Host => here(args, &scenarios),
-        Place::Vm => in_machine(args, &names, &folders),
+        Place::Vm => in_machine(&Errand {
+            call: "run",
+            names: &names,
+            options: args.passed_on(),
+            waits: args.waits(),
+            out: &args.out,
+            folders: &folders,
+        }),
     }
 }
 
@@ -258,9 +265,7 @@ pub(super) fn place(kernel: Kernel, scenarios: &[Scenario]) -> Place {
 }
 
 fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(bad_input("scenarios need root: they are made of namespaces; run it with sudo"));
-    }
+    must_be_root()?;
     for line in janitor::sweep()? {
         eprintln!("{line}");
     }
@@ -281,24 +286,50 @@ fn here(args: &RunArgs, scenarios: &[Scenario]) -> Result<ExitCode> {
     options.cancel = cancel;
     let summary = run_scenarios(scenarios, &options)
         .with_context(|| format!("writing the results to {}", args.out.display()))?;
-    // Inside the machine they are on their way to where the caller wants them.
-    if std::env::var_os(MACHINE).is_none() {
-        eprintln!("bascule-lab: the results are in {}", args.out.display());
-    }
+    say_where(&args.out);
     Ok(ExitCode::from(summary.exit_code()))
 }
 
+pub(super) fn must_be_root() -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(bad_input("scenarios need root: they are made of namespaces; run it with sudo"))
+}
+
+/// Says where the results are. Inside the machine they are on their way to where the caller wants them.
+pub(super) fn say_where(out: &Path) {
+    if std::env::var_os(MACHINE).is_none() {
+        eprintln!("bascule-lab: the results are in {}", out.display());
+    }
+}
+
+/// A call of this program for the machine.
+pub(super) struct Errand<'a> {
+    /// The subcommand.
+    pub(super) call: &'a str,
+    /// Names of shipped scenarios, and files, which are copied.
+    pub(super) names: &'a [String],
+    /// Its other arguments.
+    pub(super) options: Vec<String>,
+    /// Whether it waits for a person.
+    pub(super) waits: bool,
+    /// Where the results go, and their folders in it.
+    pub(super) out: &'a Path,
+    pub(super) folders: &'a [PathBuf],
+}
+
 /// The same program in the machine; its results come back.
-fn in_machine(args: &RunArgs, names: &[String], folders: &[PathBuf]) -> Result<ExitCode> {
+pub(super) fn in_machine(errand: &Errand<'_>) -> Result<ExitCode> {
     // Should they not come back, those of an earlier run are not taken for them.
-    let junit = args.out.join(JUNIT);
+    let junit = errand.out.join(JUNIT);
     folder::remove_file(&junit).with_context(|| format!("removing {}", junit.display()))?;
     block_on(async {
         let mut vm = connect(&Settings::default()).await?;
         let programs = vm.install_programs().await?;
         let folder = format!("/tmp/bascule-run-{}", std::process::id());
-        let mut command = vec![format!("{programs}/bascule-lab"), "run".to_owned()];
-        for (at, name) in names.iter().enumerate() {
+        let mut command = vec![format!("{programs}/bascule-lab"), errand.call.to_owned()];
+        for (at, name) in errand.names.iter().enumerate() {
             if shipped::find(name).is_some() {
                 command.push(name.clone());
                 continue;
@@ -312,16 +343,16 @@ fn in_machine(args: &RunArgs, names: &[String], folders: &[PathBuf]) -> Result<E
         }
         let results = format!("{folder}/results");
         command.extend(["--kernel", "host", "--out", &results].map(str::to_owned));
-        command.extend(args.passed_on());
+        command.extend(errand.options.iter().cloned());
         let command = Command {
             arguments: command,
             environment: machine_environment(&programs),
             grace_millis: u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX),
             ..Command::default()
         };
-        let interaction = if args.waits() { Interaction::Terminal } else { Interaction::Watch };
+        let interaction = if errand.waits { Interaction::Terminal } else { Interaction::Watch };
         let code = vm.run(command, interaction).await?;
-        let fetched = fetch(&mut vm, &results, &args.out, folders).await;
+        let fetched = fetch(&mut vm, &results, errand.out, errand.folders).await;
         // Also when they could not be fetched: the machine's memory is not a store.
         vm.remove(&folder).await?;
         fetched?;
