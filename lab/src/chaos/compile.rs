@@ -156,7 +156,7 @@ impl Writer<'_> {
         let (since, until) =
             (happening.after("what is now"), happening.after("all that was asked is answered"));
         self.wait(happening.after("noticed"), felt.saturating_sub(happening.at));
-        self.wait(&*since, next - felt - moment);
+        self.wait(&*since, next.saturating_sub(felt + moment));
         self.wait(&*until, moment);
         let window = Window { since: Some(since), until: Some(until) };
         let mut expectations = self.requests(there, &window);

@@ -83,7 +83,11 @@ pub(super) fn close_up(pairs: &[Pair]) -> Vec<Pair> {
     for pair in pairs {
         shift += pair.at.saturating_sub(settled);
         settled = settled.max(pair.until + pair.settle);
-        closed.push(Pair { at: pair.at - shift, until: pair.until - shift, ..pair.clone() });
+        closed.push(Pair {
+            at: pair.at.saturating_sub(shift),
+            until: pair.until.saturating_sub(shift),
+            ..pair.clone()
+        });
     }
     closed
 }
@@ -156,7 +160,7 @@ pub(super) mod tests {
         let (_, pairs) = drawn("tp-complete", 3, Duration::from_secs(300));
         let last = pairs.last().expect("some are drawn").clone();
         let alone = close_up(std::slice::from_ref(&last));
-        assert_eq!((alone[0].at, alone[0].until), (Duration::ZERO, last.until - last.at));
+        assert_eq!((alone[0].at, alone[0].until), (Duration::ZERO, last.until.saturating_sub(last.at)));
     }
 
     proptest! {
@@ -192,7 +196,7 @@ pub(super) mod tests {
             prop_assert_eq!(again.as_slice(), closed.as_slice(), "once is enough");
             for (before, after) in kept.iter().zip(&closed) {
                 prop_assert!(after.at <= before.at);
-                prop_assert_eq!(after.until - after.at, before.until - before.at);
+                prop_assert_eq!(after.until.abs_diff(after.at), before.until.abs_diff(before.at));
             }
             for ((one, next), (one_after, next_after)) in
                 kept.iter().zip(kept.iter().skip(1)).zip(closed.iter().zip(closed.iter().skip(1)))
@@ -200,7 +204,7 @@ pub(super) mod tests {
                 prop_assert!(next_after.at >= one_after.at);
                 prop_assert_eq!(next.at < one.until, next_after.at < one_after.until);
                 if next.at < one.until + one.settle {
-                    prop_assert_eq!(next.at - one.at, next_after.at - one_after.at);
+                    prop_assert_eq!(next.at.abs_diff(one.at), next_after.at.abs_diff(one_after.at));
                 }
             }
         }

@@ -12,6 +12,9 @@ pub(super) struct Reduced {
     pub(super) minimal: bool,
 }
 
+/// There are no more trials.
+struct Ended;
+
 /// Looks for the trials that fail.
 struct Search<'a> {
     fails: &'a mut dyn FnMut(&[usize]) -> Option<bool>,
@@ -28,14 +31,14 @@ impl Search<'_> {
         Some(fails)
     }
 
-    /// The first of these that fails; `None` in the outer option if the trials are ended.
-    fn first(&mut self, parts: impl Iterator<Item = Vec<usize>>) -> Option<Option<Vec<usize>>> {
+    /// The first of these that fails, if one does.
+    fn first(&mut self, parts: impl Iterator<Item = Vec<usize>>) -> Result<Option<Vec<usize>>, Ended> {
         for part in parts {
-            if self.fails(&part)? {
-                return Some(Some(part));
+            if self.fails(&part).ok_or(Ended)? {
+                return Ok(Some(part));
             }
         }
-        Some(None)
+        Ok(None)
     }
 }
 
@@ -52,13 +55,13 @@ pub(super) fn reduce(length: usize, fails: &mut dyn FnMut(&[usize]) -> Option<bo
             kept.iter().copied().filter(|index| !chunk.contains(index)).collect::<Vec<_>>()
         };
         let rests: Vec<Vec<usize>> = chunks.iter().rev().map(without).collect();
-        let Some(one) = search.first(chunks.into_iter()) else { return Reduced { kept, minimal: false } };
+        let Ok(one) = search.first(chunks.into_iter()) else { return Reduced { kept, minimal: false } };
         if let Some(part) = one {
             kept = part;
             pieces = 2;
             continue;
         }
-        let Some(rest) = search.first(rests.into_iter()) else { return Reduced { kept, minimal: false } };
+        let Ok(rest) = search.first(rests.into_iter()) else { return Reduced { kept, minimal: false } };
         if let Some(part) = rest {
             kept = part;
             pieces = (pieces - 1).max(2);
