@@ -2,6 +2,7 @@
 
 mod annotate;
 mod away;
+mod chaos;
 mod compare;
 mod drawn;
 mod graph;
@@ -97,6 +98,8 @@ enum Command {
     /// The virtual machine that is used where this kernel lacks what a scenario needs.
     #[command(subcommand)]
     Vm(machine::Command),
+    /// Break things at random, judge throughout, and reduce what fails to few faults.
+    Chaos(chaos::ChaosArgs),
     /// Measure beside ipvsadm and keepalived, all on one kernel, and write OUT/NAME/bench.json.
     Bench(crate::bench::BenchArgs),
     /// Print a completion script: `bascule-lab completion bash > /etc/bash_completion.d/bascule-lab`.
@@ -175,6 +178,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Annotate(args) => annotate::run(&args),
         Command::Keep(args) => keeper::keep(&args),
         Command::Vm(command) => machine::run(command),
+        Command::Chaos(args) => chaos::run(&args),
         Command::Bench(args) => crate::bench::run(args),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "bascule-lab", &mut std::io::stdout());
