@@ -212,10 +212,14 @@ impl fmt::Display for Origin {
     }
 }
 
+/// Whether this runs in a pod.
+pub(super) fn in_pod() -> bool {
+    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+}
+
 /// Whether this runs in a pod that has a ServiceAccount.
 fn in_cluster() -> bool {
-    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
-        && Path::new("/var/run/secrets/kubernetes.io/serviceaccount/token").exists()
+    in_pod() && Path::new("/var/run/secrets/kubernetes.io/serviceaccount/token").exists()
 }
 
 /// Running.
@@ -248,6 +252,13 @@ pub(super) struct Run {
     /// again, and take everything back
     #[arg(long)]
     pub(super) linger: bool,
+    /// For benchmarks: a table in memory instead of the kernel's IPVS; nothing is forwarded. Each command is noted in the file, with
+    /// the time of CLOCK_MONOTONIC in nanoseconds. Only with --nothing-is-forwarded, and not in a pod
+    #[arg(long, value_name = "FILE", hide = true, requires = "nothing_is_forwarded")]
+    pub(super) simulated_ipvs: Option<PathBuf>,
+    /// That this is known; there is no variable of the environment for either
+    #[arg(long, hide = true, requires = "simulated_ipvs")]
+    pub(super) nothing_is_forwarded: bool,
     /// How the log is written
     #[arg(long, value_name = "FORMAT", default_value = "text", env = "BASCULE_LOG_FORMAT")]
     pub(super) log_format: LogFormat,
@@ -432,6 +443,13 @@ mod tests {
         assert!(matches!(Args::try_parse_from(api).unwrap().run.source.origin(), Origin::Api(_)));
         assert!(Args::try_parse_from(api.into_iter().chain(["--manifests", "m"])).is_err(), "one of them");
         assert!(Args::try_parse_from(["bascule-agent", "--kubeconfig", "k"]).is_err(), "for whom?");
+        let simulated = |more: &[&'static str]| {
+            let line = api.into_iter().chain(["--simulated-ipvs", "f"]).chain(more.iter().copied());
+            Args::try_parse_from(line)
+        };
+        assert!(simulated(&[]).is_err(), "not by accident");
+        let run = simulated(&["--nothing-is-forwarded"]).unwrap().run;
+        assert!(run.simulated_ipvs.is_some() && run.nothing_is_forwarded);
         let status = Args::try_parse_from(["bascule-agent", "status"]).unwrap();
         assert!(matches!(status.command, Some(Command::Status(_))));
     }

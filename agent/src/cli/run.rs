@@ -55,6 +55,15 @@ pub(super) fn run(args: &Run) -> ExitCode {
     limits::raise();
     plane::sysctl::set_root(&args.source.proc_sys);
     let mut notes = Vec::new();
+    if let Some(journal) = &args.simulated_ipvs {
+        if super::args::in_pod() {
+            let why = "--simulated-ipvs is for benchmarks and forwards nothing: not in a pod; leave it out";
+            return fail(why, super::USAGE);
+        }
+        let note = format!("IPVS is simulated, nothing is forwarded; commands are in {}", journal.display());
+        tracing::error!("{note}");
+        notes.push(note);
+    }
     let heritage = match take_over(args) {
         Ok(heritage) => heritage,
         Err(error) => return fail(error, 1),
@@ -296,6 +305,7 @@ async fn work(
     let options = reconcile::Options {
         adopt: source.adopt,
         proc_sys: source.proc_sys.clone(),
+        simulated_ipvs: args.simulated_ipvs.clone(),
         ..reconcile::Options::new(&source.run_dir)
     };
     let reconcile = reconcile::spawn(options).map_err(|error| error.to_string())?;

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::plane::{
     address::{self, AddressPlane},
-    ipvs::{IpvsPlane, KernelPause, Sampled, named},
+    ipvs::{IpvsPlane, KernelPause, NoPause, Sampled, Simulated, named},
     nat::{self, NatPlane},
     nat_rules::{self, Count, NatRulesPlane},
     sync::{self, SyncPlane},
@@ -110,10 +110,17 @@ pub fn spawn(options: Options) -> Result<Handle, SpawnError> {
     handle.start(move || SyncPlane::new(sync::Kernel::open, Ledger::open(&path, &of)).listening())?;
     let (path, drains, of) = (options.ledger(PlaneName::Ipvs), options.drains(), identity.clone());
     let adopt = options.adopt;
-    handle.start(move || {
-        let (ledger, drained) = (Ledger::open(&path, &of), Ledger::open(&drains, &of));
-        IpvsPlane::new(Client::connect, Box::new(KernelPause::default()), ledger, drained, adopt)
-    })?;
+    let ledgers = move || (Ledger::open(&path, &of), Ledger::open(&drains, &of));
+    match options.simulated_ipvs.clone() {
+        None => handle.start(move || {
+            let (ledger, drained) = ledgers();
+            IpvsPlane::new(Client::connect, Box::new(KernelPause::default()), ledger, drained, adopt)
+        }),
+        Some(journal) => handle.start(move || {
+            let (ledger, drained) = ledgers();
+            IpvsPlane::new(move || Simulated::open(&journal), Box::new(NoPause), ledger, drained, adopt)
+        }),
+    }?;
     let path = options.ledger(PlaneName::Address);
     handle.start(move || AddressPlane::new(address::Kernel::open, Ledger::open(&path, &identity)))?;
     Ok(handle)

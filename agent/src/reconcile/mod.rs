@@ -90,12 +90,19 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// /proc/sys, or where it is mounted writable.
     pub proc_sys: PathBuf,
+    /// Instead of the kernel's IPVS, a table in memory: nothing is forwarded. Each command is noted in this file, with its time.
+    pub simulated_ipvs: Option<PathBuf>,
 }
 
 impl Options {
-    /// Does not adopt; /proc/sys.
+    /// Does not adopt; /proc/sys; the kernel's IPVS.
     pub fn new(run_dir: impl Into<PathBuf>) -> Self {
-        Self { adopt: false, run_dir: run_dir.into(), proc_sys: PathBuf::from("/proc/sys") }
+        Self {
+            adopt: false,
+            run_dir: run_dir.into(),
+            proc_sys: PathBuf::from("/proc/sys"),
+            simulated_ipvs: None,
+        }
     }
 
     /// The ledger of a plane.

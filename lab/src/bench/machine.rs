@@ -53,7 +53,7 @@ pub(super) fn arguments(args: &BenchArgs, folder: &str, agent: Option<&str>, ins
         arguments.push(value.to_string());
     };
     add("--services", &args.services);
-    add("--servers", &args.servers);
+    add("--servers", &args.servers());
     add("--samples", &args.samples);
     if let Some(samples) = args.peer_samples {
         add("--peer-samples", &samples);

@@ -12,6 +12,7 @@ mod failover;
 mod generations;
 mod machine;
 mod metrics;
+mod operator;
 mod program;
 mod report;
 mod rules;
@@ -51,6 +52,8 @@ enum Name {
     VrrpScale,
     /// HTTP checks beside keepalived's: CPU time, lateness, and how soon a death is noticed.
     Checks,
+    /// The operator and agents in a cluster, beside a real API server: first sync, what a change costs and how long it takes.
+    Operator,
 }
 
 impl Name {
@@ -62,6 +65,7 @@ impl Name {
             Self::Failover => "failover",
             Self::VrrpScale => "vrrp-scale",
             Self::Checks => "checks",
+            Self::Operator => "operator",
         }
     }
 
@@ -73,6 +77,8 @@ impl Name {
             }
             // Frames are cut by nftables.
             Self::Failover | Self::VrrpScale => &[Ability::Nftables],
+            // IPVS is simulated.
+            Self::Operator => &[],
         }
     }
 
@@ -83,7 +89,13 @@ impl Name {
             Self::IpvsChange | Self::Failover | Self::VrrpScale => &["keepalived"],
             Self::Drift => &["ipvsadm", "nft", "ip"],
             Self::Checks => &["keepalived", "nft", "ip", "taskset"],
+            Self::Operator => &[],
         }
+    }
+
+    /// Real servers of each service unless told.
+    fn servers(self) -> u32 {
+        if self == Self::Operator { 10 } else { 4 }
     }
 }
 
@@ -96,16 +108,16 @@ pub struct BenchArgs {
     /// Virtual services.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=50_000))]
     services: u32,
-    /// Real servers of each.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
-    servers: u32,
+    /// Real servers of each [default: 4; operator: 10].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    servers: Option<u32>,
     /// Samples of ours.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     samples: u32,
     /// Samples of the peers [default: 1 of a start, 3 of a reload].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     peer_samples: Option<u32>,
-    /// Changes of a weight (ipvs-change).
+    /// Changes of a weight (ipvs-change, operator).
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     changes: u32,
     /// Seconds at rest over which CPU time is counted (ipvs-change).
@@ -117,6 +129,8 @@ pub struct BenchArgs {
     scale: vrrp_scale::ScaleArgs,
     #[command(flatten)]
     checks: checks::CheckArgs,
+    #[command(flatten)]
+    operator: operator::OperatorArgs,
     /// Where it runs.
     #[arg(long, value_enum, default_value_t)]
     kernel: Kernel,
@@ -135,6 +149,11 @@ pub struct BenchArgs {
 }
 
 impl BenchArgs {
+    /// Real servers of each service.
+    fn servers(&self) -> u32 {
+        self.servers.unwrap_or_else(|| self.name.servers())
+    }
+
     /// Whether nothing of ours is measured.
     fn peer_only(&self) -> bool {
         self.failover.peer_only && matches!(self.name, Name::Failover | Name::VrrpScale | Name::Checks)
@@ -146,6 +165,12 @@ impl BenchArgs {
 /// # Errors
 /// When something could not be measured or written.
 pub fn run(args: BenchArgs) -> Result<ExitCode> {
+    if args.name == Name::Operator && args.kernel == Kernel::Vm {
+        bail!("the API server runs on this machine: leave --kernel out");
+    }
+    if args.name == Name::Operator {
+        return here(&args);
+    }
     match args.kernel.choose(args.name.needs(), &mut |text| eprintln!("bascule-lab: {text}")) {
         Place::Host => here(&args),
         Place::Vm => machine::run(&args),
@@ -164,6 +189,7 @@ fn here(args: &BenchArgs) -> Result<ExitCode> {
         Name::Failover => failover::run(&bench, args),
         Name::VrrpScale => vrrp_scale::run(&bench, args),
         Name::Checks => checks::run(&bench, args),
+        Name::Operator => operator::run(&bench, args),
     }?;
     let report = Report {
         name: args.name.as_str().to_owned(),
@@ -256,7 +282,7 @@ impl Bench {
         Ok(Self {
             name: args.name.as_str(),
             services: args.services,
-            servers: args.servers,
+            servers: args.servers(),
             samples: args.samples,
             peer_samples: args.peer_samples,
             changes: args.changes,
@@ -372,7 +398,7 @@ mod tests {
     fn the_arguments_say_what_is_measured_and_how_much() {
         let args =
             Line::try_parse_from(["bench", "ipvs-change", "--services", "20", "--check"]).expect("good").args;
-        assert_eq!((args.name, args.services, args.servers, args.check), (Name::IpvsChange, 20, 4, true));
+        assert_eq!((args.name, args.services, args.servers(), args.check), (Name::IpvsChange, 20, 4, true));
         for bad in [&["bench"][..], &["bench", "all"], &["bench", "drift", "--services", "0"]] {
             assert!(Line::try_parse_from(bad).is_err(), "{bad:?}");
         }
@@ -412,7 +438,7 @@ mod tests {
             (
                 args.name,
                 args.services,
-                args.servers,
+                args.servers(),
                 args.samples,
                 args.peer_samples,
                 args.changes,

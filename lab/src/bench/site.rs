@@ -29,7 +29,7 @@ const REMOVAL: Duration = Duration::from_secs(120);
 /// Services that are looked at while a table is being filled; all are at the end.
 const SAMPLES: u32 = 16;
 /// Memory of a page of /proc/PID/statm is told in KiB by /proc/PID/status instead.
-const KIB_PER_MB: f64 = 1000.0 * 1000.0 / 1024.0;
+pub(super) const KIB_PER_MB: f64 = 1000.0 * 1000.0 / 1024.0;
 
 /// A machine for one sample.
 pub(super) struct Site<'a> {

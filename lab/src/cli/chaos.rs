@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
+use super::away::Away;
 use super::bad_input;
 use super::kernel::{Kernel, Place};
-use super::away::Away;
 use super::play::{self, place, tell};
 use crate::chaos::{Chaos, Plant, Wanted, names};
 use crate::run::{RunOptions, folder};

@@ -62,7 +62,11 @@ pub(super) fn svg(scenario: &Scenario) -> String {
     }
     let machines = EDGE + above * RAIL;
     let rail = |number: usize| {
-        if number < above { EDGE + LINE + number * RAIL } else { machines + BOX.1 + (number - above + 1) * RAIL - LINE }
+        if number < above {
+            EDGE + LINE + number * RAIL
+        } else {
+            machines + BOX.1 + (number - above + 1) * RAIL - LINE
+        }
     };
     let height = machines + BOX.1 + (topology.networks.len() - above) * RAIL + EDGE;
     let mut out = format!(

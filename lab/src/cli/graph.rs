@@ -75,7 +75,10 @@ pub(super) fn dot(scenario: &Scenario) -> String {
     out
 }
 
-pub(super) fn members<'a>(scenario: &'a Scenario, network: &'a Network) -> impl Iterator<Item = (&'a Node, &'a Link)> {
+pub(super) fn members<'a>(
+    scenario: &'a Scenario,
+    network: &'a Network,
+) -> impl Iterator<Item = (&'a Node, &'a Link)> {
     scenario.topology.nodes.iter().flat_map(move |node| {
         node.links.iter().filter(move |link| link.network == network.name).map(move |link| (node, link))
     })

@@ -177,7 +177,11 @@ pub(super) fn inside(programs: &str, arguments: Vec<String>) -> Command {
     }
 }
 
-pub(super) async fn repeat(mut vm: Box<Vm>, arguments: Vec<String>, interaction: Interaction) -> Result<ExitCode> {
+pub(super) async fn repeat(
+    mut vm: Box<Vm>,
+    arguments: Vec<String>,
+    interaction: Interaction,
+) -> Result<ExitCode> {
     let programs = vm.install_programs().await?;
     Ok(ExitCode::from(vm.run(inside(&programs, arguments), interaction).await?))
 }

@@ -125,6 +125,7 @@ fn look() -> Result<Inspection> {
 
 /// Colours are for people.
 fn paint() -> Paint {
-    let wanted = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let wanted =
+        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     if wanted { Paint::Colours } else { Paint::Plain }
 }

@@ -188,7 +188,9 @@ fn interfaces(spec: &Spec, answer: &str) -> Vec<InterfaceSeen> {
                 .into_iter()
                 .flatten()
                 .filter(|address| address["scope"] != "link")
-                .filter_map(|address| Some(format!("{}/{}", address["local"].as_str()?, address["prefixlen"])))
+                .filter_map(|address| {
+                    Some(format!("{}/{}", address["local"].as_str()?, address["prefixlen"]))
+                })
                 .collect();
             InterfaceSeen {
                 name: link.interface.to_string(),
@@ -227,7 +229,9 @@ fn agent(answer: &str) -> Option<AgentSeen> {
     Some(AgentSeen {
         ready: status["ready"] == true,
         groups: groups
-            .filter_map(|group| Some((group["group"].as_str()?.to_owned(), group["state"].as_str()?.to_owned())))
+            .filter_map(|group| {
+                Some((group["group"].as_str()?.to_owned(), group["state"].as_str()?.to_owned()))
+            })
             .collect(),
     })
 }

@@ -35,7 +35,8 @@ fn addresses_that_the_scenario_did_not_give_are_told_apart() {
 
 #[test]
 fn agents_say_their_groups() {
-    let status = r#"{"ready": true, "vrrp": {"groups": [{"group": "front", "state": "Active"}, {"group": 3}]}}"#;
+    let status =
+        r#"{"ready": true, "vrrp": {"groups": [{"group": "front", "state": "Active"}, {"group": 3}]}}"#;
     let seen = agent(status).expect("an answer");
     assert!(seen.ready);
     assert_eq!(seen.groups, BTreeMap::from([("front".to_owned(), "Active".to_owned())]));
@@ -59,7 +60,8 @@ fn server(server: &str, weight: u32, active: u64, inactive: u64) -> RealServerSe
 }
 
 fn example() -> Inspection {
-    let agent = |state: &str| AgentSeen { ready: true, groups: BTreeMap::from([("front".into(), state.into())]) };
+    let agent =
+        |state: &str| AgentSeen { ready: true, groups: BTreeMap::from([("front".into(), state.into())]) };
     let services = vec![ServiceSeen {
         service: "TCP 192.16.193.30:80".into(),
         scheduler: "rr".into(),
@@ -72,8 +74,16 @@ fn example() -> Inspection {
             NodeSeen {
                 name: "dir1".into(),
                 interfaces: vec![
-                    interface("enp0s3", "outside", &["192.16.193.1/24", "192.16.193.30/32"], &["192.16.193.30/32"]),
-                    InterfaceSeen { carrier: false, ..interface("enp0s8", "inside", &["172.16.193.1/16"], &[]) },
+                    interface(
+                        "enp0s3",
+                        "outside",
+                        &["192.16.193.1/24", "192.16.193.30/32"],
+                        &["192.16.193.30/32"],
+                    ),
+                    InterfaceSeen {
+                        carrier: false,
+                        ..interface("enp0s8", "inside", &["172.16.193.1/16"], &[])
+                    },
                 ],
                 services,
                 agent: Some(agent("Active")),
@@ -81,8 +91,17 @@ fn example() -> Inspection {
             },
             NodeSeen {
                 name: "dir2".into(),
-                interfaces: vec![interface("enp0s3", "outside", &["192.16.193.30/32"], &["192.16.193.30/32"])],
-                services: vec![ServiceSeen { service: "FWM 1".into(), scheduler: "wlc".into(), ..ServiceSeen::default() }],
+                interfaces: vec![interface(
+                    "enp0s3",
+                    "outside",
+                    &["192.16.193.30/32"],
+                    &["192.16.193.30/32"],
+                )],
+                services: vec![ServiceSeen {
+                    service: "FWM 1".into(),
+                    scheduler: "wlc".into(),
+                    ..ServiceSeen::default()
+                }],
                 agent: Some(agent("Fault")),
                 ..NodeSeen::default()
             },

@@ -72,10 +72,7 @@ impl Up {
     }
 }
 
-fn choose(
-    all: &[(String, String)],
-    wanted: &[String],
-) -> std::result::Result<Vec<(String, String)>, String> {
+fn choose(all: &[(String, String)], wanted: &[String]) -> std::result::Result<Vec<(String, String)>, String> {
     if wanted.is_empty() {
         return Ok(all.to_vec());
     }
@@ -104,10 +101,14 @@ mod tests {
     fn links_are_chosen_by_node_and_interface() {
         let link = |node: &str, interface: &str| (node.to_owned(), interface.to_owned());
         let all = [link("dir1", "enp0s3"), link("dir1", "enp0s8"), link("ClientA", "enp0s3")];
-        let chosen = |wanted: &[&str]| choose(&all, &wanted.iter().map(|&one| one.to_owned()).collect::<Vec<_>>());
+        let chosen =
+            |wanted: &[&str]| choose(&all, &wanted.iter().map(|&one| one.to_owned()).collect::<Vec<_>>());
         assert_eq!(chosen(&[]), Ok(all.to_vec()));
         assert_eq!(chosen(&["clienta"]), Ok(vec![link("ClientA", "enp0s3")]));
-        assert_eq!(chosen(&["dir1:enp0s8", "dir1"]), Ok(vec![link("dir1", "enp0s8"), link("dir1", "enp0s3")]));
+        assert_eq!(
+            chosen(&["dir1:enp0s8", "dir1"]),
+            Ok(vec![link("dir1", "enp0s8"), link("dir1", "enp0s3")])
+        );
         assert_eq!(chosen(&["dir1", "dir1:enp0s3"]).map(|links| links.len()), Ok(2));
         let wrong = chosen(&["dir1:eth0"]).unwrap_err();
         assert!(wrong.contains("dir1:eth0") && wrong.contains("ClientA:enp0s3"), "{wrong}");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use bascule_agent::api::connect::Cluster as Which;
 use bascule_agent::api::{Api, Options};
 use bascule_agent::reconcile::{ConfigChange, ConfigUpdate};
@@ -102,15 +102,10 @@ impl Follower {
 
 /// The rights of a director's agent, and a kubeconfig with them.
 pub(crate) fn agent(cluster: &Cluster, director: &str) -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let rights = std::fs::read_to_string(root.join("agent/deploy/rbac.yaml"))?.replace("dir1", director);
-    ensure!(!rights.contains('*'), "no wildcards");
-    cluster.apply(&rights)?;
-    with_rights_of(cluster, &format!("bascule-agent-{director}"))
+    cluster.server.install_agent(director)
 }
 
 /// A kubeconfig of a ServiceAccount.
 pub(crate) fn with_rights_of(cluster: &Cluster, account: &str) -> Result<PathBuf> {
-    let token = cluster.kubectl(&format!("create token {account} -n {NAMESPACE} --duration=12h"))?;
-    cluster.server.kubeconfig(&format!("{account}.kubeconfig"), token.trim())
+    cluster.server.kubeconfig_of(account, &format!("{account}.kubeconfig"))
 }

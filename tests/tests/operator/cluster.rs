@@ -1,7 +1,7 @@
 //! An API server with the definitions and the rights, and the operator beside it.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -23,16 +23,9 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn start() -> Result<Cluster> {
         let server = ApiServer::start()?;
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        for manifests in ["crds/yaml", "operator/deploy/rbac.yaml"] {
-            let path = root.join(manifests).display().to_string();
-            server.kubectl_ok(["apply", "--server-side", "-f", &path])?;
-        }
-        server.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=120s"])?;
+        server.install()?;
         server.kubectl_ok(["create", "namespace", "tp"])?;
-        let token =
-            server.kubectl_ok(["create", "token", "bascule-operator", "-n", NAMESPACE, "--duration=12h"])?;
-        let kubeconfig = server.kubeconfig("operator.kubeconfig", token.trim())?;
+        let kubeconfig = server.kubeconfig_of("bascule-operator", "operator.kubeconfig")?;
         let operator = Operator::start(&server, &kubeconfig, "operator-0")?;
         let agents = Agents::start(&server)?;
         let mut cluster = Cluster { agents, operator, server, kubeconfig, started: 0 };

@@ -13,6 +13,7 @@ mod observe;
 mod order;
 mod pause;
 mod plan;
+mod simulated;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -28,6 +29,7 @@ pub(crate) use figures::{Sampled, named};
 pub use observe::{Io, Scope, observe};
 pub(crate) use pause::Kernel as KernelPause;
 pub use plan::{Held, Observed, Plan, Wanted, kind, plan, subject};
+pub(crate) use simulated::{NoPause, Simulated};
 pub(crate) use worker::{IpvsPlane, conflict};
 
 use std::net::IpAddr;

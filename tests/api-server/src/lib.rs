@@ -1,17 +1,18 @@
-//! A real etcd and kube-apiserver for one test process, on loopback ports that were free.
+//! A real etcd and kube-apiserver for one process that tests or measures, on loopback ports that were free.
+
+pub mod operator;
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
-
-use crate::die_with_us;
 
 /// How long an API server may take until it is ready; it takes about 4 s on an idle machine of two cores.
 const START_BOUND: Duration = Duration::from_secs(180);
@@ -27,6 +28,8 @@ pub struct ApiServer {
     /// Where etcd's clients are.
     etcd: String,
     port: u16,
+    /// The administrator's.
+    token: String,
     options: Options,
 }
 
@@ -101,6 +104,7 @@ impl ApiServer {
             dir,
             etcd,
             port: api_port,
+            token,
             options: options.clone(),
         };
         server.begin_api_server()?;
@@ -175,6 +179,40 @@ impl ApiServer {
         Ok(token.to_owned())
     }
 
+    /// Applies the definitions of Bascule's kinds and what the operator may do, from this source tree, and waits until the kinds are served.
+    pub fn install(&self) -> Result<()> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        for manifests in ["crds/yaml", "operator/deploy/rbac.yaml"] {
+            let path = root.join(manifests).display().to_string();
+            self.kubectl_ok(["apply", "--server-side", "-f", &path])?;
+        }
+        self.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=120s"])?;
+        Ok(())
+    }
+
+    /// Gives the agent of a director its rights, from this source tree; returns where its kubeconfig is.
+    pub fn install_agent(&self, director: &str) -> Result<PathBuf> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../agent/deploy/rbac.yaml");
+        let rights = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        if rights.contains('*') {
+            bail!("{} has a wildcard: name what the agent may do", path.display());
+        }
+        let own = self.dir.path().join(format!("agent-{director}.yaml"));
+        fs::write(&own, rights.replace("dir1", director))?;
+        let args = ["apply", "--server-side", "--force-conflicts", "--field-manager=user", "-f"];
+        let own = own.display().to_string();
+        self.kubectl_ok(args.into_iter().chain([own.as_str()]))?;
+        let account = format!("bascule-agent-{director}");
+        self.kubeconfig_of(&account, &format!("{account}.kubeconfig"))
+    }
+
+    /// Writes a kubeconfig with a token of that ServiceAccount in [`operator::NAMESPACE`], for twelve hours; returns where it is.
+    pub fn kubeconfig_of(&self, account: &str, name: &str) -> Result<PathBuf> {
+        let token =
+            self.kubectl_ok(["create", "token", account, "-n", operator::NAMESPACE, "--duration=12h"])?;
+        self.kubeconfig(name, token.trim())
+    }
+
     /// Writes a kubeconfig for whoever has that token, and returns where it is.
     pub fn kubeconfig(&self, name: &str, token: &str) -> Result<PathBuf> {
         let admin = fs::read_to_string(self.dir.path().join("kubeconfig"))?;
@@ -202,6 +240,21 @@ impl ApiServer {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// The port of 127.0.0.1 at which kube-apiserver listens, with TLS.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The certificates that its own is to be verified with, in PEM.
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.path().join("pki/apiserver.crt")
+    }
+
+    /// What the administrator shows in `Authorization: Bearer`.
+    pub fn token(&self) -> &str {
+        &self.token
     }
 
     /// A folder of one's own that lives as long as the server.
@@ -251,12 +304,25 @@ impl ApiServer {
     }
 }
 
+/// Has a program that is started end with the thread that starts it, however that ends.
+pub fn die_with_us(command: &mut Command) -> &mut Command {
+    // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == -1 {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        })
+    }
+}
+
 /// Where kube-apiserver, etcd and kubectl are; builds them first where that has not happened yet.
 fn programs() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("BASCULE_KUBERNETES_PROGRAMS") {
         return Ok(folder.into());
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/kubernetes-programs");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/kubernetes-programs");
     let output = Command::new(&script)
         .stderr(Stdio::inherit())
         .output()

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::api_server::ApiServer;
-use crate::die_with_us;
+use crate::{ApiServer, die_with_us};
 
 /// Namespace of the operator and its Leases.
 pub const NAMESPACE: &str = "bascule-system";
@@ -26,16 +25,28 @@ pub struct Operator {
 impl Operator {
     /// Starts one as the ServiceAccount of `operator/deploy/rbac.yaml`, which is applied already. `name` is that of its log.
     pub fn start(server: &ApiServer, kubeconfig: &Path, name: &str) -> Result<Operator> {
-        let program = program()?;
+        Operator::start_program(&program()?, server, kubeconfig, name, "debug")
+    }
+
+    /// The same with another program, which logs as much as `level` says.
+    pub fn start_program(
+        program: &Path,
+        server: &ApiServer,
+        kubeconfig: &Path,
+        name: &str,
+        level: &str,
+    ) -> Result<Operator> {
         let log = server.dir().join(format!("{name}.log"));
         let file = File::create(&log)?;
-        let mut command = Command::new(&program);
+        let mut command = Command::new(program);
         command
             .env_clear()
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .args(["--namespace", NAMESPACE, "--identity", name, "--listen", "127.0.0.1:0"])
-            .args(["--log-level", "info,kube_client=off,bascule_operator=debug", "--log-format", "json"])
+            .arg("--log-level")
+            .arg(format!("info,kube_client=off,bascule_operator={level}"))
+            .args(["--log-format", "json"])
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file);
