@@ -242,11 +242,6 @@ impl ApiServer {
         }
     }
 
-    /// The port of 127.0.0.1 at which kube-apiserver listens, with TLS.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
     /// The certificates that its own is to be verified with, in PEM.
     pub fn certificate(&self) -> PathBuf {
         self.dir.path().join("pki/apiserver.crt")

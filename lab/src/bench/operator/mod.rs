@@ -82,7 +82,7 @@ pub(super) fn run(bench: &Bench, args: &BenchArgs) -> Result<Vec<Comparison>> {
     let shape = Shape::new(bench.services, bench.servers, asked.agents, asked.members)?;
     let program = program(asked.operator.as_deref(), &bench.program)?;
     let mut site = Site::new(bench, shape, &program)?;
-    let mut rows = Rows { size: size(shape), versions: versions(&site)?, rows: Vec::new() };
+    let mut rows = Rows { size: size(shape), versions: versions(&site)?, made: Vec::new() };
     site.fill()?;
     let mut connection = site.connect()?;
 
@@ -107,7 +107,7 @@ pub(super) fn run(bench: &Bench, args: &BenchArgs) -> Result<Vec<Comparison>> {
         switch_over(&site, &mut connection, &mut rows)?;
         crash(&mut site, &mut connection, &mut rows)?;
     }
-    Ok(rows.rows)
+    Ok(rows.made)
 }
 
 fn size(shape: Shape) -> String {
@@ -135,22 +135,22 @@ fn program(asked: Option<&Path>, own: &Path) -> Result<PathBuf> {
 struct Rows {
     size: String,
     versions: String,
-    rows: Vec<Comparison>,
+    made: Vec<Comparison>,
 }
 
 impl Rows {
     fn new_row(&self, what: &str, unit: &'static str, samples: &[f64]) -> Comparison {
-        let what = if self.rows.is_empty() { format!("{}: {what}", self.size) } else { what.to_owned() };
+        let what = if self.made.is_empty() { format!("{}: {what}", self.size) } else { what.to_owned() };
         Comparison::new(what, unit, &self.versions, samples)
     }
 
     fn figure(&mut self, what: &str, unit: &'static str, samples: &[f64]) {
-        self.rows.push(self.new_row(what, unit, samples));
+        self.made.push(self.new_row(what, unit, samples));
     }
 
     /// Each sample is to be at most this.
     fn at_most(&mut self, what: &str, unit: &'static str, samples: &[f64], limit: f64) {
-        self.rows.push(self.new_row(what, unit, samples).each_at_most(limit));
+        self.made.push(self.new_row(what, unit, samples).each_at_most(limit));
     }
 
     fn latency(&mut self, what: &str, samples: &[f64], limit: f64) {
