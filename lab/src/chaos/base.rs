@@ -49,6 +49,8 @@ impl Base {
     pub(super) fn of(scenario: &Scenario) -> Result<Self, String> {
         let site = Site::of(&scenario.topology)?;
         let mut base = scenario.clone();
+        // Those are for steps of which few stay.
+        base.peers = crate::scenario::Peers::default();
         base.control = None;
         base.record = Record::Directors;
         base.requires.lateness = base.requires.lateness.or(Some(LATENESS));
