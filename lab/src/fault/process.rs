@@ -10,6 +10,8 @@ use crate::world::{Error, Exit, Node, Process, Result, World, inventory, now};
 
 /// How long a signal may take until it is seen to have worked.
 const EFFECT: Duration = Duration::from_secs(10);
+/// After this time a process that does not stop is told again.
+const IN_VFORK: Duration = Duration::from_millis(500);
 /// How long a service may take to end in order: a peer first gives up what it has, by scripts.
 const ORDERLY: Duration = Duration::from_secs(180);
 
@@ -47,9 +49,25 @@ pub(super) fn freeze_agent(world: &World, name: &str) -> Result<Played> {
     if stopped(&agent) {
         return Err(Error::wrong(format!("the {what} is stopped already")));
     }
-    let at = now();
+    let mut at = now();
     agent.signal_group(Signal::SIGSTOP)?;
-    wait_until(|| format!("the {what} still runs"), || stopped(&agent))?;
+    let mut tried = Instant::now();
+    let begun = tried;
+    // A thread that waits in vfork(2) for a child does not stop, and the child that has stopped never lets it go: then all go on, and are
+    // stopped again.
+    while !stopped(&agent) {
+        if begun.elapsed() > EFFECT {
+            return Err(Error::wrong(format!("the {what} still runs after {EFFECT:?}")));
+        }
+        if tried.elapsed() > IN_VFORK {
+            agent.signal_group(Signal::SIGCONT)?;
+            std::thread::sleep(Duration::from_millis(1));
+            at = now();
+            agent.signal_group(Signal::SIGSTOP)?;
+            tried = Instant::now();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
     let threads: usize = agent.group().iter().map(|pid| inventory::thread_states(*pid).len()).sum();
     Ok(Played::new(
         at,
