@@ -254,7 +254,13 @@ pub(super) struct Run {
     pub(super) linger: bool,
     /// For benchmarks: a table in memory instead of the kernel's IPVS; nothing is forwarded. Each command is noted in the file, with
     /// the time of CLOCK_MONOTONIC in nanoseconds. Only with --nothing-is-forwarded, and not in a pod
-    #[arg(long, value_name = "FILE", hide = true, requires = "nothing_is_forwarded")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        hide = true,
+        requires = "nothing_is_forwarded",
+        conflicts_with = "take_over"
+    )]
     pub(super) simulated_ipvs: Option<PathBuf>,
     /// That this is known; there is no variable of the environment for either
     #[arg(long, hide = true, requires = "simulated_ipvs")]

@@ -18,8 +18,8 @@ use crate::vm::dir::ProcessId;
 
 /// Where the keeper's socket, log and scenario are, and the logs of what runs in the nodes.
 const FOLDER: &str = "/run/bascule-up";
-/// The longest request or answer, in bytes.
-const MAX_LINE: u64 = 1 << 20;
+/// The longest request or answer, in bytes: how thousands of real servers are is long.
+const MAX_LINE: u64 = 64 << 20;
 /// How long an answer may take; a reboot under emulation takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(300);
 

@@ -57,6 +57,8 @@ pub(super) fn freeze_agent(world: &World, name: &str) -> Result<Played> {
     // stopped again.
     while !stopped(&agent) {
         if begun.elapsed() > EFFECT {
+            // Not half of it stands still.
+            let _ = agent.signal_group(Signal::SIGCONT);
             return Err(Error::wrong(format!("the {what} still runs after {EFFECT:?}")));
         }
         if tried.elapsed() > IN_VFORK {

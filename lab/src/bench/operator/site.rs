@@ -133,7 +133,7 @@ impl<'a> Site<'a> {
             for agent in 0..shape.agents {
                 let director = json!({
                     "apiVersion": "bascule.dev/v1alpha1", "kind": "Director",
-                    "metadata": {"name": Shape::director(agent)}, "spec": {"sysctls": "Report"},
+                    "metadata": {"name": Shape::director(agent)}, "spec": {"sysctls": "Manage"},
                 });
                 connection.create("/apis/bascule.dev/v1alpha1/directors", &director).await?;
             }
