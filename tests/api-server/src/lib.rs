@@ -181,7 +181,7 @@ impl ApiServer {
 
     /// Applies the definitions of Bascule's kinds and what the operator may do, from this source tree, and waits until the kinds are served.
     pub fn install(&self) -> Result<()> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let root = sources()?;
         for manifests in ["crds/yaml", "operator/deploy/rbac.yaml"] {
             let path = root.join(manifests).display().to_string();
             self.kubectl_ok(["apply", "--server-side", "-f", &path])?;
@@ -192,7 +192,7 @@ impl ApiServer {
 
     /// Gives the agent of a director its rights, from this source tree; returns where its kubeconfig is.
     pub fn install_agent(&self, director: &str) -> Result<PathBuf> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../agent/deploy/rbac.yaml");
+        let path = sources()?.join("agent/deploy/rbac.yaml");
         let rights = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         if rights.contains('*') {
             bail!("{} has a wildcard: name what the agent may do", path.display());
@@ -312,12 +312,30 @@ pub fn die_with_us(command: &mut Command) -> &mut Command {
     }
 }
 
+/// Bascule's source tree: the current directory or the nearest above it that holds one. It is looked for when the program runs: what is
+/// shipped (`bascule-lab bench operator`) names no path of the machine that built it.
+fn sources() -> Result<PathBuf> {
+    let current = std::env::current_dir()?;
+    current
+        .ancestors()
+        .find(|folder| {
+            folder.join("scripts/kubernetes-programs").is_file() && folder.join("crds/yaml").is_dir()
+        })
+        .map(Path::to_owned)
+        .with_context(|| {
+            format!(
+                "{} is not in Bascule's source tree, whose manifests are installed: change to it",
+                current.display()
+            )
+        })
+}
+
 /// Where kube-apiserver, etcd and kubectl are; builds them first where that has not happened yet.
 fn programs() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("BASCULE_KUBERNETES_PROGRAMS") {
         return Ok(folder.into());
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/kubernetes-programs");
+    let script = sources()?.join("scripts/kubernetes-programs");
     let output = Command::new(&script)
         .stderr(Stdio::inherit())
         .output()
