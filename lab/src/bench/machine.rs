@@ -66,6 +66,9 @@ pub(super) fn arguments(args: &BenchArgs, folder: &str, agent: Option<&str>, ins
         add("--agent", &agent);
     }
     add("--inside", &inside);
+    if let Some(seconds) = args.with_boot {
+        add("--with-boot", &seconds);
+    }
     arguments.extend(args.failover.arguments());
     arguments.extend(args.scale.arguments());
     arguments.extend(args.checks.arguments());

@@ -10,6 +10,7 @@ mod checks;
 mod drift;
 mod failover;
 mod generations;
+mod lab;
 mod machine;
 mod metrics;
 mod operator;
@@ -54,6 +55,8 @@ enum Name {
     Checks,
     /// The operator and agents in a cluster, beside a real API server: first sync, what a change costs and how long it takes.
     Operator,
+    /// The lab itself: how soon an exercise is played, 100 machines up and down, what recording costs, what is left.
+    Lab,
 }
 
 impl Name {
@@ -66,13 +69,14 @@ impl Name {
             Self::VrrpScale => "vrrp-scale",
             Self::Checks => "checks",
             Self::Operator => "operator",
+            Self::Lab => "lab",
         }
     }
 
     /// What the kernel has to have, besides what every network needs.
     fn needs(self) -> &'static [Ability] {
         match self {
-            Self::IpvsProgram | Self::IpvsChange | Self::Drift | Self::Checks => {
+            Self::IpvsProgram | Self::IpvsChange | Self::Drift | Self::Checks | Self::Lab => {
                 &[Ability::Ipvs, Ability::Nftables]
             }
             // Frames are cut by nftables.
@@ -90,6 +94,7 @@ impl Name {
             Self::Drift => &["ipvsadm", "nft", "ip"],
             Self::Checks => &["keepalived", "nft", "ip", "taskset"],
             Self::Operator => &[],
+            Self::Lab => &["ipvsadm"],
         }
     }
 
@@ -146,6 +151,9 @@ pub struct BenchArgs {
     /// What the kernel runs in, for the report.
     #[arg(long, hide = true)]
     inside: Option<String>,
+    /// Seconds that the exercise took from outside (lab).
+    #[arg(long, hide = true)]
+    with_boot: Option<f64>,
 }
 
 impl BenchArgs {
@@ -173,6 +181,9 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     }
     match args.kernel.choose(args.name.needs(), &mut |text| eprintln!("bascule-lab: {text}")) {
         Place::Host => here(&args),
+        Place::Vm if args.name == Name::Lab && args.with_boot.is_none() => {
+            machine::run(&BenchArgs { with_boot: Some(lab::with_boot()?), ..args })
+        }
         Place::Vm => machine::run(&args),
     }
 }
@@ -190,6 +201,7 @@ fn here(args: &BenchArgs) -> Result<ExitCode> {
         Name::VrrpScale => vrrp_scale::run(&bench, args),
         Name::Checks => checks::run(&bench, args),
         Name::Operator => operator::run(&bench, args),
+        Name::Lab => lab::run(&bench, args.with_boot),
     }?;
     let report = Report {
         name: args.name.as_str().to_owned(),

@@ -1,5 +1,5 @@
-//! `bascule-operator` against a real kube-apiserver, with exactly the rights of `operator/deploy/rbac.yaml`. One test, because one server
-//! serves all; the parts build on each other.
+//! `bascule-operator` against a real kube-apiserver, with exactly the rights of `operator/deploy/rbac.yaml`. Most is one test, because one
+//! server serves all; the parts build on each other. What waits for minutes has a server of its own, and waits beside the others.
 
 mod agent;
 mod bindings;
@@ -42,7 +42,6 @@ fn against_a_real_api_server() {
         ("a refused write", conflicts::a_refused_write),
         ("labelled nodes", conflicts::labelled_nodes),
         ("ids that are left out", statuses::ids_that_are_left_out),
-        ("each right is missed", rights::each_right_is_missed),
         ("a namespace is deleted", faults::a_namespace_is_deleted),
         ("a bad line", faults::a_bad_line),
         ("killed in the middle", disturbances::killed_in_the_middle),
@@ -50,6 +49,14 @@ fn against_a_real_api_server() {
         ("the watches have expired", disturbances::watches_expired),
         ("a leader that was stopped", disturbances::a_leader_that_was_stopped),
         ("an end in order", disturbances::an_end_in_order),
+    ]);
+}
+
+#[test]
+fn each_right_is_missed() {
+    play(&[
+        ("what files give", bindings::what_files_give),
+        ("each right is missed", rights::each_right_is_missed),
     ]);
 }
 
