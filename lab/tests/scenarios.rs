@@ -39,6 +39,23 @@ fn play(scenario: Scenario, out: &Path) -> (ScenarioResult, String) {
     (summary.results.remove(0), text)
 }
 
+/// Neighbours reach each other in what `import` makes of a topology with a bridge.
+#[test]
+fn an_imported_topology_passes() {
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("bridged.yaml");
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_bascule-lab"))
+        .arg("import")
+        .arg(folder().join("tests/data/clab/bridged.clab.yml"))
+        .arg("--out")
+        .arg(&file)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let (result, text) = play(read(&file), &out.path().join("results"));
+    assert_eq!(result.verdict, Verdict::Passed, "{text}");
+}
+
 #[test]
 fn a_plain_scenario_passes_and_leaves_its_results() {
     let out = tempfile::tempdir().unwrap();

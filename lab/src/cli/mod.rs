@@ -7,6 +7,7 @@ mod compare;
 mod drawn;
 mod graph;
 mod hand;
+mod import;
 mod keeper;
 pub(crate) mod kernel;
 mod look;
@@ -73,6 +74,8 @@ enum Command {
     Show(play::NameArgs),
     /// Say what is wrong with scenario files, with line and field.
     Validate(play::FilesArgs),
+    /// Make a scenario of a topology of containerlab.
+    Import(import::ImportArgs),
     /// Draw the topology of a scenario.
     Graph(play::GraphArgs),
     /// Build the network of a scenario, start its programs, and leave it for you to work in.
@@ -165,6 +168,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::List => Ok(play::list()),
         Command::Show(args) => play::show(&args),
         Command::Validate(args) => Ok(play::validate(&args)),
+        Command::Import(args) => import::run(&args),
         Command::Graph(args) => Ok(play::graph(&args)),
         Command::Up(args) => hand::up(&args),
         Command::Exec(args) => hand::exec(&args),
