@@ -1,5 +1,6 @@
 //! The command line.
 
+mod analyze;
 mod annotate;
 mod away;
 mod chaos;
@@ -96,6 +97,8 @@ enum Command {
     Down(hand::DownArgs),
     /// Make the report of a run anew from what is in its folder.
     Report(report::ReportArgs),
+    /// Judge the recording of a run again, also by a scenario that expects something else.
+    Analyze(analyze::AnalyzeArgs),
     /// Write a capture from elsewhere (pcap or pcapng) anew, with a comment on each frame that matters.
     Annotate(annotate::AnnotateArgs),
     /// The virtual machine that is used where this kernel lacks what a scenario needs.
@@ -179,6 +182,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Capture(args) => record::run(&args),
         Command::Down(args) => hand::down(&args),
         Command::Report(args) => report::run(&args),
+        Command::Analyze(args) => analyze::run(&args),
         Command::Annotate(args) => annotate::run(&args),
         Command::Keep(args) => keeper::keep(&args),
         Command::Vm(command) => machine::run(command),
