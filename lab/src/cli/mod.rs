@@ -83,6 +83,8 @@ enum Command {
     Up(hand::UpArgs),
     /// Run a command in a node of what is up, with a terminal when standard input and output are one.
     Exec(hand::ExecArgs),
+    /// Open a shell in a node of what is up.
+    Connect(hand::ConnectArgs),
     /// Play a fault in what is up.
     Inject(hand::FaultArgs),
     /// End a fault that was injected.
@@ -175,6 +177,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Graph(args) => Ok(play::graph(&args)),
         Command::Up(args) => hand::up(&args),
         Command::Exec(args) => hand::exec(&args),
+        Command::Connect(args) => hand::shell(&args),
         Command::Inject(args) => hand::inject(&args),
         Command::Heal(args) => hand::heal(&args),
         Command::Inspect(args) => look::inspect(&args),
