@@ -2,7 +2,7 @@
 //!
 //! [`scenario`] is the language; [`world`] builds its network; [`programs`] run in the nodes; [`fault`] breaks things and proves it;
 //! [`run`] plays the steps and writes the results; [`expect`] judges records without touching the system;
-//! [`compare`] puts results side by side; `annotate` says what recorded frames mean, `report` makes a page of it all; [`vm`] is the machine for
+//! [`compare`] puts results side by side; `import` reads topologies of others; `annotate` says what recorded frames mean, `report` makes a page of it all; [`vm`] is the machine for
 //! kernels that lack something; `chaos` breaks things at random; [`doctor`] says what is there; [`inspect`] says how what is up is now; [`bench`] measures; [`cli`] is the program.
 
 mod annotate;
@@ -15,6 +15,7 @@ pub mod compare;
 pub mod doctor;
 pub mod expect;
 pub mod fault;
+mod import;
 pub mod inspect;
 pub mod programs;
 mod report;

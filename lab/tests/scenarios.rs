@@ -39,6 +39,23 @@ fn play(scenario: Scenario, out: &Path) -> (ScenarioResult, String) {
     (summary.results.remove(0), text)
 }
 
+/// Neighbours reach each other in what `import` makes of a topology with a bridge.
+#[test]
+fn an_imported_topology_passes() {
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("bridged.yaml");
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_bascule-lab"))
+        .arg("import")
+        .arg(folder().join("tests/data/clab/bridged.clab.yml"))
+        .arg("--out")
+        .arg(&file)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let (result, text) = play(read(&file), &out.path().join("results"));
+    assert_eq!(result.verdict, Verdict::Passed, "{text}");
+}
+
 #[test]
 fn a_plain_scenario_passes_and_leaves_its_results() {
     let out = tempfile::tempdir().unwrap();
@@ -83,6 +100,26 @@ fn a_plain_scenario_passes_and_leaves_its_results() {
     let page = std::fs::read_to_string(results.join("report.html")).unwrap();
     assert!(page.contains("never arrived at Router") && page.contains("bascule-lab run ./plain.yaml --seed"));
     assert!(!page.contains(&*out.path().to_string_lossy()), "the report names no folder of this machine");
+    // Judged again by what it left it is the same, but for what a late machine leaves open.
+    let again = std::process::Command::new(env!("CARGO_BIN_EXE_bascule-lab"))
+        .arg("analyze")
+        .arg(&results)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(again.stdout).unwrap();
+    assert!(
+        said.contains("as found then, 0 for a live run"),
+        "{said}{}",
+        String::from_utf8_lossy(&again.stderr)
+    );
+    if again.status.success() {
+        assert!(said.contains("recorded: passed, too"), "{said}");
+    } else {
+        assert!(
+            said.contains("judged again: undecided") && said.contains("how late the machine was"),
+            "{said}"
+        );
+    }
 }
 
 /// The controls' file.

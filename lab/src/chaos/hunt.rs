@@ -7,10 +7,9 @@ use super::base::Base;
 use super::compile::compile;
 use super::plan::{Pair, close_up};
 use super::reduce::reduce;
-use super::text;
 use crate::expect;
 use crate::run::{ScenarioResult, Verdict};
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, written};
 
 /// How often each candidate is tried.
 pub(super) const TRIES: u32 = 3;
@@ -89,7 +88,7 @@ impl<'a> Hunt<'a> {
 
     fn scenario(&self, pairs: &[Pair]) -> io::Result<Scenario> {
         let scenario = compile(self.base, &close_up(pairs), &self.name, &self.words);
-        text::write(&scenario, "").map(|(_, scenario)| scenario).map_err(io::Error::other)
+        written(&scenario, "").map(|(_, scenario)| scenario).map_err(io::Error::other)
     }
 
     /// Plays some faults until they break the invariant, at most three times. How often they broke it, and were played.
@@ -167,7 +166,7 @@ impl<'a> Hunt<'a> {
             "{}\nIt breaks the invariant `{broken}` in {} of {} plays. Play it: bascule-lab run {}.yaml",
             self.words, rate.0, rate.1, self.name
         );
-        let (text, scenario) = text::write(&scenario, &heading).map_err(io::Error::other)?;
+        let (text, scenario) = written(&scenario, &heading).map_err(io::Error::other)?;
         Ok(Found { pairs, scenario, text, rate, minimal: reduced.minimal, plays: self.plays })
     }
 

@@ -14,7 +14,6 @@ mod random;
 mod reduce;
 mod session;
 mod site;
-mod text;
 
 pub(crate) use plant::Plant;
 pub(crate) use session::{Chaos, Wanted, names};

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Plant;
 use super::base::Base;
 use super::compile::compile;
 use super::hunt::{Found, Hunt, Outcome, Play};
 use super::menu::menu;
 use super::plan::{self, Pair};
-use super::{Plant, text};
 use crate::run::{RunOptions, Verdict, folder, run_scenarios};
-use crate::scenario::{Scenario, Span};
+use crate::scenario::{Scenario, Span, written};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ impl Chaos {
         let words = format!("Random faults on the network of {}, of {origin}.{planted}", scenario.name);
         let compiled = compile(&base, &pairs, &names[0], &words);
         let heading = format!("{words} Play it: bascule-lab run {}.yaml", names[0]);
-        let (text, scenario) = text::write(&compiled, &heading).map_err(in_scenario)?;
+        let (text, scenario) = written(&compiled, &heading).map_err(in_scenario)?;
         Ok(Self { base, wanted, pairs, names, origin, text, scenario })
     }
 

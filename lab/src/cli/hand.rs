@@ -1,6 +1,6 @@
 //! `bascule-lab up`, `exec`, `inject`, `heal`, `down`: a topology by hand.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, IsTerminal as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command as Process, ExitCode, Stdio};
@@ -40,6 +40,21 @@ pub(super) struct ExecArgs {
     /// Program and arguments [default: a shell].
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  bascule-lab up tp-ipvs
+  bascule-lab connect Load-Balancer      a shell there, until `exit` or Ctrl-D
+
+It needs a terminal; without one, `bascule-lab exec NODE -- COMMAND` runs a command. The exit code is the shell's, 2 where nothing is up,
+the node is not there, or there is no terminal.")]
+pub(super) struct ConnectArgs {
+    /// The node, in any case.
+    node: String,
+    #[arg(long, value_enum, default_value_t, hide = true)]
+    kernel: Kernel,
 }
 
 #[derive(Debug, clap::Args)]
@@ -211,6 +226,17 @@ pub(super) fn exec(args: &ExecArgs) -> Result<ExitCode> {
     };
     let code = terminal::exec(&run, node, &command)?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(255)))
+}
+
+/// A shell in a node, for a person.
+pub(super) fn shell(args: &ConnectArgs) -> Result<ExitCode> {
+    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+        return Err(bad_input(format!(
+            "connect opens a shell for a person: standard input and output have to be a terminal; `bascule-lab exec {} -- COMMAND` needs none",
+            args.node
+        )));
+    }
+    exec(&ExecArgs { node: args.node.clone(), kernel: args.kernel, command: Vec::new() })
 }
 
 /// Plays a fault.

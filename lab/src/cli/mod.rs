@@ -1,5 +1,6 @@
 //! The command line.
 
+mod analyze;
 mod annotate;
 mod away;
 mod chaos;
@@ -7,6 +8,7 @@ mod compare;
 mod drawn;
 mod graph;
 mod hand;
+mod import;
 mod keeper;
 pub(crate) mod kernel;
 mod look;
@@ -73,12 +75,16 @@ enum Command {
     Show(play::NameArgs),
     /// Say what is wrong with scenario files, with line and field.
     Validate(play::FilesArgs),
+    /// Make a scenario of a topology of containerlab.
+    Import(import::ImportArgs),
     /// Draw the topology of a scenario.
     Graph(play::GraphArgs),
     /// Build the network of a scenario, start its programs, and leave it for you to work in.
     Up(hand::UpArgs),
     /// Run a command in a node of what is up, with a terminal when standard input and output are one.
     Exec(hand::ExecArgs),
+    /// Open a shell in a node of what is up.
+    Connect(hand::ConnectArgs),
     /// Play a fault in what is up.
     Inject(hand::FaultArgs),
     /// End a fault that was injected.
@@ -93,6 +99,8 @@ enum Command {
     Down(hand::DownArgs),
     /// Make the report of a run anew from what is in its folder.
     Report(report::ReportArgs),
+    /// Judge the recording of a run again, also by a scenario that expects something else.
+    Analyze(analyze::AnalyzeArgs),
     /// Write a capture from elsewhere (pcap or pcapng) anew, with a comment on each frame that matters.
     Annotate(annotate::AnnotateArgs),
     /// The virtual machine that is used where this kernel lacks what a scenario needs.
@@ -165,9 +173,11 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::List => Ok(play::list()),
         Command::Show(args) => play::show(&args),
         Command::Validate(args) => Ok(play::validate(&args)),
+        Command::Import(args) => import::run(&args),
         Command::Graph(args) => Ok(play::graph(&args)),
         Command::Up(args) => hand::up(&args),
         Command::Exec(args) => hand::exec(&args),
+        Command::Connect(args) => hand::shell(&args),
         Command::Inject(args) => hand::inject(&args),
         Command::Heal(args) => hand::heal(&args),
         Command::Inspect(args) => look::inspect(&args),
@@ -175,6 +185,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Capture(args) => record::run(&args),
         Command::Down(args) => hand::down(&args),
         Command::Report(args) => report::run(&args),
+        Command::Analyze(args) => analyze::run(&args),
         Command::Annotate(args) => annotate::run(&args),
         Command::Keep(args) => keeper::keep(&args),
         Command::Vm(command) => machine::run(command),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::captures::Recorded;
 use super::error::Result;
 use super::play::Player;
 use super::programs::{MANIFESTS, director};
@@ -252,55 +253,10 @@ impl Player<'_> {
             .captures
             .iter()
             .find(|capture| capture.node == *expected.node && capture.interface == *expected.interface);
-        let place = format!("{} {}", expected.node, expected.interface);
-        let wanted = format!("{} frames {} on {place}", expected.count, frames::words(&expected.filter));
-        let Some(capture) = capture else {
-            return Ok(vec![Finding::of(false, wanted, "the link is not recorded")]);
-        };
-        let recorded = capture.read(self.world)?;
+        let recorded = capture.map(|capture| capture.read(self.world)).transpose()?;
         let window = self.span(&expected.window);
-        let mut times: Vec<u64> = recorded
-            .packets
-            .iter()
-            .filter(|packet| frames::passes(&expected.filter, &frames::decode(&packet.data)))
-            .map(|packet| self.monotonic(packet.time_ns))
-            .collect();
-        times.sort_unstable();
-        let within = || times.iter().filter(|at| window.contains(**at));
-        let (count, last) = (within().count() as u64, within().next_back().copied());
-        let mut seen = format!("{count} of {} frames", recorded.packets.len());
-        if recorded.dropped > 0 {
-            seen = format!("{seen}; {} were lost to the capture", recorded.dropped);
-        }
-        let mut finding = Finding::of(expected.count.admits(count), wanted, seen).at(last);
-        // Among those that were lost there may have been any.
-        if recorded.dropped > 0 && expected.count.admits_any(count, count + recorded.dropped) {
-            let certain = matches!(expected.count, Count::Limits(Limits { at_most: None, .. }))
-                && finding.verdict == Verdict::Passed;
-            if !certain {
-                finding.verdict = Verdict::Undecided;
-            }
-        }
-        let mut findings = vec![finding];
-        if let Some(bound) = &expected.longest_gap {
-            let gap = frames::longest_gap(&times, window);
-            let what =
-                format!("the longest time without frames {} on {place}", frames::words(&expected.filter));
-            let measured = Measured {
-                seen: Duration::from_nanos(gap.until - gap.since),
-                // The kernel stamps each frame.
-                resolution: Duration::ZERO,
-                lateness: self.canary.lateness(gap).of_a_chain(),
-            };
-            let mut finding = bound::judge(&what, measured, bound).at(Some(gap.until));
-            if recorded.dropped > 0 && finding.verdict == Verdict::Failed {
-                finding.verdict = Verdict::Undecided;
-                finding.seen =
-                    format!("{}; {} frames were lost to the capture", finding.seen, recorded.dropped);
-            }
-            findings.push(finding);
-        }
-        Ok(findings)
+        let lateness = |span| self.canary.lateness(span).of_a_chain();
+        Ok(judge_frames(expected, recorded.as_ref(), &|time| self.monotonic(time), window, &lateness))
     }
 
     fn log(&self, expected: &LogExpectation) -> Finding {
@@ -342,6 +298,61 @@ impl Player<'_> {
             Err(why) => vec![Finding::of(false, format!("`{}`", expected.command), why)],
         })
     }
+}
+
+/// Judges the frames of a link; none: it is not recorded. `monotonic` is the time of a frame on the clock of the run.
+pub(super) fn judge_frames(
+    expected: &FramesExpectation,
+    recorded: Option<&Recorded>,
+    monotonic: &dyn Fn(u64) -> u64,
+    window: Span,
+    lateness: &dyn Fn(Span) -> Duration,
+) -> Vec<Finding> {
+    let place = format!("{} {}", expected.node, expected.interface);
+    let wanted = format!("{} frames {} on {place}", expected.count, frames::words(&expected.filter));
+    let Some(recorded) = recorded else {
+        return vec![Finding::of(false, wanted, "the link is not recorded")];
+    };
+    let mut times: Vec<u64> = recorded
+        .packets
+        .iter()
+        .filter(|packet| frames::passes(&expected.filter, &frames::decode(&packet.data)))
+        .map(|packet| monotonic(packet.time_ns))
+        .collect();
+    times.sort_unstable();
+    let within = || times.iter().filter(|at| window.contains(**at));
+    let (count, last) = (within().count() as u64, within().next_back().copied());
+    let mut seen = format!("{count} of {} frames", recorded.packets.len());
+    if recorded.dropped > 0 {
+        seen = format!("{seen}; {} were lost to the capture", recorded.dropped);
+    }
+    let mut finding = Finding::of(expected.count.admits(count), wanted, seen).at(last);
+    // Among those that were lost there may have been any.
+    if recorded.dropped > 0 && expected.count.admits_any(count, count + recorded.dropped) {
+        let certain = matches!(expected.count, Count::Limits(Limits { at_most: None, .. }))
+            && finding.verdict == Verdict::Passed;
+        if !certain {
+            finding.verdict = Verdict::Undecided;
+        }
+    }
+    let mut findings = vec![finding];
+    if let Some(bound) = &expected.longest_gap {
+        let gap = frames::longest_gap(&times, window);
+        let what = format!("the longest time without frames {} on {place}", frames::words(&expected.filter));
+        let measured = Measured {
+            seen: Duration::from_nanos(gap.until - gap.since),
+            // The kernel stamps each frame.
+            resolution: Duration::ZERO,
+            lateness: lateness(gap),
+        };
+        let mut finding = bound::judge(&what, measured, bound).at(Some(gap.until));
+        if recorded.dropped > 0 && finding.verdict == Verdict::Failed {
+            finding.verdict = Verdict::Undecided;
+            finding.seen = format!("{}; {} frames were lost to the capture", finding.seen, recorded.dropped);
+        }
+        findings.push(finding);
+    }
+    findings
 }
 
 /// Why nothing can be asked of a node; `None`: it can.

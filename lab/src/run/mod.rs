@@ -13,6 +13,7 @@ mod play;
 mod programs;
 mod reals;
 mod recording;
+pub(crate) mod replay;
 mod result;
 mod session;
 mod table;

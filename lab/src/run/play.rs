@@ -9,6 +9,7 @@ use serde_json::json;
 use super::RunOptions;
 use super::captures::Capture;
 use super::error::{Error, Result};
+use super::judge;
 use super::loads::Load;
 use super::logs::Logs;
 use super::look::command_findings;
@@ -131,8 +132,8 @@ impl Player<'_> {
             }
             Action::Fault(fault) => self.fault(fault).map(|()| Vec::new()),
             Action::Heal(fault) => self.heal(fault).map(|()| Vec::new()),
-            Action::Wait(wait) => self.wait(wait, began),
-            Action::Expect(expectations) => self.expect(expectations, began),
+            Action::Wait(wait) => judge::wait(self, wait, began),
+            Action::Expect(expectations) => judge::expect(self, expectations, began),
             Action::RestartAgent(restart) => self.restart_agent(restart).map(|()| Vec::new()),
             Action::Capture(capture) => {
                 let there =

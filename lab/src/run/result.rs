@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::expect;
 use crate::scenario::Scenario;
 
 /// What came of a scenario.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
     /// Everything was as wanted.
@@ -48,7 +48,7 @@ impl From<expect::Verdict> for Verdict {
 }
 
 /// One expectation, judged.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Judged {
     /// Its kind: `requests`, `kernel`, `exec`, …
@@ -61,7 +61,7 @@ pub struct Judged {
 }
 
 /// One step, played.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StepResult {
     /// Its name.
@@ -81,7 +81,7 @@ pub struct StepResult {
 }
 
 /// What a load came to.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadResult {
     /// The node that sent.
@@ -101,7 +101,7 @@ pub struct LoadResult {
 }
 
 /// What became of held connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionsResult {
     /// Those that were opened.
@@ -111,7 +111,7 @@ pub struct ConnectionsResult {
 }
 
 /// What came of a scenario.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ScenarioResult {
     /// Its name.
@@ -143,13 +143,13 @@ pub struct ScenarioResult {
     /// The loads.
     pub loads: BTreeMap<String, LoadResult>,
     /// The held connections.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub connections: BTreeMap<String, ConnectionsResult>,
     /// Lines of logs around what went wrong.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nearest_log_lines: Vec<String>,
     /// Frames around what went wrong.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nearest_frames: Vec<String>,
 }
 

@@ -431,7 +431,7 @@ fn in_step(step: &Step, error: Error) -> Error {
     }
 }
 
-fn reason(step: &Step, judged: &[super::Judged]) -> String {
+pub(super) fn reason(step: &Step, judged: &[super::Judged]) -> String {
     let findings = || judged.iter().flat_map(|judged| &judged.findings);
     let verdict = findings().map(|finding| finding.verdict).max();
     let worst = findings().find(|finding| Some(finding.verdict) == verdict);

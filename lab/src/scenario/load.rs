@@ -85,6 +85,14 @@ pub fn fault(value: serde_json::Value) -> Result<Fault, String> {
 /// # Errors
 /// All mistakes, in the order of their lines.
 pub fn load_file(path: &Path) -> Result<Scenario, Vec<Problem>> {
+    load(&path.display().to_string(), &read_text(path)?)
+}
+
+/// The text of a file of at most [`MAX_BYTES`].
+///
+/// # Errors
+/// That it is none, too large, or no text.
+pub(crate) fn read_text(path: &Path) -> Result<String, Vec<Problem>> {
     let file = path.display().to_string();
     let whole =
         |message: String| vec![Problem { file: file.clone(), line: 0, field: String::new(), message }];
@@ -94,10 +102,10 @@ pub fn load_file(path: &Path) -> Result<Scenario, Vec<Problem>> {
         return Err(whole("is not a file".into()));
     }
     if metadata.len() > MAX_BYTES {
-        return Err(whole(format!("has {} bytes; a scenario has at most {MAX_BYTES}", metadata.len())));
+        return Err(whole(format!("has {} bytes; a file has at most {MAX_BYTES}", metadata.len())));
     }
     let bytes = std::fs::read(path).map_err(unreadable)?;
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = String::from_utf8_lossy(good).matches('\n').count();
         vec![Problem {
@@ -106,8 +114,7 @@ pub fn load_file(path: &Path) -> Result<Scenario, Vec<Problem>> {
             field: String::new(),
             message: "is not text in UTF-8".into(),
         }]
-    })?;
-    load(&file, &text)
+    })
 }
 
 /// Reads a scenario. `file` is what mistakes call it; the scenario's name is its last part without `.yaml`.

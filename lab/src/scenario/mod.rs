@@ -25,20 +25,24 @@ mod tests;
 pub mod texts;
 pub mod topology;
 pub mod value;
+mod write;
 
 use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use check::join;
 pub use expectation::{Expectation, Kind};
 pub use fault::Fault;
+pub(crate) use load::read_text;
 pub use load::{MAX_BYTES, Problem, fault as read_fault, load, load_file, resolve};
 pub(crate) use loads::{Target, load_name, recorded};
 pub use peers::Peers;
 pub use step::{Action, Step};
 pub use topology::{Name, Topology};
 pub use value::{Prefix, Span};
+pub(crate) use write::write as written;
 
 /// A scenario: a network, what is done to it, and what has to come out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
