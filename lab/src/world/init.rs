@@ -272,6 +272,11 @@ fn start(request: &Request, files: Vec<OwnedFd>) -> io::Result<(Pid, OwnedFd)> {
             setsid()?;
             // The lab and this process wait for signals with them blocked; a program must not inherit that.
             SigSet::empty().thread_set_mask()?;
+            // Nor what the lab's own caller ignores, as a script's shell has what it puts in the background ignore Ctrl-C: a shell cannot
+            // trap what was ignored when it began. KILL, STOP and those of the C library refuse, and have nothing to be reset.
+            for signal in 1..=libc::SIGRTMAX() {
+                libc::signal(signal, libc::SIG_DFL);
+            }
             if terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
                 return Err(io::Error::last_os_error());
             }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use bascule_lab::scenario::Topology;
 use bascule_lab::world::{Event, Exec, Exit, Spawn, Watched, World, WorldDir, janitor, terminal};
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::common::{TOPOLOGY, build, dir, not_root, pings, shell, topology, until};
 
@@ -246,8 +248,14 @@ fn a_command_comes_from_another_process() {
             std::env::var("BASCULE_LAB_TEST_ARGV").unwrap().split('|').map(Into::into).collect();
         std::process::exit(terminal::exec(&run, "srv1", &argv).unwrap());
     }
+    // What the lab's caller ignores (in the background of a script: Ctrl-C) commands of a node do not. Nobody here waits for this one.
+    // SAFETY: no handler is set.
+    unsafe { signal(Signal::SIGUSR2, SigHandler::SigIgn) }.unwrap();
     let (world, _folder) = build();
     let srv1 = world.node("srv1").unwrap();
+    let ignored = shell(&srv1, "sed -n 's/^SigIgn:[[:space:]]*//p' /proc/self/status");
+    let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+    assert_eq!(ignored & 1 << (Signal::SIGUSR2 as i32 - 1), 0, "{ignored:x}");
     let command = |argv: &str| {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", THIS, "--nocapture", "--quiet"]);
@@ -282,7 +290,11 @@ fn a_command_comes_from_another_process() {
     let mut said = String::new();
     let mut buffer = [0; 1024];
     let mut hear = |master: &mut std::fs::File, wanted: &str| {
+        let until = Instant::now() + Duration::from_secs(60);
         while !said.contains(wanted) {
+            let left = u16::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap();
+            let mut fds = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
+            assert_ne!(poll(&mut fds, left).unwrap(), 0, "no `{wanted}`: {said}");
             let length = master.read(&mut buffer).unwrap();
             said.push_str(&String::from_utf8_lossy(&buffer[..length]));
         }
