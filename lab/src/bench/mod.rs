@@ -176,6 +176,9 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     if args.name == Name::Operator && args.kernel == Kernel::Vm {
         bail!("the API server runs on this machine: leave --kernel out");
     }
+    if args.name == Name::Lab && args.agent.is_some() {
+        bail!("the labs that are measured play the agent beside this program: leave --agent out");
+    }
     if args.name == Name::Operator {
         return here(&args);
     }

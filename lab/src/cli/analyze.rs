@@ -17,8 +17,8 @@ Examples:
   bascule-lab analyze lab-results/tp-ipvs --scenario stricter.yaml   would that run have passed?
 
 Requests, who held addresses, and frames are judged from the records. What a run asks for at the moment (kernel,
-agentStatus, plan, log, command, metric, realServers, connections, claims) stands as it was found as long as the same
-is expected; else it is undecided and needs a live run. Nothing is written, and no root is needed.
+agentStatus, plan, log, command, exec, metric, realServers, connections, claims), or knew better because it knew how late
+the machine was, stands as it was found as long as the same is expected; else it is undecided and needs a live run. Nothing is written, and no root is needed.
 
 Exit codes are those of `run`: 0 passed; 1 failed, error or undecided; 2 bad input; 3 unsupported.")]
 pub(super) struct AnalyzeArgs {

@@ -9,10 +9,13 @@ use super::reader::Reader;
 use super::words;
 use crate::scenario::suggest;
 use crate::scenario::topology::{LabelledAddress, Link, LinkAddress, Node, Route, Topology};
+use crate::scenario::value::Destination;
 
 /// The interface by which containers are managed; the lab has it only where a link has it.
 const MANAGEMENT: &str = "eth0";
 const FORWARD: &str = "net.ipv4.ip_forward";
+/// Its names.
+const FORWARDING: [&str; 2] = [FORWARD, "net.ipv4.conf.all.forwarding"];
 
 /// The topology.
 pub(super) fn topology(reader: &mut Reader<'_>, sources: &[Source], mut wiring: Wiring) -> Topology {
@@ -67,16 +70,30 @@ impl<'r, 's, 'a> Builder<'r, 's, 'a> {
                 Err(why) => self.refuse(path, line, &why),
             }
         }
+        let comes_up = |device: &str, after: usize| {
+            let later = commands.iter().skip(after + 1);
+            later
+                .map(|(_, one)| &one.effect)
+                .any(|one| matches!(one, Effect::Up { device: other } if other == device))
+        };
+        // Down and up again, as one does to change an address of hardware: the links here have it when they come up.
+        let passing: Vec<bool> = commands
+            .iter()
+            .enumerate()
+            .map(|(at, (_, one))| matches!(&one.effect, Effect::Down { device } if comes_up(device, at)))
+            .collect();
+        let commands = commands.into_iter().zip(passing).filter(|(_, passing)| !passing).map(|(one, _)| one);
         // A gateway can be told to be on a network only when all addresses are known.
         let (routes, others): (Vec<_>, Vec<_>) =
-            commands.into_iter().partition(|(_, one)| matches!(one.effect, Effect::Route(_)));
+            commands.partition(|(_, one)| matches!(one.effect, Effect::Route(_)));
         for (path, one) in others {
             self.play(path, one);
         }
         for (path, one) in routes {
             self.play(path, one);
         }
-        if self.node.links.len() > 1 && !self.node.sysctls.contains_key(FORWARD) {
+        let said = FORWARDING.iter().any(|name| self.node.sysctls.contains_key(*name));
+        if self.node.links.len() > 1 && !said {
             // As in a container of docker, where nothing says otherwise.
             self.node.sysctls.insert(FORWARD.to_owned(), "1".to_owned());
             let message = format!(
@@ -91,6 +108,11 @@ impl<'r, 's, 'a> Builder<'r, 's, 'a> {
     fn parameters(&mut self) {
         for (name, (path, value)) in &self.source.sysctls {
             match commands::sysctl(name, value) {
+                Ok(Effect::Sysctl { name, .. }) if self.stranger(&name).is_some() => {
+                    let why = self.stranger(&name).unwrap_or_default();
+                    let message = format!("`{name}` of `{}` is left out: {why}", self.source.name);
+                    self.reader.note(path, message);
+                }
                 Ok(Effect::Sysctl { name, value }) => drop(self.node.sysctls.insert(name, value)),
                 Ok(_) => {}
                 Err(why) => {
@@ -124,7 +146,16 @@ impl<'r, 's, 'a> Builder<'r, 's, 'a> {
                     self.same(path, words, Same { device: Some(device), makes: None }, false);
                 }
             }
-            Effect::Sysctl { name, value } => drop(self.node.sysctls.insert(name, value)),
+            Effect::Down { device } => {
+                self.same(path, words, Same { device: Some(device), makes: None }, false);
+            }
+            Effect::Sysctl { name, value } => match commands::interface_of(&name) {
+                // What a command makes is there when commands are played, and not when parameters are set.
+                Some(device) if self.made.contains(device) || self.missing(device).is_some() => {
+                    self.same(path, words, Same { device: Some(device.to_owned()), makes: None }, false);
+                }
+                _ => drop(self.node.sysctls.insert(name, value)),
+            },
             Effect::Address { device, address, label } => {
                 if let Some(link) = self.link(&device) {
                     let address = match label {
@@ -178,6 +209,11 @@ impl<'r, 's, 'a> Builder<'r, 's, 'a> {
         Some(format!("no link gives the node an interface `{device}`{hint}"))
     }
 
+    /// Why a node has no such kernel parameter, if it has none.
+    fn stranger(&self, name: &str) -> Option<String> {
+        commands::interface_of(name).and_then(|device| self.missing(device))
+    }
+
     /// A command that is played in the node as it is.
     fn same(&mut self, path: &str, words: Vec<String>, same: Same, addresses: bool) {
         if let Some(why) = same.device.as_deref().and_then(|device| self.missing(device)) {
@@ -194,17 +230,14 @@ impl<'r, 's, 'a> Builder<'r, 's, 'a> {
             return self.refuse(path, &words::quote(&words), &why);
         }
         let made = device.is_some_and(|device| self.made.contains(device));
+        // Routes come before commands are played, and the kernel takes no source that the node does not have.
+        let addresses = || self.node.links.iter().flat_map(|link| &link.addresses);
+        let sourced = route.source.is_none_or(|source| addresses().any(|one| one.prefix().address == source));
         let on_link = !self.whole
             || route.via.is_none_or(|via| {
-                device.is_some()
-                    || self
-                        .node
-                        .links
-                        .iter()
-                        .flat_map(|link| &link.addresses)
-                        .any(|address| address.prefix().contains(via))
+                device.is_some() || addresses().any(|address| address.prefix().contains(via))
             });
-        if made || !on_link && self.hidden {
+        if made || !sourced && self.whole || !on_link && self.hidden {
             return self.node.exec.push(words::quote(&words));
         }
         if let Some(via) = route.via.filter(|_| !on_link) {
@@ -213,8 +246,19 @@ impl<'r, 's, 'a> Builder<'r, 's, 'a> {
             );
             return self.refuse(path, &words::quote(&words), &why);
         }
+        if words.iter().any(|word| matches!(word.as_str(), "replace" | "change")) {
+            self.node.routes.retain(|other| other.to != route.to || family(other) != family(&route));
+        }
         if !self.node.routes.contains(&route) {
             self.node.routes.push(route);
         }
+    }
+}
+
+/// Whether a route is one of IPv4; of a default route its gateway says it.
+fn family(route: &Route) -> bool {
+    match (route.to, route.via) {
+        (Destination::Network(prefix), _) => prefix.address.is_ipv4(),
+        (Destination::Default, via) => via.is_none_or(|via| via.is_ipv4()),
     }
 }

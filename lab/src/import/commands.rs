@@ -18,6 +18,8 @@ pub(super) enum Effect {
     Mac { device: String, mac: Mac },
     /// An interface comes up, which a link does by itself.
     Up { device: String },
+    /// It goes down, until it comes up again.
+    Down { device: String },
     /// A kernel parameter is set.
     Sysctl { name: String, value: String },
     /// It is played in the node as it is.
@@ -42,8 +44,21 @@ pub(super) struct Translated {
     pub(super) effect: Effect,
 }
 
+impl Translated {
+    fn of(words: &[String], effect: Effect) -> Self {
+        // Of several that one command sets, and of what a shell writes into a file, each is a command of its own.
+        let words = match &effect {
+            Effect::Sysctl { name, value } => vec!["sysctl".into(), "-w".into(), format!("{name}={value}")],
+            _ => words.to_vec(),
+        };
+        Self { words, effect }
+    }
+}
+
 /// Programs that set up the kernel of the node that they run in, and nothing else: they do the same in a node of the lab.
 const KERNEL_PROGRAMS: [&str; 6] = ["bridge", "ethtool", "ip6tables", "iptables", "nft", "tc"];
+/// Their options after which a file has what is to be done.
+const READS_A_FILE: [&str; 6] = ["-b", "-batch", "--batch", "-f", "--file", "--filename"];
 const SHELLS: [&str; 3] = ["ash", "bash", "sh"];
 /// A script in a script in a script is none that anybody wrote.
 const MAX_DEPTH: usize = 3;
@@ -63,7 +78,7 @@ fn command(tokens: &[Token], depth: usize) -> Result<Vec<Translated>, String> {
         && let Some(name) = file.strip_prefix("/proc/sys/")
     {
         let effect = sysctl(name, value)?;
-        return Ok(vec![Translated { words: vec![echo.clone(), value.clone()], effect }]);
+        return Ok(vec![Translated::of(&[], effect)]);
     }
     let mut words = Vec::new();
     for token in tokens {
@@ -91,10 +106,15 @@ fn command(tokens: &[Token], depth: usize) -> Result<Vec<Translated>, String> {
         "ip" => vec![ip(arguments)?],
         "sysctl" => sysctls(arguments)?,
         "true" | ":" | "sleep" | "echo" => vec![Effect::Nothing(None)],
-        _ if KERNEL_PROGRAMS.contains(&base) => vec![Effect::Same(Same::default())],
+        _ if KERNEL_PROGRAMS.contains(&base) => {
+            if let Some(option) = arguments.iter().find(|one| READS_A_FILE.contains(&one.as_str())) {
+                return Err(format!("`{option}` reads a file of the container's, which is not here"));
+            }
+            vec![Effect::Same(Same::default())]
+        }
         _ => return Err(format!("`{base}` is a program whose effect on the network is not known")),
     };
-    Ok(effects.into_iter().map(|effect| Translated { words: words.clone(), effect }).collect())
+    Ok(effects.into_iter().map(|effect| Translated::of(&words, effect)).collect())
 }
 
 /// Arguments, one after another.
@@ -273,13 +293,14 @@ fn link(verb: &str, mut rest: Arguments<'_>) -> Result<Effect, String> {
 }
 
 fn set(mut rest: Arguments<'_>) -> Result<Effect, String> {
-    let (mut device, mut mac, mut same) = (None, None, false);
+    let (mut device, mut mac, mut same, mut down) = (None, None, false, false);
     while let Some(word) = rest.next() {
         match word {
             "dev" => device = Some(rest.value(word)?.to_owned()),
-            "up" => {}
+            "up" => down = false,
+            "down" => down = true,
             "address" => mac = Some(rest.value(word)?.parse::<Mac>()?),
-            "down" | "nomaster" => same = true,
+            "nomaster" => same = true,
             "mtu" | "master" | "txqueuelen" | "qlen" | "arp" | "multicast" | "promisc" | "vrf" | "alias" => {
                 rest.value(word)?;
                 same = true;
@@ -294,9 +315,10 @@ fn set(mut rest: Arguments<'_>) -> Result<Effect, String> {
         }
     }
     let device = device.ok_or("`ip link set` names no interface")?;
-    Ok(match (mac, same) {
+    Ok(match (mac, same || down) {
         (Some(mac), false) => Effect::Mac { device, mac },
         (None, false) => Effect::Up { device },
+        (None, true) if !same => Effect::Down { device },
         (_, true) => Effect::Same(Same { device: Some(device), makes: None }),
     })
 }
@@ -322,6 +344,16 @@ pub(super) fn sysctl(name: &str, value: &str) -> Result<Effect, String> {
         return Err(format!("the kernel parameter `{name}` is the whole machine's, not a node's"));
     }
     Ok(Effect::Sysctl { name, value: value.trim().to_owned() })
+}
+
+/// The interface that a kernel parameter is of, if it is of one.
+pub(super) fn interface_of(name: &str) -> Option<&str> {
+    let parts: Vec<&str> = name.split(if name.contains('/') { '/' } else { '.' }).collect();
+    match parts[..] {
+        ["net", "ipv4" | "ipv6", "conf" | "neigh", "all" | "default", _] => None,
+        ["net", "ipv4" | "ipv6", "conf" | "neigh", interface, _] => Some(interface),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

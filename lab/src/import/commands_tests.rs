@@ -70,6 +70,16 @@ fn what_else_sets_up_a_kernel_stays_or_becomes_a_field() {
     let up = |device: &str| Effect::Up { device: device.into() };
     assert_eq!(only("ip link set dev eth1 up"), up("eth1"));
     assert_eq!(only("ip link set eth1 mtu 1400 up"), same(Some("eth1"), None));
+    assert_eq!(only("ip link set eth1 down"), Effect::Down { device: "eth1".into() });
+    assert_eq!(only("ip link set eth1 down mtu 1400"), same(Some("eth1"), None));
+    for (name, interface) in [
+        ("net.ipv4.conf.eth1.rp_filter", Some("eth1")),
+        ("net/ipv6/conf/eth1.10/accept_ra", Some("eth1.10")),
+        ("net.ipv4.conf.all.forwarding", None),
+        ("net.ipv4.ip_forward", None),
+    ] {
+        assert_eq!(interface_of(name), interface, "{name}");
+    }
     let mac = "02:00:00:00:00:07".parse().unwrap();
     assert_eq!(
         only("ip link set eth1 address 02:00:00:00:00:07"),
@@ -117,6 +127,8 @@ fn what_cannot_be_known_says_why() {
         ("sh -c 'ip link | grep eth1'", "needs a shell"),
         ("sh -c 'nohup iperf3 -s &'", "needs a shell"),
         ("sysctl -p", "NAME=VALUE"),
+        ("nft -f /etc/nftables.conf", "reads a file"),
+        ("tc -batch /etc/tc", "reads a file"),
         ("sysctl -w kernel.panic=1", "the whole machine's"),
         ("sh -c \"sh -c 'sh -c \\\"sh -c true\\\"'\"", "can be read"),
         ("echo 'a", "does not end"),

@@ -109,6 +109,61 @@ fn what_commands_are_about_has_to_be_there() {
     }
 }
 
+/// Commands in the order in which they stand, as one node has them.
+fn node(commands: &[&str]) -> crate::scenario::topology::Node {
+    let exec = commands.iter().map(|one| format!("        - {one}\n")).collect::<String>();
+    let text = format!(
+        "name: a\ntopology:\n  nodes:\n    b:\n      kind: linux\n      sysctls: {{net.ipv4.conf.all.forwarding: 0, net.ipv4.conf.eth0.rp_filter: 0}}\n      exec:\n{exec}    c: {{kind: linux}}\n    d: {{kind: linux}}\n  links: [{{endpoints: ['b:eth1', 'c:eth1']}}, {{endpoints: ['b:eth2', 'd:eth1']}}]\n"
+    );
+    good(("a.clab.yml", &text), false).scenario.topology.nodes.swap_remove(0)
+}
+
+#[test]
+fn what_commands_come_to_together() {
+    // The usual way to change an address of hardware: the link is up at the end.
+    let one = node(&[
+        "ip link set eth1 down",
+        "ip link set eth1 address 02:00:00:00:00:07",
+        "ip link set eth1 up",
+        "ip link set eth2 down",
+    ]);
+    assert_eq!(one.exec, ["ip link set eth2 down"]);
+    assert_eq!(one.links[0].mac, "02:00:00:00:00:07".parse().ok());
+    // What the topology says of forwarding counts, and a parameter of an interface that is not there is left out.
+    let names: Vec<&str> = one.sysctls.keys().map(String::as_str).collect();
+    assert_eq!(names, ["net.ipv4.conf.all.forwarding"]);
+
+    // What needs what a command makes is a command, too.
+    let one = node(&[
+        "ip addr add 10.0.0.1/24 dev eth1",
+        "ip addr add 10.255.0.1/32 dev lo",
+        "ip route add 10.8.0.0/16 via 10.0.0.2 src 10.255.0.1",
+        "ip link add br0 type bridge",
+        "sysctl -w net.ipv4.conf.br0.rp_filter=0 net.ipv4.conf.eth1.rp_filter=0",
+    ]);
+    assert!(one.routes.is_empty(), "{:?}", one.routes);
+    let wanted = [
+        "ip addr add 10.255.0.1/32 dev lo",
+        "ip link add br0 type bridge",
+        "sysctl -w net.ipv4.conf.br0.rp_filter=0",
+        "ip route add 10.8.0.0/16 via 10.0.0.2 src 10.255.0.1",
+    ];
+    assert_eq!(one.exec, wanted);
+    assert!(one.sysctls.contains_key("net.ipv4.conf.eth1.rp_filter"));
+
+    // A route that is replaced has gone, one of the other family has not.
+    let one = node(&[
+        "ip addr add 10.0.0.1/24 dev eth1",
+        "ip addr add 2001:db8::1/64 dev eth1",
+        "ip route add default via 10.0.0.2",
+        "ip -6 route add default via 2001:db8::2",
+        "ip route replace default via 10.0.0.3",
+    ]);
+    let gateways: Vec<_> =
+        one.routes.iter().filter_map(|route| route.via).map(|via| via.to_string()).collect();
+    assert_eq!(gateways, ["2001:db8::2", "10.0.0.3"]);
+}
+
 /// What only the scenario's own rules know is told with the node that it is about.
 #[test]
 fn what_makes_no_scenario_is_told_with_its_node() {

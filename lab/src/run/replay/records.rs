@@ -69,7 +69,10 @@ impl Records {
     }
 
     fn events(&mut self, path: &Path) -> io::Result<()> {
-        let Some(file) = open(path)? else { return Ok(()) };
+        let Some(file) = open(path)? else {
+            // Without it nothing would have failed, and nobody had any address.
+            return if self.result.steps.is_empty() { Ok(()) } else { Err(bad("is not there".to_owned())) };
+        };
         for (count, line) in BufReader::new(file).lines().enumerate() {
             if count >= MAX_EVENTS {
                 return Err(bad(format!("has more than {MAX_EVENTS} events")));
@@ -98,6 +101,9 @@ impl Records {
     fn frames(&mut self, path: &Path) -> io::Result<()> {
         let started = self.result.started_unix_ns;
         let Some(file) = open(path)?.filter(|_| started > 0) else { return Ok(()) };
+        if file.metadata()?.len() > file::MAX_BYTES {
+            return Err(bad(format!("has more than {} bytes", file::MAX_BYTES)));
+        }
         let mut bytes = Vec::new();
         file.take(file::MAX_BYTES).read_to_end(&mut bytes)?;
         let capture = file::read(&bytes)?;

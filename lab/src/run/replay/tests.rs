@@ -179,9 +179,52 @@ fn what_depends_on_how_late_the_machine_was_is_undecided() {
         result.lateness_ms = 50.0;
         events[12].0 = 7.02;
     };
-    let judgement = judged(late, None).unwrap();
+    let judgement = judged(late, Some(&SCENARIO.replace("within: 2s", "within: 1999ms"))).unwrap();
     assert_eq!(judgement.result.verdict, Verdict::Undecided, "{}", judgement.text());
     assert!(judgement.result.reason.contains("how late the machine was"), "{}", judgement.result.reason);
+    // Where the same is expected the run knew.
+    let judgement = judged(late, None).unwrap();
+    assert_eq!(
+        (judgement.result.verdict, judgement.counts),
+        (Verdict::Passed, [2, 2, 0]),
+        "{}",
+        judgement.text()
+    );
+}
+
+/// It may have been the machine's fault, or not: the run knew.
+#[test]
+fn a_request_that_timed_out_failed_then_and_does_now() {
+    let timeout = |lateness_ms: f64| {
+        move |result: &mut ScenarioResult, events: &mut Vec<(f64, &'static str, Value)>| {
+            let request = &mut events[9].2;
+            request["ok"] = false.into();
+            request["endedAt"] = (request["startedAt"].as_f64().unwrap() + 0.5).into();
+            (result.verdict, result.lateness_ms) = (Verdict::Failed, lateness_ms);
+            result.steps[1].verdict = expect::Verdict::Failed;
+            result.steps[1].judged[0].findings[0].verdict = expect::Verdict::Failed;
+        }
+    };
+    for lateness in [0.0, 1.0] {
+        let judgement = judged(timeout(lateness), None).unwrap();
+        assert_eq!(judgement.result.verdict, Verdict::Failed, "{lateness}: {}", judgement.text());
+    }
+    // Something else is expected: of a machine that was on time all is known.
+    let nine = SCENARIO.replace("pages, ok: 10", "pages, failed: 0");
+    assert_eq!(judged(timeout(0.0), Some(&nine)).unwrap().result.verdict, Verdict::Failed);
+    assert_eq!(judged(timeout(1.0), Some(&nine)).unwrap().result.verdict, Verdict::Undecided);
+}
+
+/// A run gives a notification the time to be read at every look.
+#[test]
+fn what_has_to_hold_always_may_be_told_a_moment_late() {
+    let always = SCENARIO
+        .replace("{within: 2s, holders: {address: 10.0.0.10", "{always: 1s, holders: {address: 10.0.0.10");
+    for (came, verdict) in [(5.1, Verdict::Passed), (5.3, Verdict::Failed)] {
+        let change =
+            |_: &mut ScenarioResult, events: &mut Vec<(f64, &'static str, Value)>| events[12].0 = came;
+        assert_eq!(judged(change, Some(&always)).unwrap().result.verdict, verdict, "{came}");
+    }
 }
 
 /// What comes after the step is another step's, whatever patience is allowed now.
@@ -211,6 +254,12 @@ fn another_scenario_is_refused() {
         ("rate: 10,", "rate: 20,", "`ClientA asks` does something else"),
         ("10.0.0.2/24", "10.0.0.3/24", "another topology"),
         ("name: it came soon", "name: it came", "lacks the step `it came soon`"),
+        // Two change places.
+        (
+            "  - name: the address comes\n    wait: {within: 10s, until: [{holders: {address: 10.0.0.9, nodes: [SRV1]}}]}\n  - name: it came soon\n    expect: [{within: 2s, holders: {address: 10.0.0.10, nodes: [SRV1]}}]\n",
+            "  - name: it came soon\n    expect: [{within: 2s, holders: {address: 10.0.0.10, nodes: [SRV1]}}]\n  - name: the address comes\n    wait: {within: 10s, until: [{holders: {address: 10.0.0.9, nodes: [SRV1]}}]}\n",
+            "`it came soon` stands earlier",
+        ),
     ] {
         let error = judged(|_, _| {}, Some(&SCENARIO.replace(from, to))).err().expect("refused");
         assert!(error.contains(because), "{error}");
@@ -231,6 +280,8 @@ fn what_is_no_recording_is_told() {
     told("timeline.jsonl: line 2: this is no event");
     std::fs::write(folder.path().join("timeline.jsonl"), "{\n").unwrap();
     told("timeline.jsonl: line 1");
+    std::fs::remove_file(folder.path().join("timeline.jsonl")).unwrap();
+    told("timeline.jsonl: is not there");
     recording(folder.path(), |_, _| {});
     std::fs::write(folder.path().join("capture.pcapng"), "no capture").unwrap();
     // Without the time of the beginning nothing is read of it.
