@@ -83,6 +83,12 @@ pub struct DirectorConfigSpec {
     /// ServiceAccount of its agent, of a machine outside the cluster. Absent: the chart's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<ServiceAccountRef>,
+    /// Names a flush: while it is there the agent carries out nothing, neither groups nor bindings, and takes everything of its own out
+    /// of the kernel, settings left as they are; then it repeats the name in `status.flushed`. `bascule-operator flush` writes it
+    /// before Bascule is removed, the operator takes it away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub flush: Option<String>,
 }
 
 /// A VrrpGroup as one of its members carries it out.
@@ -241,6 +247,10 @@ pub struct DirectorConfigStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<shape::Argument>", length(max = 16))]
     pub missing: Vec<String>,
+    /// The flush (`spec.flush`) that has been carried out: nothing of the agent's is left in the kernel but settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub flushed: Option<String>,
 }
 
 /// State of a group on this director.

@@ -6,6 +6,7 @@
 //! - [`core`] feeds what changed to the compiler and says what is to be written: specs by [`plan`], statuses by [`status`].
 //! - [`outbox`] decides when a write is begun, and what becomes of one that failed.
 //! - [`election`] decides who may write at all.
+//! - [`flush`] is another program: it has the agents take everything away, before all this is removed.
 //! - [`api`] and [`worker`] do what these say; [`http`] shows it.
 
 pub mod api;
@@ -13,6 +14,7 @@ pub mod bound;
 pub mod cli;
 pub mod core;
 pub mod election;
+pub mod flush;
 pub mod http;
 pub mod index;
 pub mod names;

@@ -78,8 +78,10 @@ const PLAIN: &str = "deploy/kubernetes";
 /// The plain manifests: what the chart becomes with its defaults, without what only Helm reads.
 pub fn manifests() -> Result<Vec<(String, String)>> {
     let helm = Helm::new(None)?;
-    let crds = helm.template(&["crds={\"install\": true}"])?;
-    let rest = helm.template(&["crds={\"install\": false}"])?;
+    // A hook would be an ordinary Job here, and flush at once.
+    let hooks = "flush={\"enabled\": false}";
+    let crds = helm.template(&[hooks, "crds={\"install\": true}"])?;
+    let rest = helm.template(&[hooks, "crds={\"install\": false}"])?;
     let crds = crds.strip_suffix(&rest).map_or_else(|| definitions(&crds), ToOwned::to_owned);
     let header = "# Generated from charts/bascule by `make manifests`.\n";
     let plain = |text: &str| format!("{header}{}", without_helm(text));

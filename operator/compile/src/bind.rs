@@ -179,6 +179,8 @@ pub(crate) fn director_config(
         maintenance: spec.maintenance.filter(|one| one.enabled),
         failure_domain,
         service_account: spec.service_account.clone(),
+        // Never ours: `bascule-operator flush` writes it.
+        flush: None,
     }
 }
 

@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::flush::LEAST;
 
 /// Compiles what users write into what each director must do, and says what became of it.
 ///
@@ -43,6 +46,20 @@ pub(super) struct Args {
 /// What else than running.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Have all agents take what is theirs out of their kernels, before Bascule is removed
+    ///
+    /// Holds the operators back by taking their Lease, and names a flush in every DirectorConfig. Each agent then takes away its virtual
+    /// services, addresses and rules, gives its groups away, and says so; settings (net.ipv4.ip_forward and others) stay. What users wrote
+    /// stays, too: a flush that is not followed by an uninstallation ends by itself, when the next operator leads. That is at once where
+    /// a director did not answer, else after a minute.
+    #[command(after_help = "Examples:
+  bascule-operator flush
+        in a pod of the release: the hook that `helm uninstall` runs first
+  kubectl exec -n bascule-system deploy/bascule-operator -- bascule-operator flush --timeout 2m
+        by hand, where there is no Helm
+
+Exit code: 0 nothing is left anywhere, 1 a director is named that did not answer in time, or the API server did not, 2 the call is wrong.")]
+    Flush(Flush),
     /// Print a completion script for a shell
     #[command(after_help = "Example:
   bascule-operator completion bash > /etc/bash_completion.d/bascule-operator")]
@@ -52,9 +69,42 @@ pub(super) enum Command {
     },
 }
 
+/// Flushing.
+#[derive(Clone, Debug, ClapArgs)]
+pub(super) struct Flush {
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// How long agents may take, such as 60s or 2m; at least 20s, the time after which no operator can have anything under way
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub(super) timeout: Duration,
+    #[command(flatten)]
+    pub(super) log: Log,
+}
+
+/// A duration as the API has them.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wanted = || {
+        format!("expected a duration such as 60s or 2m of at most an hour, at least {} s", LEAST.as_secs())
+    };
+    let duration = text.parse::<bascule_crds::common::Duration>().map_err(|_| wanted())?.as_std();
+    if (LEAST..=Duration::from_secs(3600)).contains(&duration) { Ok(duration) } else { Err(wanted()) }
+}
+
 /// Running.
 #[derive(Clone, Debug, ClapArgs)]
 pub(super) struct Run {
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// Address of /healthz, /readyz and /metrics, or `none`
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9741", env = "BASCULE_LISTEN")]
+    pub(super) listen: Listen,
+    #[command(flatten)]
+    pub(super) log: Log,
+}
+
+/// Where, and under which name.
+#[derive(Clone, Debug, ClapArgs)]
+pub(super) struct Place {
     /// File that names the cluster and who we are there; its current context counts [default: the pod's ServiceAccount]
     #[arg(long, value_name = "FILE", env = "BASCULE_KUBECONFIG")]
     pub(super) kubeconfig: Option<PathBuf>,
@@ -65,16 +115,23 @@ pub(super) struct Run {
     /// Name of this operator in the Lease; a random part is added [default: the host's name]
     #[arg(long, value_name = "NAME", env = "BASCULE_IDENTITY")]
     pub(super) identity: Option<String>,
-    /// Address of /healthz, /readyz and /metrics, or `none`
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9741", env = "BASCULE_LISTEN")]
-    pub(super) listen: Listen,
+}
+
+/// The log.
+#[derive(Clone, Debug, ClapArgs)]
+pub(super) struct Log {
     /// How the log is written
-    #[arg(long, value_name = "FORMAT", default_value = "text", env = "BASCULE_LOG_FORMAT")]
-    pub(super) log_format: LogFormat,
+    #[arg(long = "log-format", value_name = "FORMAT", default_value = "text", env = "BASCULE_LOG_FORMAT")]
+    pub(super) format: LogFormat,
     /// How much is logged: error, warn, info, debug, trace, or a filter such as info,bascule_operator=debug (what the
     /// client of the API says of its own, kube_client, is said once more by who asked it)
-    #[arg(long, value_name = "LEVEL", default_value = "info,kube_client=off", env = "BASCULE_LOG")]
-    pub(super) log_level: String,
+    #[arg(
+        long = "log-level",
+        value_name = "LEVEL",
+        default_value = "info,kube_client=off",
+        env = "BASCULE_LOG"
+    )]
+    pub(super) level: String,
 }
 
 /// How the log is written.

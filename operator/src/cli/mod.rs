@@ -19,6 +19,7 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     match args.command {
         None => run::run(&args.run),
+        Some(Command::Flush(flush)) => run::flush(&flush),
         Some(Command::Completion { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "bascule-operator", &mut script);

@@ -10,12 +10,13 @@ use kube::Api;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::args::{Listen, Run};
+use super::args::{Flush, Listen, Log, Run};
 use super::{USAGE, fail, logging};
 use crate::api::events::Events;
 use crate::api::{causes, connect};
 use crate::election::lease::{self, Term};
 use crate::election::{Election, Timing};
+use crate::flush;
 use crate::http::{self, Watched};
 use crate::tally::Tally;
 use crate::worker::{self, Context};
@@ -24,31 +25,51 @@ use crate::worker::{self, Context};
 const GRACE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(args: &Run) -> ExitCode {
-    if let Err(error) = logging::start(args.log_format, &args.log_level) {
-        return fail(error, USAGE);
+    go(&args.log, live(args)).map_or_else(|code| code, |()| ExitCode::SUCCESS)
+}
+
+/// Has the agents take everything away, and prints what came of it.
+pub(super) fn flush(args: &Flush) -> ExitCode {
+    let flushing = async {
+        let (client, default_namespace) = connect(args.place.kubeconfig.as_deref()).await?;
+        let namespace = args.place.namespace.clone().unwrap_or(default_namespace);
+        let identity = identity(args.place.identity.as_deref())?;
+        flush::run(client, &namespace, &identity, args.timeout).await
+    };
+    match go(&args.log, flushing) {
+        Err(code) => code,
+        Ok(outcome) => {
+            print!("{}", outcome.text());
+            if outcome.unanswered.is_empty() {
+                return ExitCode::SUCCESS;
+            }
+            fail(
+                "not every director is clean; its agent puts everything back now. Without waiting for them: helm uninstall --no-hooks",
+                1,
+            )
+        }
     }
+}
+
+/// Runs something to its end; an error is said, with its exit code.
+fn go<T>(log: &Log, work: impl Future<Output = anyhow::Result<T>>) -> Result<T, ExitCode> {
+    logging::start(log.format, &log.level).map_err(|error| fail(error, USAGE))?;
     // Only fails where one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(format_args!("cannot start: {error}"), 1),
-    };
-    let result = runtime.block_on(live(args));
+    let runtime = runtime.map_err(|error| fail(format_args!("cannot start: {error}"), 1))?;
+    let result = runtime.block_on(work);
     runtime.shutdown_timeout(GRACE);
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(causes(&*error), 1),
-    }
+    result.map_err(|error| fail(causes(&*error), 1))
 }
 
 async fn live(args: &Run) -> anyhow::Result<()> {
     let started = Instant::now();
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
-    let (client, default_namespace) = connect(args.kubeconfig.as_deref()).await?;
-    let namespace = args.namespace.clone().unwrap_or(default_namespace);
-    let identity = identity(args.identity.as_deref())?;
+    let (client, default_namespace) = connect(args.place.kubeconfig.as_deref()).await?;
+    let namespace = args.place.namespace.clone().unwrap_or(default_namespace);
+    let identity = identity(args.place.identity.as_deref())?;
     let timing = Timing::DEFAULT;
     let tally = Tally::default();
 

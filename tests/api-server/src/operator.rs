@@ -138,8 +138,11 @@ impl Drop for Operator {
     }
 }
 
-/// The program, beside the folder of the tests' own.
-fn program() -> Result<PathBuf> {
+/// The operator's program, which cargo has built beside the tests.
+///
+/// # Errors
+/// When it is not there.
+pub fn program() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let folder = own.parent().and_then(Path::parent).context("no folder of programs")?;
     let program = folder.join("bascule-operator");

@@ -8,6 +8,7 @@ mod agent;
 #[allow(dead_code, reason = "the operator's own tests use more of it")]
 mod cluster;
 mod endpoints;
+mod flush;
 mod follower;
 mod machine;
 mod running;

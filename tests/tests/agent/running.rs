@@ -14,11 +14,12 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, condition_of};
 use crate::endpoints;
+use crate::flush;
 use crate::follower::{agent, with_rights_of};
 use crate::machine::{Agent, Machine};
 use crate::source::TP;
 
-const ADDRESS: &str = "192.16.193.30/32";
+pub(crate) const ADDRESS: &str = "192.16.193.30/32";
 const LOST: &str = "the API server does not answer";
 
 const FLAPPING: &str = r"
@@ -48,6 +49,7 @@ pub(crate) fn a_machine_is_told(cluster: &mut Cluster) -> Result<()> {
     let result = as_told(cluster, &machine, &agent)
         .and_then(|()| flapping(cluster, &machine, &agent, &directory))
         .and_then(|()| endpoints::on_a_machine(cluster, &machine, &agent))
+        .and_then(|()| flush::taken_away_and_back(cluster, &machine, &agent))
         .with_context(|| agent.log());
     result?;
     let agent = taken_over(cluster, &machine, agent, &kubeconfig, &directory)?;

@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::api::source::Owned;
-use crate::reconcile::Report;
+use crate::reconcile::{PlaneName, Report};
 use crate::status::{HealthStatus, ObjectStatus, Status};
 use crate::vrrp::GroupStatus;
 
@@ -228,8 +228,12 @@ pub fn config(
         (true, true) => conditions.add("Ready", "True", "Ready", ""),
     }
     degraded(groups, &mut conditions);
+    let flush = owned.spec.and_then(|spec| spec.flush.as_ref()).filter(|_| owned.unusable.is_none());
+    let flushed = flush.filter(|_| groups.is_empty() && is_empty(report, told)).cloned();
+    let pending = pending || flush.is_some() && flushed.is_none();
     let status = DirectorConfigStatus {
         observed_generation: owned.generation,
+        flushed,
         conditions: conditions.list,
         vrrp: groups.iter().take(8).map(|group| told_group(group, time)).collect(),
         agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -237,6 +241,20 @@ pub fn config(
         missing: missing.iter().take(MISSING).map(|line| words(line)).collect(),
     };
     Wanted { status, pending: pending && owned.unusable.is_none() }
+}
+
+/// Whether the planes hold nothing of ours any more once they have carried out an update that wants nothing: what one could not take
+/// away is a failure of it, and where the kernel has no such table there is nothing in it. Settings are not taken away.
+fn is_empty(report: &Report, told: u64) -> bool {
+    let left = |plane: PlaneName| match report.planes.get(&plane) {
+        Some(said) if said.missing.is_some() => false,
+        Some(said) => {
+            let failures = said.failures.values().any(|failure| failure.reason.hinders());
+            said.serial < told || !said.settled || failures && plane != PlaneName::Sysctl
+        }
+        None => true,
+    };
+    !PlaneName::ALL.into_iter().any(left)
 }
 
 fn degraded(groups: &[GroupStatus], conditions: &mut Conditions) {
@@ -278,12 +296,15 @@ fn told_group(group: &GroupStatus, time: Timestamp) -> ToldGroup {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bascule_compile::BindingKey;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::api::heard::Place;
     use crate::manifests;
+    use crate::reconcile::{Failure, FailureReason, PlaneReport};
     use crate::status::CheckStatus as Check;
 
     fn spec(servers: usize) -> VirtualServiceBindingSpec {
@@ -382,9 +403,8 @@ mod tests {
         assert_eq!(wanted.status.real_servers_up, Some(0));
     }
 
-    #[test]
-    fn the_time_of_a_transition_is_that_of_the_state() {
-        let group = GroupStatus {
+    fn handing_over() -> GroupStatus {
+        GroupStatus {
             group: "front".into(),
             state: GroupState::Active,
             releasing: false,
@@ -397,12 +417,78 @@ mod tests {
             failing: Vec::new(),
             lacking: vec!["10.0.0.1/32".into()],
             instances: Vec::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_transition_is_that_of_the_state() {
+        let group = handing_over();
         let told = told_group(&group, Timestamp::from_second(1000).unwrap());
         assert_eq!(told.last_transition, Some(Time(Timestamp::from_second(987).unwrap())));
         assert_eq!((told.state, told.reason.map(|reason| reason.len())), (VrrpState::Active, Some(128)));
         let mut conditions = Conditions::new(None);
         degraded(&[group], &mut conditions);
         assert_eq!(conditions.list[0].message, "VrrpGroup front: it lacks 10.0.0.1/32");
+    }
+
+    #[test]
+    fn a_flush_is_over_when_nothing_is_left_and_not_before() {
+        let spec: DirectorConfigSpec =
+            serde_json::from_value(json!({"director": "dir1", "flush": "flush-1-ab"})).unwrap();
+        let place = Place { namespace: String::new(), name: "dir1".into() };
+        let flushed = |report: &Report, groups: Vec<GroupStatus>, unusable: Option<&str>| {
+            let owned = Owned {
+                place: &place,
+                key: None,
+                generation: Some(3),
+                spec: Some(&spec),
+                unusable,
+                status: &Value::Null,
+            };
+            let mut status = Status::default();
+            status.vrrp.groups = groups;
+            let machine = Machine { report, told: 7, kernel: "", time: Timestamp::UNIX_EPOCH };
+            let wanted = config(&owned, &status, machine);
+            assert_eq!(wanted.pending, wanted.status.flushed.is_none() && unusable.is_none());
+            wanted.status.flushed
+        };
+        let plane = |serial, settled| PlaneReport { serial, settled, ..PlaneReport::default() };
+        let report = |change: Option<(PlaneName, PlaneReport)>| {
+            let planes = PlaneName::ALL.into_iter().map(|name| (name, Arc::new(plane(7, true))));
+            let mut report = Report { serial: 7, planes: planes.collect(), ..Report::default() };
+            report.planes.extend(change.map(|(name, plane)| (name, Arc::new(plane))));
+            report
+        };
+        let failing = |reason| {
+            let failure = Failure {
+                object: "o".into(),
+                reason,
+                message: "m".into(),
+                bindings: [BindingKey::new("tp", "web")].into(),
+                nat_rules: [].into(),
+            };
+            PlaneReport { failures: Arc::new([("o".into(), failure)].into()), ..plane(7, true) }
+        };
+        let name = Some("flush-1-ab".to_owned());
+        assert_eq!(flushed(&report(None), Vec::new(), None), name);
+        assert_eq!(flushed(&report(None), Vec::new(), Some("not understood")), None);
+        assert_eq!(
+            flushed(&report(None), vec![handing_over()], None),
+            None,
+            "a group that hands over has its addresses"
+        );
+        let missing = PlaneReport { missing: Some("no module ip_vs".into()), ..plane(0, false) };
+        let table = [
+            (PlaneName::Ipvs, plane(6, true), None, "not carried out yet"),
+            (PlaneName::Ipvs, plane(7, false), None, "not looked at yet"),
+            (PlaneName::Ipvs, failing(FailureReason::Refused), None, "it could not be removed"),
+            (PlaneName::Ipvs, failing(FailureReason::Ledger), name.clone(), "the ledger is not the kernel"),
+            (PlaneName::Sysctl, failing(FailureReason::NotManaged), name.clone(), "settings stay"),
+            (PlaneName::Ipvs, missing, name, "where there is no table nothing is in it"),
+        ];
+        for (plane, said, wanted, why) in table {
+            assert_eq!(flushed(&report(Some((plane, said))), Vec::new(), None), wanted, "{why}");
+        }
+        assert_eq!(flushed(&Report::default(), Vec::new(), None), None, "nothing is known");
     }
 }

@@ -359,7 +359,10 @@ impl Source {
             let carries_out = |spec: &VirtualServiceBindingSpec| *spec.virtual_service == *key.name;
             let now = first(&mut self.by_key, &key, objects, carries_out);
             // One whose endpoints are not known yet stays what it was.
-            let Ok(now) = self.slices.resolved(&key, now) else { continue };
+            let Ok(now) = self.slices.resolved(&key, now.filter(|_| self.told.director.flush.is_none()))
+            else {
+                continue;
+            };
             let before = match &now {
                 Some(spec) => self.told.bindings.insert(key.clone(), Arc::clone(spec)),
                 None => self.told.bindings.remove(&key),
@@ -380,6 +383,7 @@ impl Source {
             let objects = &self.rules.objects;
             let carries_out = |spec: &NatRuleBindingSpec| *spec.nat_rule == *key.name;
             let now = first(&mut self.by_rule, &key, objects, carries_out);
+            let now = now.filter(|_| self.told.director.flush.is_none());
             let before = match &now {
                 Some(spec) => self.told.nat_rules.insert(key.clone(), Arc::clone(spec)),
                 None => self.told.nat_rules.remove(&key),
@@ -396,7 +400,12 @@ impl Source {
             return None;
         }
         let held = self.config.objects.values().next().and_then(|held| held.spec.as_deref());
-        let now = held.cloned().unwrap_or_else(|| nothing(&self.director));
+        let now = held.map_or_else(|| nothing(&self.director), in_force);
+        if now.flush.is_some() != self.told.director.flush.is_some() {
+            // What was told of bindings goes, or comes back.
+            self.dirty.extend(self.by_key.keys().cloned());
+            self.dirty_rules.extend(self.by_rule.keys().cloned());
+        }
         if now == self.told.director {
             return None;
         }
@@ -466,6 +475,16 @@ fn first<S>(
 fn mistaken(spec: &Spec) -> String {
     // Whoever reads an object says of what kind it is.
     format!("an internal error: another kind was expected than that of {spec:?}")
+}
+
+/// What is carried out of a DirectorConfig: with `flush`, nothing; settings stay as they are.
+fn in_force(config: &DirectorConfigSpec) -> DirectorConfigSpec {
+    let mut config = config.clone();
+    if config.flush.is_some() {
+        config.vrrp.clear();
+        config.connection_sync = None;
+    }
+    config
 }
 
 /// What a director has to do of which nothing is said.

@@ -286,3 +286,47 @@ fn checks_that_nobody_names_are_held_up_to_a_bound() {
     assert_eq!(source.step().checks.len(), 1);
     assert!(source.again().is_empty());
 }
+
+#[test]
+fn a_flush_takes_everything_away_and_its_end_brings_it_back() {
+    let mut source = listed();
+    let group = json!({"name": "front", "priority": 100, "version": 3, "advertisementInterval": "1s", "downIntervals": 3,
+        "preempt": {}, "onAgentLoss": "Release",
+        "instances": [{"name": "outside", "interface": "eth0", "virtualRouterId": 30, "addresses": ["192.16.193.30/32"]}]});
+    let config = |flush: Value| {
+        let raw = json!({"director": DIRECTOR, "vrrp": [group], "flush": flush,
+            "connectionSync": {"interface": "eth1", "syncId": 30}});
+        item(What::Config, place("", DIRECTOR), raw)
+    };
+    source.hear(config(Value::Null));
+    let mut disk = BTreeMap::new();
+    kept(&mut disk, &source.step());
+    assert_eq!(source.told().0.director.vrrp.len(), 1);
+
+    source.hear(config(json!("flush-1-ab")));
+    let step = source.step();
+    kept(&mut disk, &step);
+    let Some(ConfigChange::Some { director: Some(director), bindings: gone, nat_rules }) = &step.change
+    else {
+        panic!("{step:?}")
+    };
+    assert!(director.vrrp.is_empty() && director.connection_sync.is_none());
+    assert_eq!((gone.len(), nat_rules.len()), (2, 1));
+    assert!(gone.iter().all(|(_, spec)| spec.is_none()) && nat_rules[0].1.is_none());
+    assert!(step.checks.values().all(Option::is_none) && !step.checks.is_empty(), "nobody names a check");
+    // What comes meanwhile is not carried out, also by one that starts without an API server.
+    source.hear(binding("c", 1));
+    assert!(bindings(&source.step()).is_empty());
+    let mut restarted = Source::new(DIRECTOR);
+    assert!(restarted.remember(&disk).is_empty());
+    let step = restarted.begin();
+    assert!(
+        matches!(&step.change, Some(ConfigChange::All(all)) if all.bindings.is_empty() && all.director.vrrp.is_empty())
+    );
+
+    source.hear(config(Value::Null));
+    let step = source.step();
+    assert_eq!(bindings(&step).len(), 3, "those that came meanwhile, too");
+    assert_eq!(source.told().0.director.vrrp.len(), 1);
+    assert_eq!(source.told().0.nat_rules.len(), 1);
+}
