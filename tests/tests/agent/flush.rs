@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use bascule_tests::operator::{NAMESPACE, eventually, program};
+use serde_json::json;
 
 use crate::cluster::Cluster;
 use crate::machine::{Agent, Machine};
@@ -10,6 +11,7 @@ use crate::running::ADDRESS;
 /// One director answers and is clean; another one, whose agent is dead, is named, and so the call fails; then all is as it was, because
 /// an operator leads again.
 pub(crate) fn taken_away_and_back(cluster: &Cluster, machine: &Machine, agent: &Agent) -> Result<()> {
+    let since = cluster.get("vg front")?["status"]["since"].clone();
     // Somebody spoke for it once.
     cluster.report(
         "apiVersion: bascule.dev/v1alpha1\nkind: DirectorConfig\nmetadata: {name: dir1}\nstatus: {observedGeneration: 1}\n",
@@ -42,6 +44,8 @@ pub(crate) fn taken_away_and_back(cluster: &Cluster, machine: &Machine, agent: &
         let config = cluster.get("directorconfig dir2")?;
         ensure!(config["spec"]["flush"].is_null() && config["status"]["flushed"].is_null(), "{config}");
         ensure!(machine.addresses("eth0")?.contains(ADDRESS), "{}", agent.log());
+        let status = &cluster.get("vg front")?["status"];
+        ensure!(status["active"] == json!(["dir2"]) && status["since"] != since, "{status}");
         Ok(())
     })?;
     ensure!(!agent.log().contains("panicked"), "{}", agent.log());

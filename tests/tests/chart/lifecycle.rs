@@ -9,6 +9,8 @@ use crate::cluster::Cluster;
 
 /// See the README beside it.
 const OLDER: &str = "tests/tests/chart/fixtures/bascule-0.0.9.tgz";
+/// Without the hook: no kubelet would run its Job here.
+const UNINSTALL: [&str; 5] = ["uninstall", "bascule", "--no-hooks", "--namespace", NAMESPACE];
 /// A kind that the older chart does not have.
 const NEWER_KIND: &str = "natrulebindings.bascule.dev";
 
@@ -54,7 +56,7 @@ pub(crate) fn back_and_again(cluster: &mut Cluster) -> Result<()> {
     );
     same(cluster, &before)?;
 
-    cluster.helm.ok(["uninstall", "bascule", "--namespace", NAMESPACE])?;
+    cluster.helm.ok(UNINSTALL)?;
     gone(cluster)?;
     same(cluster, &before)?;
     let count = definitions(cluster)?.len();
@@ -64,7 +66,7 @@ pub(crate) fn back_and_again(cluster: &mut Cluster) -> Result<()> {
     established(cluster)?;
     ensure!(changed(cluster)? == 0, "the kept definitions are those of the chart again");
     same(cluster, &before)?;
-    cluster.helm.ok(["uninstall", "bascule", "--namespace", NAMESPACE])?;
+    cluster.helm.ok(UNINSTALL)?;
     gone(cluster)
 }
 

@@ -18,6 +18,13 @@ pub(crate) fn taken(cluster: &mut Cluster) -> Result<()> {
     }
     let operator = pod(cluster, "deployment bascule-operator", "restricted")?;
     cluster.allowed(None, "create --dry-run=server", &operator)?;
+    // That of the hook before an uninstallation, which Helm alone makes.
+    let objects = cluster.helm.objects(&[])?;
+    let flush = objects.iter().find(|one| one["kind"] == "Job").context("the Job bascule-flush")?;
+    let hook = &flush["metadata"]["annotations"]["helm.sh/hook"];
+    ensure!(hook == "pre-delete" && flush["spec"]["backoffLimit"] == 0, "{flush}");
+    let flush = of_template(flush, "restricted", "flushing", None)?.to_string();
+    cluster.allowed(None, "create --dry-run=server", &flush)?;
     let agent = pod(cluster, "daemonset bascule-agent", "restricted")?;
     // It is on the host's network and has folders of the host, and nothing else is wrong with it but what it is for.
     let words = ["violates PodSecurity", "host namespaces", "NET_ADMIN", "hostPath"];

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use bascule_tests::operator::NAMESPACE;
 
-use crate::cluster::{Cluster, TIMEOUT};
+use crate::cluster::Cluster;
 use crate::nodes::NODES;
 
 /// What Bascule changes in a kernel, as the kernel's own tools print it.
@@ -28,7 +28,7 @@ impl Tables {
     }
 }
 
-/// As docs/how-to/install-on-kubernetes.md has it: what directors carry out is removed while the agents still run.
+/// As docs/how-to/install-on-kubernetes.md has it: Helm's hook has the agents take everything away before they are removed.
 pub(crate) fn uninstalled(cluster: &mut Cluster) -> Result<()> {
     for (node, before) in NODES.iter().zip(&cluster.before) {
         let held = Tables::of(cluster, node)?;
@@ -37,15 +37,9 @@ pub(crate) fn uninstalled(cluster: &mut Cluster) -> Result<()> {
             "there is nothing to clean on {node}: {held:?} (before: {before:?})"
         );
     }
-    cluster.kubectl(&format!("delete virtualservices,natrules --all -A {TIMEOUT}"))?;
-    cluster.kubectl(&format!("delete vrrpgroups --all {TIMEOUT}"))?;
-    cluster.eventually("nothing is left to carry out", |cluster| {
-        let left = cluster.kubectl("get vsb,natb -A -o name")?;
-        ensure!(left.is_empty(), "{left}");
-        Ok(())
-    })?;
-    cluster.eventually("the kernels are clean", clean)?;
     cluster.helm.ok(["uninstall", "bascule", "--namespace", NAMESPACE])?;
+    // At once: the Job has not ended before.
+    clean(cluster)?;
     cluster.eventually("no pod is left", |cluster| {
         let pods = cluster.kubectl(&format!("get pod -n {NAMESPACE} -o name"))?;
         ensure!(pods.is_empty(), "{pods}");
