@@ -208,6 +208,7 @@ impl Writer<'_> {
         let of = |address| HoldersExpectation {
             address,
             nodes: None,
+            among: group.nodes.clone(),
             window: Window { since: Some(self.heard_since.clone()), until: until.clone() },
             longest_gap: None,
             longest_overlap: Some(bound.clone()),
@@ -256,11 +257,14 @@ impl Writer<'_> {
         let window = Window { since: Some("quiet".into()), until: Some("the end".into()) };
         let mut expectations = self.requests(&[], &window);
         let limit = || Some(Bound { at_most: NOTIFIED, from: None });
-        let addresses = self.base.site.group.iter().flat_map(|group| &group.addresses);
+        let group = self.base.site.group.as_ref();
+        let among = group.map(|group| group.nodes.clone()).unwrap_or_default();
+        let addresses = group.into_iter().flat_map(|group| &group.addresses);
         for address in addresses.take(ADDRESSES) {
             expectations.push(now(Kind::Holders(HoldersExpectation {
                 address: *address,
                 nodes: None,
+                among: among.clone(),
                 window: window.clone(),
                 longest_gap: limit(),
                 longest_overlap: limit(),

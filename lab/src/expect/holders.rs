@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::bound::{self, Measured};
 use super::{Finding, GapKind, Span, Verdict};
 use crate::scenario::expectation::{Bound, HoldersExpectation, RestExpectation};
+use crate::scenario::topology::Name;
 use crate::world::{Event, Watched};
 
 /// One change of who has an address.
@@ -44,6 +45,16 @@ impl History {
             interface: interface.clone(),
             added,
         });
+    }
+
+    /// What concerns an address on some nodes, none named: on all.
+    fn only(&self, address: IpAddr, among: &[Name]) -> Self {
+        let counts = |node: &str| among.is_empty() || among.iter().any(|name| &**name == node);
+        let changes = self.changes.get(&address).into_iter().flatten().filter(|change| counts(&change.node));
+        let changes: Vec<Change> = changes.cloned().collect();
+        let lost = self.lost.iter().filter(|(_, node)| counts(node)).cloned().collect();
+        let changes = if changes.is_empty() { BTreeMap::new() } else { [(address, changes)].into() };
+        Self { changes, lost }
     }
 
     /// The nodes that have it at the end of what was taken in.
@@ -155,6 +166,7 @@ pub fn judge(
     lateness: &dyn Fn(Span) -> Duration,
 ) -> Vec<Finding> {
     let address = expected.address;
+    let history = &history.only(address, &expected.among);
     let mut findings = Vec::new();
     if let Some(nodes) = &expected.nodes {
         let wanted: BTreeSet<&str> = nodes.iter().map(|name| &**name).collect();
@@ -223,6 +235,7 @@ mod tests {
         HoldersExpectation {
             address: "192.16.193.30".parse().unwrap(),
             nodes: None,
+            among: Vec::new(),
             window: Window::default(),
             longest_gap: None,
             longest_overlap: None,
@@ -249,6 +262,35 @@ mod tests {
         assert_eq!(verdict(&on(&["dir1"]), &events, (0, 9)), Verdict::Failed);
         assert_eq!(verdict(&on(&[]), &[], (0, 9)), Verdict::Passed);
         assert_eq!(verdict(&on(&[]), &events, (0, 9)), Verdict::Failed);
+    }
+
+    #[test]
+    fn only_some_nodes_count() {
+        let overlap = |among: &[&str]| HoldersExpectation {
+            among: among.iter().map(|name| (*name).into()).collect(),
+            longest_overlap: Some(Bound { at_most: crate::scenario::Span::from_millis(10), from: None }),
+            ..expectation()
+        };
+        // A real server of direct routing has it from the start.
+        let events = [
+            event(0, "SRV1", true),
+            event(100, "dir1", true),
+            event(200, "dir1", false),
+            event(205, "dir2", true),
+        ];
+        assert_eq!(verdict(&overlap(&[]), &events, (0, 300)), Verdict::Failed);
+        assert_eq!(verdict(&overlap(&["dir1", "dir2"]), &events, (0, 300)), Verdict::Passed);
+        assert_eq!(verdict(&overlap(&["SRV1", "dir2"]), &events, (0, 300)), Verdict::Failed);
+        let on = |among: &[&str], nodes: &[&str]| HoldersExpectation {
+            nodes: Some(nodes.iter().map(|name| (*name).into()).collect()),
+            longest_overlap: None,
+            ..overlap(among)
+        };
+        assert_eq!(verdict(&on(&["dir1", "dir2"], &["dir2"]), &events, (0, 300)), Verdict::Passed);
+        assert_eq!(verdict(&on(&[], &["dir2"]), &events, (0, 300)), Verdict::Failed);
+        let lost = Watched { at: 20 * MS, node: "SRV1".into(), event: Event::Lost { count: 1 } };
+        let with_loss = [&events[..], &[lost]].concat();
+        assert_eq!(verdict(&on(&["dir1", "dir2"], &["dir2"]), &with_loss, (0, 300)), Verdict::Passed);
     }
 
     #[test]

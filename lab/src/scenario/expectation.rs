@@ -365,6 +365,10 @@ pub struct HoldersExpectation {
     /// The nodes that have it now; an empty list: nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<Name>>,
+    /// Only these nodes count; all, unless told. Real servers of direct routing, for example, have a service's address on their loopback
+    /// all the time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub among: Vec<Name>,
     /// The part of the run for gaps and overlaps; all of it, from the first time that somebody had it, unless told.
     #[serde(default, skip_serializing_if = "Window::is_all")]
     pub window: Window,

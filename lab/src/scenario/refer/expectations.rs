@@ -81,6 +81,9 @@ impl<'a> Checker<'a> {
                 for (index, node) in expected.nodes.iter().flatten().enumerate() {
                     self.known_node_at(node, format!("{path}.nodes[{index}]"));
                 }
+                for (index, node) in expected.among.iter().enumerate() {
+                    self.known_node_at(node, format!("{path}.among[{index}]"));
+                }
                 if expected.nodes.is_none()
                     && expected.longest_gap.is_none()
                     && expected.longest_overlap.is_none()
