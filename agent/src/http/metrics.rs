@@ -512,6 +512,7 @@ mod tests {
             refused: None,
             failing: vec!["virtual service tp/web".into()],
             lacking: Vec::new(),
+            secrets: Vec::new(),
             instances: vec![instance],
         };
         VrrpStatus { groups: vec![group], foreign_advertisements: 4, foreign: Vec::new(), repaired: 5 }

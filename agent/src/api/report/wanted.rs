@@ -15,6 +15,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::api::source::Owned;
 use crate::reconcile::Report;
+use crate::secrets::Reason;
 use crate::status::{HealthStatus, ObjectStatus, Status};
 use crate::vrrp::GroupStatus;
 
@@ -198,17 +199,14 @@ pub fn config(
     let mut conditions = Conditions::new(owned.generation);
     let missing: Vec<String> = report.missing().map(|(plane, what)| format!("{plane}: {what}")).collect();
     let mut failures = report.failures().filter(|(_, one)| one.reason.hinders() && one.bindings.is_empty());
-    let refused: Vec<String> = groups
-        .iter()
-        .filter_map(|group| Some(format!("VrrpGroup {}: {}", group.group, group.refused.as_ref()?)))
-        .collect();
-    let pending = (report.serial < told || !report.settled()) && missing.is_empty();
+    let (refused, reading) = refused(groups);
+    let pending = reading || (report.serial < told || !report.settled()) && missing.is_empty();
     if let Some(why) = owned.unusable {
         conditions.add("Programmed", "False", "Unsupported", &stays(why, owned.spec.is_some()));
     } else if let Some((plane, first)) = failures.next() {
         conditions.add("Programmed", "False", first.reason.as_str(), &format!("{plane}: {first}"));
-    } else if !refused.is_empty() {
-        conditions.add("Programmed", "False", "Refused", &refused.join("; "));
+    } else if let Some((reason, words)) = &refused {
+        conditions.add("Programmed", "False", reason, words);
     } else if !missing.is_empty() {
         conditions.add("Programmed", "False", "Missing", &missing.join("; "));
     } else if pending {
@@ -239,8 +237,34 @@ pub fn config(
     Wanted { status, pending: pending && owned.unusable.is_none() }
 }
 
+/// Why groups cannot be carried out as they are configured, in a word and in words; and whether one waits for a Secret to be read,
+/// which is soon over.
+fn refused(groups: &[GroupStatus]) -> (Option<(&'static str, String)>, bool) {
+    let refused: Vec<(&GroupStatus, &String)> =
+        groups.iter().filter_map(|group| Some((group, group.refused.as_ref()?))).collect();
+    let lacks =
+        |group: &GroupStatus| group.secrets.iter().filter(|one| !one.in_force).find_map(|one| one.reason);
+    let reasons: Vec<Option<Reason>> = refused.iter().map(|(group, _)| lacks(group)).collect();
+    let reading = reasons.iter().flatten().any(|reason| *reason == Reason::SecretNotRead);
+    let words: Vec<_> =
+        refused.iter().map(|(group, why)| format!("VrrpGroup {}: {why}", group.group)).collect();
+    let reason = reasons.first().map(|reason| reason.map_or("Refused", Reason::as_str));
+    (reason.map(|reason| (reason, words.join("; "))), reading)
+}
+
 fn degraded(groups: &[GroupStatus], conditions: &mut Conditions) {
     let mut told = Vec::new();
+    let mut reason = "Groups";
+    // What a running group will miss one day comes first: nothing else shows it.
+    for group in groups {
+        for one in group.secrets.iter().filter(|one| one.in_force) {
+            let Some(lost) = one.reason else { continue };
+            if told.is_empty() {
+                reason = lost.as_str();
+            }
+            told.push(format!("VrrpGroup {}: {}", group.group, one.message));
+        }
+    }
     for group in groups {
         let failing = group.failing.iter().map(|one| format!("{one} fails"));
         let lacking = group.lacking.iter().map(|one| format!("it lacks {one}"));
@@ -252,7 +276,7 @@ fn degraded(groups: &[GroupStatus], conditions: &mut Conditions) {
     }
     if !told.is_empty() {
         told.truncate(8);
-        conditions.add("Degraded", "True", "Groups", &told.join("; "));
+        conditions.add("Degraded", "True", reason, &told.join("; "));
     }
 }
 
@@ -267,12 +291,17 @@ fn told_group(group: &GroupStatus, time: Timestamp) -> ToldGroup {
     let since = since.and_then(|since| time.checked_sub(since).ok());
     // To the second: that is how it is written.
     let since = since.and_then(|since| Timestamp::from_second(since.as_second()).ok());
+    // Of one that does not run, why it does not says more.
+    let reason = match (&group.refused, group.state) {
+        (Some(why), GroupState::Initialize) => why,
+        _ => &group.reason,
+    };
     ToldGroup {
         group: group.group.clone(),
         state,
         priority: group.priority,
         last_transition: since.map(Time),
-        reason: (!group.reason.is_empty()).then(|| words(&group.reason)),
+        reason: (!reason.is_empty()).then(|| words(reason)),
     }
 }
 
@@ -284,6 +313,7 @@ mod tests {
     use super::*;
     use crate::api::heard::Place;
     use crate::manifests;
+    use crate::secrets::SecretStatus;
     use crate::status::CheckStatus as Check;
 
     fn spec(servers: usize) -> VirtualServiceBindingSpec {
@@ -382,9 +412,8 @@ mod tests {
         assert_eq!(wanted.status.real_servers_up, Some(0));
     }
 
-    #[test]
-    fn the_time_of_a_transition_is_that_of_the_state() {
-        let group = GroupStatus {
+    fn group() -> GroupStatus {
+        GroupStatus {
             group: "front".into(),
             state: GroupState::Active,
             releasing: false,
@@ -396,8 +425,69 @@ mod tests {
             refused: None,
             failing: Vec::new(),
             lacking: vec!["10.0.0.1/32".into()],
+            secrets: Vec::new(),
             instances: Vec::new(),
+        }
+    }
+
+    fn key(in_force: bool, reason: Option<Reason>) -> SecretStatus {
+        SecretStatus {
+            secret: "bascule-system/vrrp".into(),
+            key: "front".into(),
+            in_force,
+            resource_version: None,
+            reason,
+            message: "there is no Secret".into(),
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_missing_is_the_reason_for_a_group_that_does_not_run_and_a_defect_of_one_that_does() {
+        let without = |reason| {
+            let refused = Some("authentication: there is no Secret".to_owned());
+            GroupStatus {
+                state: GroupState::Initialize,
+                refused,
+                secrets: vec![key(false, Some(reason))],
+                ..group()
+            }
         };
+        let groups = [group(), without(Reason::SecretNotFound)];
+        let (said, reading) = refused(&groups);
+        let words = "VrrpGroup front: authentication: there is no Secret".to_owned();
+        assert_eq!((said, reading), (Some(("SecretNotFound", words)), false));
+        let told = told_group(&groups[1], Timestamp::from_second(1000).unwrap());
+        assert_eq!(told.reason.as_deref(), Some("authentication: there is no Secret"));
+        assert_eq!(
+            (refused(&[group()]), refused(&[without(Reason::SecretNotRead)]).1),
+            ((None, false), true)
+        );
+        // For another reason than its keys.
+        let other = GroupStatus {
+            refused: Some("no".into()),
+            secrets: vec![key(true, Some(Reason::SecretNotFound)), key(true, None)],
+            ..group()
+        };
+        assert_eq!(refused(std::slice::from_ref(&other)).0.unwrap().0, "Refused");
+        let mut conditions = Conditions::new(None);
+        degraded(&[group(), other], &mut conditions);
+        let Condition { reason, message, .. } = &conditions.list[0];
+        assert_eq!(reason, "SecretNotFound");
+        assert!(
+            message.starts_with("VrrpGroup front: there is no Secret; VrrpGroup front: it lacks"),
+            "{message}"
+        );
+        // What is in force and as it should be is no defect, and a group that does not run is none either.
+        let mut conditions = Conditions::new(None);
+        let lacking = Vec::new();
+        let whole = GroupStatus { secrets: vec![key(true, None)], lacking: lacking.clone(), ..group() };
+        degraded(&[whole, GroupStatus { lacking, ..without(Reason::SecretNotFound) }], &mut conditions);
+        assert!(conditions.list.is_empty(), "{:?}", conditions.list);
+    }
+
+    #[test]
+    fn the_time_of_a_transition_is_that_of_the_state() {
+        let group = group();
         let told = told_group(&group, Timestamp::from_second(1000).unwrap());
         assert_eq!(told.last_transition, Some(Time(Timestamp::from_second(987).unwrap())));
         assert_eq!((told.state, told.reason.map(|reason| reason.len())), (VrrpState::Active, Some(128)));
