@@ -23,7 +23,7 @@ const REFUSED: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(super) struct Told {
     /// Which watch: one that has ended meanwhile is not believed.
-    serial: u64,
+    pub(super) serial: u64,
     /// The Secret's name.
     pub(super) secret: String,
     /// What was heard of it, or why nothing is.
@@ -207,6 +207,40 @@ mod tests {
         };
         assert!(version == "8" && told.is_empty());
         assert!(matches!(hear(Ok(Event::Delete(one))), Some(Ok(Heard::Missing))));
+    }
+
+    /// Of an API server that nobody answers for.
+    fn watches(to: &mpsc::Sender<Told>) -> Watches {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
+        Watches::new(&Client::try_from(config).unwrap(), "bascule-system", to)
+    }
+
+    #[tokio::test]
+    async fn there_is_one_watch_for_each_secret_and_what_an_ended_one_says_is_not_believed() {
+        let (to, _told) = mpsc::channel(16);
+        let mut watches = watches(&to);
+        let wanted = |secrets: &[(&str, &[&str])]| -> BTreeMap<String, BTreeSet<String>> {
+            let keys = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
+            secrets.iter().map(|(secret, named)| ((*secret).to_owned(), keys(named))).collect()
+        };
+        let says = |watches: &Watches, secret: &str| {
+            let serial = watches.running[secret].serial;
+            Told { serial, secret: secret.into(), heard: Ok(Heard::Missing) }
+        };
+        watches.follow(&wanted(&[("vrrp", &["front"]), ("more", &["a"])]));
+        let (vrrp, more) = (says(&watches, "vrrp"), says(&watches, "more"));
+        assert!(watches.is_current(&vrrp) && watches.is_current(&more));
+        watches.follow(&wanted(&[("vrrp", &["front"]), ("more", &["a"])]));
+        assert!(watches.is_current(&vrrp) && watches.is_current(&more), "what stays is not begun anew");
+        // It did not look for that key.
+        watches.follow(&wanted(&[("vrrp", &["front", "back"])]));
+        assert!(!watches.is_current(&vrrp) && !watches.is_current(&more));
+        assert!(watches.is_current(&says(&watches, "vrrp")));
+        watches.follow(&BTreeMap::new());
+        assert!(watches.running.is_empty());
+        let ended = async { while watches.tasks.join_next().await.is_some() {} };
+        tokio::time::timeout(Duration::from_secs(60), ended).await.expect("all have ended");
     }
 
     #[test]

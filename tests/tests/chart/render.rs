@@ -122,12 +122,21 @@ fn secrets_are_granted_by_name_alone() {
         let agents = objects.iter().filter(|one| {
             one["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("bascule-agent"))
         });
-        agents.flat_map(|one| rules(one).map(|rule| json!([one["kind"], one["metadata"]["namespace"], rule]))).collect()
+        agents
+            .flat_map(|one| rules(one).map(|rule| json!([one["kind"], one["metadata"]["namespace"], rule])))
+            .collect()
     };
     let bound = |objects: &[Value]| {
         let name = "bascule-agent-vrrp-secrets";
         let one = objects.iter().find(|one| one["kind"] == "RoleBinding" && one["metadata"]["name"] == name);
-        one.map(|one| one["subjects"].as_array().into_iter().flatten().map(|one| one["name"].clone()).collect::<Vec<_>>())
+        one.map(|one| {
+            one["subjects"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|one| one["name"].clone())
+                .collect::<Vec<_>>()
+        })
     };
     let none = helm().objects(&["outsideDirectors=[\"lb1\"]"]).expect("objects");
     assert_eq!((of_secrets(&none), bound(&none)), (Vec::new(), None));

@@ -124,11 +124,129 @@ impl Worker {
                 let Ok(result) = tokio::time::timeout(AT_THE_END, running).await else { return };
                 self.keeping.running = None;
                 let result = result.unwrap_or_else(|error| Err(io::Error::other(error)));
-                if result.is_err() {
-                    return self.kept(Instant::now(), result);
-                }
+                // After a failure nothing is tried again.
+                self.kept(Instant::now(), result);
             }
             self.keep_keys(Instant::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::api::connect::{Cluster, Connection};
+    use crate::api::heard::Trouble;
+    use crate::api::worker::{Options, Shared};
+    use crate::secrets::{Bytes, Heard, Named, Secrets, Usage};
+
+    fn worker(state: &Path) -> Worker {
+        let (secrets, _) = Secrets::open(state);
+        let options = Options {
+            cluster: Cluster::default(),
+            director: "dir1".into(),
+            remembered: BTreeMap::new(),
+            keeper: None,
+            secrets: Arc::new(secrets),
+        };
+        Worker::new(options, (Box::new(|_| {}), Box::new(|| {})), Arc::new(Shared::default()))
+    }
+
+    /// A key was read.
+    fn read(worker: &Worker, key: u8) {
+        let mut book = worker.secrets.book().unwrap();
+        book.want([Named { secret: "vrrp".into(), key: "front".into(), usage: Usage::Hmac }].into());
+        let keys = [("front".to_owned(), Bytes::new(vec![key; 32]))].into();
+        assert_eq!(book.hear("vrrp", &Heard::There("1".into(), keys)).len(), 1);
+    }
+
+    fn on_the_disk(state: &Path) -> Vec<u8> {
+        file::load(state).unwrap().iter().map(|kept| kept.bytes.expose()[0]).collect()
+    }
+
+    /// A session with an API server that nobody answers for.
+    fn session(worker: &Worker) -> Session {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
+        let client = kube::Client::try_from(config).unwrap();
+        let connection = Connection { client, namespace: "bascule-system".into(), server: "s".into() };
+        let (heard, told) = (mpsc::channel(1).0, mpsc::channel(1).0);
+        Session::begin(connection, "dir1", &worker.wanted, (&heard, &told), Instant::now())
+    }
+
+    #[tokio::test]
+    async fn groups_are_told_when_there_is_something_else_for_them() {
+        let state = tempfile::tempdir().unwrap();
+        let mut worker = worker(state.path());
+        let changes = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&changes);
+        worker.keys_changed = Box::new(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+        read(&worker, 1);
+        let mut session = session(&worker);
+        session.secrets.follow(&worker.secrets.book().unwrap().secrets());
+        let there = |key: u8| Heard::There("2".into(), [("front".into(), Bytes::new(vec![key; 32]))].into());
+        for (serial, heard, wanted) in [
+            (1, Ok(there(1)), 0),
+            (7, Ok(there(2)), 0),
+            (1, Ok(there(2)), 1),
+            (1, Ok(there(2)), 1),
+            (1, Err(Trouble::Lost("no answer".into())), 1),
+            (1, Ok(Heard::Missing), 2),
+            (1, Ok(Heard::Missing), 2),
+        ] {
+            let words = format!("{serial} {heard:?}");
+            worker.hear_key(Told { serial, secret: "vrrp".into(), heard }, Some(&mut session));
+            assert_eq!(changes.load(Ordering::SeqCst), wanted, "{words}");
+        }
+        worker.hear_key(Told { serial: 1, secret: "vrrp".into(), heard: Ok(there(3)) }, None);
+        assert_eq!(changes.load(Ordering::SeqCst), 2, "nobody is followed");
+        worker.keep_last_keys().await;
+        assert_eq!(on_the_disk(state.path()), [2]);
+    }
+
+    #[tokio::test]
+    async fn what_is_in_force_is_on_the_disk_at_the_end() {
+        let parent = tempfile::tempdir().unwrap();
+        let state = parent.path().join("state");
+        let mut worker = worker(&state);
+        worker.keep_last_keys().await;
+        assert!(!state.exists(), "there is nothing to keep");
+        read(&worker, 1);
+        // It is being written while the next one comes.
+        worker.keep_keys(Instant::now());
+        read(&worker, 2);
+        worker.keep_last_keys().await;
+        assert_eq!(on_the_disk(&state), [2]);
+        assert!(worker.keeping.running.is_none() && worker.keeping.error.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_does_not_take_it_is_tried_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let state = parent.path().join("state");
+        let mut worker = worker(&state);
+        std::fs::write(&state, "in the way").unwrap();
+        read(&worker, 1);
+        worker.keep_last_keys().await;
+        assert!(worker.keeping.error.is_some());
+        let again_at = worker.keeping.again_at.expect("a time");
+        worker.keep_keys(again_at.checked_sub(Duration::from_millis(1)).unwrap());
+        assert!(worker.keeping.running.is_none(), "not yet");
+        std::fs::remove_file(&state).unwrap();
+        worker.keep_keys(again_at);
+        assert!(worker.keeping.running.is_some());
+        worker.keep_last_keys().await;
+        assert_eq!(on_the_disk(&state), [1]);
+        // Once more nothing is to be done, and that it goes on is known.
+        assert_eq!((worker.keeping.error.as_ref(), worker.keeping.again_at), (None, None));
     }
 }
