@@ -206,6 +206,8 @@ fn removed(cluster: &Cluster, machine: &Machine, agent: &Agent) -> Result<()> {
     ensure!(words.contains("the key that was read last stays in force"), "{said}");
     let group = seen(machine, agent, "keyed")?;
     ensure!(group["state"] == "Active" && group["instances"][0]["becameActive"] == 1, "{group}");
+    let metrics = machine.get("/metrics")?;
+    ensure!(metrics.contains("\nbascule_vrrp_secrets_failing{group=\"keyed\"} 1.0\n"), "{metrics}");
     cluster.apply(&secret("vrrp", KEYS[1].0))?;
     eventually("it is there again", || {
         let group = cluster.get("vg keyed")?;
