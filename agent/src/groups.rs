@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use crate::exec::Runner;
 use crate::notify::{self, Change, Notifier};
 use crate::plane::sync::Guard;
+use crate::secrets::Secrets;
 use crate::services::{GroupServices, Services};
 use crate::vrrp::{self, Transition, VrrpStatus};
 
@@ -66,12 +67,14 @@ impl std::fmt::Debug for Groups {
 }
 
 impl Groups {
-    /// Starts the threads. With `heritage` the groups' states and sockets come from the agent at its other end.
+    /// Starts the threads. With `heritage` the groups' states and sockets come from the agent at its other end. `secrets` has the keys
+    /// that are not in files.
     pub fn spawn(
         runner: &Runner,
         run_dir: &Path,
         state_dir: &Path,
         heritage: Option<UnixStream>,
+        secrets: Arc<Secrets>,
     ) -> io::Result<Arc<Self>> {
         // Services report from threads of their own, the first time after they were configured: by then it is known.
         let known_to_services = Arc::new(OnceLock::<Weak<Self>>::new());
@@ -133,6 +136,7 @@ impl Groups {
                 guard.as_mut().map_or(Ok(()), |guard| guard.arm(addresses))
             })),
             heritage,
+            secrets,
         })
         .map_err(io::Error::other)?;
         let _ = groups.vrrp.set(handle);
@@ -252,7 +256,7 @@ impl Groups {
         }
     }
 
-    /// Reads key files anew.
+    /// Reads keys anew.
     pub fn reload(&self) {
         if let Some(vrrp) = self.vrrp.get().filter(|_| self.is_open()) {
             vrrp.reload();

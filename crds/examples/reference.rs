@@ -10,8 +10,8 @@ fn main() {
     print!("{}", render());
 }
 
-/// What the schemas have and this version does not do. A test of compile holds it against what is refused.
-const UNSUPPORTED: [&str; 2] =
+/// What works in a cluster only. A test of compile holds it against what is refused elsewhere.
+const CLUSTER_ONLY: [&str; 2] =
     ["VrrpGroup spec.authentication.hmac.keys[].secretRef", "VrrpGroup spec.authentication.simple.secretRef"];
 
 /// The whole page.
@@ -23,10 +23,10 @@ pub(crate) fn render() -> String {
          A default in the table is filled in by the schema; one in the text by Bascule, because it depends on other fields.\n\
          Required fields are marked \\*.\n\n",
     );
-    let unsupported = UNSUPPORTED.map(|name| format!("`{name}`")).join(", ");
+    let cluster_only = CLUSTER_ONLY.map(|name| format!("`{name}`")).join(", ");
     let _ = writeln!(
         page,
-        "Not in this version, and refused with the reason `Unsupported` where they are used: {unsupported}."
+        "In a cluster only, and refused with the reason `Unsupported` in a directory of manifests: {cluster_only}."
     );
     for one in [Kind::VirtualService, Kind::Director, Kind::VrrpGroup, Kind::HealthCheck, Kind::NatRule] {
         kind(&mut page, &crd(one).expect("a kind of Bascule's own"));

@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use bascule_compile::SERVICE_LABEL;
-use bascule_crds::vrrp_group::{Authentication, Hmac};
 use bascule_crds::{
     DirectorConfigSpec, HealthCheckSpec, Kind, NatRuleBindingSpec, VirtualServiceBindingSpec,
 };
@@ -190,17 +189,9 @@ fn whose(director: &str, named: &str) -> Result<(), String> {
 }
 
 fn unsupported(spec: &DirectorConfigSpec) -> Result<(), String> {
-    let refuse = |field: String| Err(format!("{field}: is not supported by this version of the agent"));
     for (at, group) in spec.vrrp.iter().enumerate() {
         if group.instances.iter().any(|instance| instance.virtual_router_id.is_none()) {
             return Err(format!("spec.vrrp[{at}].instances: one has no virtualRouterId"));
-        }
-        let Some(Authentication { hmac, simple }) = &group.authentication else { continue };
-        let keys = hmac.iter().flat_map(|Hmac { keys, .. }| keys);
-        let secret = simple.iter().any(|one| one.secret_ref.is_some())
-            || keys.into_iter().any(|key| key.secret_ref.is_some());
-        if secret {
-            return refuse(format!("spec.vrrp[{at}].authentication: secretRef"));
         }
     }
     Ok(())
@@ -309,5 +300,14 @@ mod tests {
         assert_eq!(inner, format!("spec.masquerade.colour: {unknown}"));
         let maintenance = json!({"director": "dir1", "maintenance": {"enabled": true}});
         assert!(spec(What::Config, "dir1", maintenance).is_ok());
+        // Keys of Secrets are read here.
+        let keys = json!([{"id": 1, "secretRef": {"name": "vrrp", "key": "front"}}]);
+        let group = json!({
+            "name": "front", "priority": 100, "version": 3, "advertisementInterval": "1s", "downIntervals": 3,
+            "preempt": {}, "onAgentLoss": "Keep", "authentication": {"hmac": {"activeKey": 1, "keys": keys}},
+            "instances": [{"name": "a", "interface": "eth0", "virtualRouterId": 1, "addresses": ["192.0.2.1/32"]}],
+        });
+        let config = spec(What::Config, "dir1", json!({"director": "dir1", "vrrp": [group]}));
+        assert!(config.is_ok(), "{config:?}");
     }
 }

@@ -18,7 +18,7 @@ use super::wanted::{Passes, Wanted};
 use crate::endpoints::{self, Service};
 
 /// So long one watch lasts, in seconds: a connection that died without a word is noticed a little later.
-const WATCH: u32 = 60;
+pub(super) const WATCH: u32 = 60;
 /// Objects in one piece of a list.
 const PAGE: u32 = 250;
 
@@ -158,7 +158,7 @@ pub(super) fn slice(director: &str, wanted: &Wanted, object: DynamicObject, ther
     }
 }
 
-fn trouble_of_watch(error: &Error) -> Trouble {
+pub(super) fn trouble_of_watch(error: &Error) -> Trouble {
     match error {
         Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => {
             trouble(error)

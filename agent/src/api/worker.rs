@@ -1,8 +1,10 @@
 //! The thread that follows the API: what is heard in, configuration changes out, statuses back, and nothing in between that the rest of
 //! the agent waits for.
 
+mod keys;
 mod looking;
 mod session;
+mod showing;
 mod slices;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 use bascule_compile::BindingKey;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::keys::Keeping;
 use self::looking::look;
 use self::session::Session;
 use super::connect::{self, Cluster};
@@ -20,10 +23,12 @@ use super::heard::What;
 use super::heard::{Heard, Trouble};
 use super::link::{Link, LinkStatus, Say};
 use super::report::plan::Planner;
+use super::secrets;
 use super::source::{self, Source, Step};
 use super::wanted::Wanted;
 use crate::manifests::{Problem, Summary, View};
 use crate::reconcile::{ConfigChange, ConfigUpdate, Lives};
+use crate::secrets::Secrets;
 use crate::state::{Keeper, Saved};
 use crate::status::Gatherer;
 
@@ -31,6 +36,8 @@ use crate::status::Gatherer;
 const REQUESTS: usize = 64;
 /// What was heard and is not taken in yet.
 const HEARD: usize = 256;
+/// The same of Secrets.
+const KEYS: usize = 16;
 /// Between tries to make a client, and from the first answer that our credentials are not known until they are read anew.
 const RECONNECT: Duration = Duration::from_secs(10);
 /// How long a client may take to be made.
@@ -49,6 +56,8 @@ pub struct Options {
     pub remembered: BTreeMap<String, Saved>,
     /// Where the last good configuration is kept; none keeps nothing.
     pub keeper: Option<Arc<Keeper>>,
+    /// Where the keys go that are in Secrets.
+    pub secrets: Arc<Secrets>,
 }
 
 enum Request {
@@ -77,10 +86,11 @@ pub struct Api {
 
 impl Api {
     /// Starts following. Updates go to `updates`; the first holds everything. It comes at once where a last good configuration is
-    /// remembered.
+    /// remembered. `keys_changed` is called when something else is to be had of [`Options::secrets`]; it must not wait.
     pub fn spawn(
         options: Options,
         updates: impl FnMut(ConfigUpdate) + Send + 'static,
+        keys_changed: impl FnMut() + Send + 'static,
     ) -> std::io::Result<Self> {
         let (requests, received) = mpsc::channel(REQUESTS);
         let (stop, stopped) = watch::channel(None);
@@ -88,7 +98,7 @@ impl Api {
         let theirs = Arc::clone(&shared);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("api".into()).spawn(move || {
-            let worker = Worker::new(options, Box::new(updates), theirs);
+            let worker = Worker::new(options, (Box::new(updates), Box::new(keys_changed)), theirs);
             runtime.block_on(worker.run(received, stopped));
             runtime.shutdown_timeout(Duration::from_secs(1));
         })?;
@@ -155,6 +165,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Who carries out what is found.
 type Sink = Box<dyn FnMut(ConfigUpdate) + Send>;
+/// Who takes keys up.
+type KeysChanged = Box<dyn FnMut() + Send>;
 
 struct Worker {
     director: String,
@@ -166,6 +178,9 @@ struct Worker {
     fetch_at: Instant,
     updates: Sink,
     keeper: Option<Arc<Keeper>>,
+    secrets: Arc<Secrets>,
+    keys_changed: KeysChanged,
+    keeping: Keeping,
     shared: Arc<Shared>,
     link: Link,
     planner: Planner,
@@ -195,8 +210,8 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(options: Options, updates: Sink, shared: Arc<Shared>) -> Self {
-        let Options { cluster, director, remembered, keeper } = options;
+    fn new(options: Options, (updates, keys_changed): (Sink, KeysChanged), shared: Arc<Shared>) -> Self {
+        let Options { cluster, director, remembered, keeper, secrets } = options;
         let mut source = Source::new(&director);
         let notes = source.remember(&remembered);
         for note in &notes {
@@ -213,6 +228,9 @@ impl Worker {
             fetch_at: now,
             updates,
             keeper,
+            secrets,
+            keys_changed,
+            keeping: Keeping::default(),
             shared,
             link: Link::default(),
             planner: Planner::new(now),
@@ -245,6 +263,7 @@ impl Worker {
         self.tell(Instant::now(), step);
         self.want(None);
         let (to_worker, mut heard) = mpsc::channel(HEARD);
+        let (of_keys, mut keys) = mpsc::channel(KEYS);
         let (to_look, mut looks) = mpsc::channel(1);
         let mut session: Option<Session> = None;
         let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -255,6 +274,7 @@ impl Worker {
                     break stopped.is_ok_and(|stop| *stop == Some(true));
                 }
                 Some(first) = heard.recv() => self.hear(first, &mut heard, session.as_mut()),
+                Some(told) = keys.recv() => self.hear_key(told, session.as_mut()),
                 Some(request) = requests.recv() => match request {
                     Request::View(answer) => self.answer(answer),
                     Request::Again => self.connect_at = Some(Instant::now()),
@@ -262,10 +282,14 @@ impl Worker {
                 },
                 Some(status) = looks.recv() => self.report(&status, session.as_mut()),
                 Some(done) = Session::next(session.as_mut()) => self.done(done, session.as_mut()),
-                _ = second.tick() => self.tick(&mut session, &to_worker, &mut heard).await,
+                _ = second.tick() => {
+                    let to = (&to_worker, &of_keys);
+                    self.tick(&mut session, to, &mut heard, &mut keys).await;
+                }
             }
             self.show();
         };
+        self.keep_last_keys().await;
         if leave && let Some(session) = &session {
             session.leave(&self.director, LEAVE).await;
         }
@@ -275,15 +299,18 @@ impl Worker {
     async fn tick(
         &mut self,
         session: &mut Option<Session>,
-        to: &mpsc::Sender<Heard>,
+        to: (&mpsc::Sender<Heard>, &mpsc::Sender<secrets::Told>),
         heard: &mut mpsc::Receiver<Heard>,
+        keys: &mut mpsc::Receiver<secrets::Told>,
     ) {
         let now = Instant::now();
+        self.keep_keys(now);
         for said in self.link.rest(now) {
             say(Some(said));
         }
         if let Some(session) = session {
             session.tick(now, &self.director);
+            self.follow_keys(session);
             if now >= self.fetch_at {
                 self.want(Some(session));
             }
@@ -305,7 +332,11 @@ impl Worker {
                 *session = None;
                 // What the former client heard is heard again.
                 while heard.try_recv().is_ok() {}
+                while keys.try_recv().is_ok() {}
                 self.source.disconnected();
+                if let Some(mut book) = self.secrets.book() {
+                    book.set_namespace(&connection.namespace);
+                }
                 *session = Some(Session::begin(connection, &self.director, &self.wanted, to, now));
             }
             Err(error) => {
@@ -387,6 +418,7 @@ impl Worker {
             }
             let checks = checks.iter().map(|(key, spec)| (key.clone(), spec.clone())).collect();
             let update = ConfigUpdate { serial: self.serial, seen, change, checks, live: Lives::new() };
+            self.name_keys();
             (self.updates)(update);
         }
         if let Some(keeper) = &self.keeper {
@@ -407,28 +439,6 @@ impl Worker {
             tracing::info!("resolved: {problem}");
         }
         self.problems = problems;
-    }
-
-    /// What the API says, for whoever asks.
-    fn answer(&mut self, answer: oneshot::Sender<Arc<View>>) {
-        if answer.is_closed() {
-            return;
-        }
-        let digest = match self.digest.take() {
-            Some((serial, digest)) if serial == self.serial => digest,
-            _ => self.source.digest(),
-        };
-        self.digest = Some((self.serial, digest.clone()));
-        let told = &self.told;
-        let mut view = self
-            .source
-            .view(&self.server, digest, |what, key| told.get(&(what, key.clone())).copied().unwrap_or(1));
-        view.serial = self.serial;
-        let link = self.link.status(&self.server);
-        view.notes = self.notes.iter().chain(&self.unusable).cloned().collect();
-        view.notes.extend(link.troubles);
-        // Who gave up just now has lost nothing.
-        let _ = answer.send(Arc::new(view));
     }
 
     fn done(&mut self, done: session::Done, session: Option<&mut Session>) {
@@ -458,29 +468,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    fn show(&self) {
-        let summary = Summary {
-            serial: self.serial,
-            started: self.source.is_started(),
-            files: 0,
-            objects: self.source.in_force(),
-            problems: self.problems.len(),
-            lost: self.lost(),
-        };
-        *lock(&self.shared.summary) = summary;
-        let link =
-            LinkStatus { written: self.written, failed: self.failed, ..self.link.status(&self.server) };
-        *lock(&self.shared.link) = link;
-    }
-
-    /// Why there is no configuration yet, or why what the API says is not believed.
-    fn lost(&self) -> Option<String> {
-        let lost = self.source.lost()?;
-        let link = self.link.status(&self.server);
-        let why = self.unusable.iter().chain(&link.troubles).map(|one| format!("; {one}"));
-        Some(format!("the API: {lost}{}", why.collect::<String>()))
     }
 }
 

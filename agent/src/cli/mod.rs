@@ -2,6 +2,7 @@
 
 mod args;
 mod digest;
+mod keys;
 mod lock;
 mod logging;
 mod plan;

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::args::{Listen, Origin, Run};
 use super::fail;
+use super::keys;
 use super::lock::{self, LockError, RunLock};
 use super::logging;
 use super::service_manager::ServiceManager;
@@ -25,6 +26,7 @@ use crate::limits;
 use crate::manifests::{self, Manifests};
 use crate::plane;
 use crate::reconcile;
+use crate::secrets::Secrets;
 use crate::source::Source;
 use crate::state::{self, Keeper};
 use crate::status::{self, ClientError, Gatherer, HttpStatus, Server, YIELDED};
@@ -140,15 +142,17 @@ async fn live(
     };
     let runner = exec::Runner::new(&options).map_err(|error| format!("programs cannot be run: {error}"))?;
     let at_once = heritage.is_some() || groups::ran_before(&source.run_dir);
-    let groups = Groups::spawn(&runner, &source.run_dir, &source.state_dir, heritage)
+    let (secrets, note) = keys::open(source);
+    notes.extend(note);
+    let groups = Groups::spawn(&runner, &source.run_dir, &source.state_dir, heritage, Arc::clone(&secrets))
         .map_err(|error| error.to_string())?;
     if at_once {
         groups.open();
     }
     let manager = ServiceManager::from_env();
     loop {
-        let end =
-            work(args, lock.as_ref(), &notes, started, (&groups, &runner), &manager, &mut signals).await?;
+        let parts = (&groups, &secrets, &runner);
+        let end = work(args, lock.as_ref(), &notes, started, parts, &manager, &mut signals).await?;
         let stream = match end {
             End::Stop => return Ok(()),
             End::Declined(why) => return Err(why),
@@ -282,7 +286,7 @@ async fn work(
     lock: Option<&RunLock>,
     notes: &[String],
     started: Instant,
-    (groups, runner): (&Arc<Groups>, &exec::Runner),
+    (groups, secrets, runner): (&Arc<Groups>, &Arc<Secrets>, &exec::Runner),
     manager: &ServiceManager,
     signals: &mut Signals,
 ) -> Result<End, String> {
@@ -348,8 +352,10 @@ async fn work(
             Manifests::spawn(options, carry_out).map(Source::Manifests)
         }
         Origin::Api(cluster) => {
-            let options = api::Options { cluster, director, remembered, keeper: Some(keeper.clone()) };
-            Api::spawn(options, carry_out).map(Source::Api)
+            let (keeper, secrets) = (Some(keeper.clone()), Arc::clone(secrets));
+            let options = api::Options { cluster, director, remembered, keeper, secrets };
+            let keyed = Arc::clone(groups);
+            Api::spawn(options, carry_out, move || keyed.reload()).map(Source::Api)
         }
     }
     .map_err(|error| format!("a thread cannot be started: {error}"))?;

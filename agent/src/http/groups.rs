@@ -27,7 +27,7 @@ pub(super) fn encode(status: &VrrpStatus, to: &mut DescriptorEncoder<'_>) -> fmt
             metric.encode_family(&labels)?.encode_gauge(&u64::from(group.state == state))?;
         }
     }
-    let groups: [(&str, &str, OfGroup); 7] = [
+    let groups: [(&str, &str, OfGroup); 8] = [
         ("vrrp_priority", "The priority that a group advertises", |one| one.priority.into()),
         ("vrrp_state_seconds", "For how long a group has been in its state", |one| one.seconds_in_state),
         ("vrrp_hold", "1 while a commanded switch-over holds against preemption, else 0", |one| {
@@ -46,6 +46,14 @@ pub(super) fn encode(status: &VrrpStatus, to: &mut DescriptorEncoder<'_>) -> fmt
             "vrrp_lacking",
             "Addresses, routes, rules and interfaces that a group should have here and has not, 8 at most",
             |one| f64::from(u32::try_from(one.lacking.len()).unwrap_or(u32::MAX)),
+        ),
+        (
+            "vrrp_secrets_failing",
+            "Keys of Secrets that a group names and that cannot be had as they are now",
+            |one| {
+                let failing = one.secrets.iter().filter(|key| key.reason.is_some()).count();
+                f64::from(u32::try_from(failing).unwrap_or(u32::MAX))
+            },
         ),
     ];
     for (name, help, figure) in groups {

@@ -441,6 +441,7 @@ mod tests {
     use crate::plane::nat_rules::Count;
     use crate::plane::sync::SyncState;
     use crate::reconcile::{Lag, LagHistogram, PlaneName};
+    use crate::secrets::{Reason, SecretStatus};
     use crate::vrrp::{GroupStatus, InstanceStatus};
 
     fn scrape(snapshot: Snapshot) -> String {
@@ -469,6 +470,17 @@ mod tests {
                 bytes_out: 50,
                 ..Stats64::default()
             },
+        }
+    }
+
+    fn key(reason: Option<Reason>) -> SecretStatus {
+        SecretStatus {
+            secret: "bascule-system/vrrp".into(),
+            key: "front".into(),
+            in_force: true,
+            resource_version: Some("1".into()),
+            reason,
+            message: String::new(),
         }
     }
 
@@ -512,6 +524,7 @@ mod tests {
             refused: None,
             failing: vec!["virtual service tp/web".into()],
             lacking: Vec::new(),
+            secrets: [None, Some(Reason::SecretNotFound)].map(key).into(),
             instances: vec![instance],
         };
         VrrpStatus { groups: vec![group], foreign_advertisements: 4, foreign: Vec::new(), repaired: 5 }

@@ -64,6 +64,10 @@ fn one(text: &mut String, group: &GroupStatus, painter: &Painter) -> std::fmt::R
     for lacking in &group.lacking {
         writeln!(text, "  {}", painter.paint(RED, &format!("it lacks {lacking}")))?;
     }
+    // Of a key that was never in force, the refusal says it.
+    for one in group.secrets.iter().filter(|one| one.in_force && one.reason.is_some()) {
+        writeln!(text, "  {}", painter.paint(YELLOW, &one.message))?;
+    }
     if group.hold {
         writeln!(
             text,

@@ -1,4 +1,4 @@
-//! A group of the configuration as the library and this machine need it. Pure: key files are read by whoever calls.
+//! A group of the configuration as the library and this machine need it. Pure: keys are read by whoever calls.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -14,6 +14,7 @@ use bascule_vrrp::{Authentication, GroupConfig, InstanceConfig, Peers, RouterId}
 
 use super::mac::VirtualLink;
 use super::yielding::STOPPING;
+use crate::secrets::Usage;
 
 /// Name under which the machine's services are tracked.
 pub const SERVICES: &str = "services";
@@ -89,10 +90,10 @@ pub(crate) enum PlanError {
 }
 
 impl GroupPlan {
-    /// Turns the configuration into a plan. `secret` gives the bytes of a key.
+    /// Turns the configuration into a plan. `secret` gives the bytes of a key that is for that.
     pub(crate) fn new(
         spec: &DirectorVrrpGroup,
-        mut secret: impl FnMut(&SecretSource) -> Result<Vec<u8>, String>,
+        mut secret: impl FnMut(&SecretSource, Usage) -> Result<Vec<u8>, String>,
     ) -> Result<Self, PlanError> {
         let highest = spec.priority > bascule_vrrp::group::MAX_PRIORITY;
         let mut instances = Vec::new();
@@ -265,17 +266,17 @@ pub(super) fn is_link_local(address: IpAddr) -> bool {
 fn authenticate(
     authentication: &crds::Authentication,
     spec: &DirectorVrrpGroup,
-    secret: &mut impl FnMut(&SecretSource) -> Result<Vec<u8>, String>,
+    secret: &mut impl FnMut(&SecretSource, Usage) -> Result<Vec<u8>, String>,
 ) -> Result<Authentication, PlanError> {
     if let Some(simple) = &authentication.simple {
-        let password = secret(simple).map_err(PlanError::Secret)?;
+        let password = secret(simple, Usage::Simple).map_err(PlanError::Secret)?;
         return Ok(Authentication::Simple(Simple::simple(&password)));
     }
     let Some(hmac) = &authentication.hmac else { return Ok(Authentication::None) };
     let mut keys = Vec::new();
     for key in &hmac.keys {
         let source = SecretSource { secret_ref: key.secret_ref.clone(), file: key.file.clone() };
-        keys.push(Key::new(key.id, &secret(&source).map_err(PlanError::Secret)?)?);
+        keys.push(Key::new(key.id, &secret(&source, Usage::Hmac).map_err(PlanError::Secret)?)?);
     }
     let window = || match hmac.window {
         Some(window) => Ok(window.as_std()),
@@ -319,7 +320,7 @@ mod tests {
                 spec["gratuitousArp"] = serde_json::json!({"refresh": told});
             }
             let spec = serde_json::from_value(spec).unwrap();
-            GroupPlan::new(&spec, |_| Err(String::new())).unwrap().config.announce.refresh
+            GroupPlan::new(&spec, |_, _| Err(String::new())).unwrap().config.announce.refresh
         };
         assert_eq!(refresh(true, true, None), Some(REFRESH));
         assert_eq!(refresh(true, true, Some("5s")), Some(Duration::from_secs(5)));

@@ -10,8 +10,10 @@ use std::{
     time::Duration,
 };
 
+use bascule_crds::common::SecretSource;
 use bascule_crds::director_config::DirectorVrrpGroup;
 use bascule_vrrp::GroupState;
+use bascule_vrrp::packet::SIMPLE;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -22,6 +24,7 @@ use super::status::{GroupStatus, VrrpStatus};
 use super::thread::{Command, Inbox, run};
 use super::voice::{Listeners, Observer, Voice, Yield};
 use super::yielding::STOPPING;
+use crate::secrets::{Secrets, Usage};
 
 /// Whoever asks for the status waits at most so long.
 const STATUS: Duration = Duration::from_secs(2);
@@ -44,6 +47,8 @@ pub struct Options {
     pub arm: Option<Arm>,
     /// The agent that runs now and gives its sockets and states away.
     pub heritage: Option<UnixStream>,
+    /// Keys that are in Secrets of the cluster.
+    pub secrets: Arc<Secrets>,
 }
 
 impl std::fmt::Debug for Options {
@@ -63,6 +68,7 @@ pub struct SpawnError(#[from] io::Error);
 /// The thread.
 pub struct Handle {
     inbox: Arc<Inbox>,
+    secrets: Arc<Secrets>,
     told: Mutex<Told>,
     /// Gone when the thread is ended by [`Handle::stop`] or [`Handle::give`].
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -74,12 +80,14 @@ struct Told {
     groups: Option<Vec<DirectorVrrpGroup>>,
     /// Groups that cannot be carried out as they are configured, and why.
     refused: BTreeMap<String, String>,
+    /// Groups of whose password not all counts.
+    cut: BTreeSet<String>,
 }
 
 impl Handle {
     /// Starts the thread, in the network namespace of the calling one.
     pub fn spawn(options: Options) -> Result<Self, SpawnError> {
-        let arm = options.arm;
+        let (arm, secrets) = (options.arm, options.secrets);
         let yields = options.yielding.is_some();
         let listeners = Listeners { observer: options.observer, yielding: options.yielding };
         let (voice, listener) = Voice::spawn(listeners)?;
@@ -99,25 +107,36 @@ impl Handle {
             }
         })?;
         opening.recv().map_err(io::Error::other)??;
-        Ok(Self { inbox, told: Mutex::default(), threads: Mutex::new(vec![speaker, listener]) })
+        Ok(Self { inbox, secrets, told: Mutex::default(), threads: Mutex::new(vec![speaker, listener]) })
     }
 
-    /// Makes the groups those of a configuration. Keys are read from their files here. What cannot be carried out is refused by
-    /// name: the group goes on as before, or does not begin.
+    /// Makes the groups those of a configuration. Keys are read here, from their files or as they are known of their Secrets. What
+    /// cannot be carried out is refused by name: the group goes on as before, or does not begin.
     pub fn configure(&self, groups: &[DirectorVrrpGroup]) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let has_keys = groups.iter().any(|group| group.authentication.is_some());
         if told.groups.as_deref() == Some(groups) && told.refused.is_empty() && !has_keys {
             return;
         }
-        let mut refused = BTreeMap::new();
+        let (mut refused, mut cut) = (BTreeMap::new(), BTreeSet::new());
         let mut plans = Vec::new();
         for group in groups {
-            match GroupPlan::new(group, secret::read) {
+            let read = |source: &SecretSource, usage| {
+                let bytes = secret::read(&self.secrets, source, usage)?;
+                if usage == Usage::Simple && bytes.len() > SIMPLE {
+                    cut.insert(group.name.clone());
+                }
+                Ok(bytes)
+            };
+            match GroupPlan::new(group, read) {
                 Ok(plan) => plans.push(plan),
                 Err(error) => {
                     let error = error.to_string();
-                    if told.refused.get(&group.name) != Some(&error) {
+                    if told.refused.get(&group.name) == Some(&error) {
+                        // It was said.
+                    } else if self.secrets.has_yet_to_read(group) {
+                        tracing::info!("vrrp: {}: {error}; it goes on as before, if it ran", group.name);
+                    } else {
                         tracing::error!("vrrp: {}: {error}; it goes on as before, if it ran", group.name);
                     }
                     refused.insert(group.name.clone(), error);
@@ -125,8 +144,11 @@ impl Handle {
             }
         }
         let keep: BTreeSet<String> = refused.keys().cloned().collect();
+        for group in cut.difference(&told.cut) {
+            tracing::warn!("vrrp: {group}: of the password only the first {SIMPLE} bytes count (RFC 2338)");
+        }
         told.groups = Some(groups.to_vec());
-        told.refused = refused;
+        (told.refused, told.cut) = (refused, cut);
         self.inbox.push(Command::Configure(plans, keep));
     }
 
@@ -141,7 +163,7 @@ impl Handle {
         }
     }
 
-    /// Reads key files anew.
+    /// Reads keys anew.
     pub fn reload(&self) {
         let groups = self.told.lock().unwrap_or_else(PoisonError::into_inner).groups.clone();
         if let Some(groups) = groups {
@@ -159,6 +181,11 @@ impl Handle {
             match status.groups.iter_mut().find(|group| group.group == *name) {
                 Some(group) => group.refused = Some(why.clone()),
                 None => status.groups.push(not_running(name, why)),
+            }
+        }
+        for told in told.groups.iter().flatten().filter(|group| group.authentication.is_some()) {
+            if let Some(group) = status.groups.iter_mut().find(|group| group.group == told.name) {
+                group.secrets = self.secrets.status(told);
             }
         }
         Some(status)
@@ -261,6 +288,7 @@ fn not_running(name: &str, why: &str) -> GroupStatus {
         refused: Some(why.to_owned()),
         failing: Vec::new(),
         lacking: Vec::new(),
+        secrets: Vec::new(),
         instances: Vec::new(),
     }
 }

@@ -174,7 +174,7 @@ mod tests {
             "preempt": {"enabled": true, "delay": "0s"}, "onAgentLoss": "Release",
             "instances": [{"name": "outside", "interface": "eth0", "virtualRouterId": 30, "addresses": ["192.16.193.30/32"]}],
         });
-        let plan = GroupPlan::new(&serde_json::from_value(spec).unwrap(), |_| Err(String::new())).unwrap();
+        let plan = GroupPlan::new(&serde_json::from_value(spec).unwrap(), |_, _| Err(String::new())).unwrap();
         let router = plan.routers.keys().next().unwrap().clone();
         let directory = tempfile::tempdir().unwrap();
         let mut member = Member::new(plan, directory.path()).unwrap();

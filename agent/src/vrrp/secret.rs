@@ -1,4 +1,4 @@
-//! Keys in files.
+//! Keys, in files or in Secrets of the cluster: both are judged alike.
 
 use std::{
     fs::File,
@@ -8,14 +8,18 @@ use std::{
 
 use bascule_crds::common::SecretSource;
 
-/// A key has at most 64 bytes; with a line feed and a little air.
-const MAX: u64 = 256;
+use crate::secrets::{Secrets, Usage, key};
 
 /// The bytes of a key or password. One line feed at its end is an editor's, not the key's.
-pub(crate) fn read(source: &SecretSource) -> Result<Vec<u8>, String> {
-    let Some(path) = &source.file else {
-        return Err("a Secret can be had in a cluster only; name a file instead".to_owned());
-    };
+pub(crate) fn read(secrets: &Secrets, source: &SecretSource, usage: Usage) -> Result<Vec<u8>, String> {
+    match (&source.file, &source.secret_ref) {
+        (Some(path), _) => read_file(path),
+        (None, Some(reference)) => secrets.read(reference, usage),
+        (None, None) => Err("it names neither a file nor a Secret".to_owned()),
+    }
+}
+
+fn read_file(path: &str) -> Result<Vec<u8>, String> {
     let fail = |error: io::Error| format!("{path}: {error}");
     // A FIFO in its place must not hold up whoever reads.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(fail)?;
@@ -31,17 +35,8 @@ pub(crate) fn read(source: &SecretSource) -> Result<Vec<u8>, String> {
         ));
     }
     let mut bytes = Vec::new();
-    file.take(MAX + 1).read_to_end(&mut bytes).map_err(fail)?;
-    if bytes.len() as u64 > MAX {
-        return Err(format!("{path}: longer than {MAX} bytes"));
-    }
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-    }
-    if bytes.is_empty() {
-        return Err(format!("{path}: empty"));
-    }
-    Ok(bytes)
+    file.take(key::MAX as u64 + 1).read_to_end(&mut bytes).map_err(fail)?;
+    key::content(bytes).map_err(|why| format!("{path}: {why}"))
 }
 
 #[cfg(test)]
@@ -58,6 +53,7 @@ mod tests {
             file: Some(path.to_str().unwrap().to_owned()),
             secret_ref: None,
         };
+        let read = |source: &SecretSource| read(&Secrets::default(), source, Usage::Hmac);
         std::fs::write(&path, "0123456789abcdef0123456789abcdef\n").unwrap();
         for (mode, allowed) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o644, false)]
         {

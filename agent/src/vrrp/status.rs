@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::clock;
 use super::driver::Driver;
 use super::member::Member;
+use crate::secrets::SecretStatus;
 
 /// All groups of this director.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -57,6 +58,9 @@ pub struct GroupStatus {
     /// most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacking: Vec<String>,
+    /// The keys of Secrets that its configuration names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretStatus>,
     /// Its virtual routers.
     pub instances: Vec<InstanceStatus>,
 }
@@ -164,6 +168,7 @@ impl Driver {
                 refused: None,
                 failing: status.failing,
                 lacking: self.lacking(name),
+                secrets: Vec::new(),
                 instances: status.routers.into_iter().map(|router| instance(router, member, now)).collect(),
             }
         });
@@ -187,6 +192,7 @@ impl Driver {
             refused: None,
             failing: Vec::new(),
             lacking: Vec::new(),
+            secrets: Vec::new(),
             instances: Vec::new(),
         });
         VrrpStatus {

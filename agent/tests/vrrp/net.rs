@@ -173,6 +173,7 @@ impl Machine {
                 Ok(())
             })),
             heritage,
+            secrets: Arc::default(),
         };
         let handle = in_namespace(&self.namespace, || Handle::spawn(options).unwrap());
         Speaker { handle, transitions, armed }

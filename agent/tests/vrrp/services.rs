@@ -53,7 +53,9 @@ impl Server {
     fn spawn(machine: &Machine, runner: &Runner, heritage: Option<UnixStream>) -> Arc<Groups> {
         let (run, state) = (machine.run_dir(), machine.run_dir().with_file_name("state"));
         std::fs::create_dir_all(&run).unwrap();
-        in_namespace(&machine.namespace, || Groups::spawn(runner, &run, &state, heritage).unwrap())
+        in_namespace(&machine.namespace, || {
+            Groups::spawn(runner, &run, &state, heritage, Arc::default()).unwrap()
+        })
     }
 
     fn start(net: &Net, host: u8, priority: u8, programs: &Path) -> Self {

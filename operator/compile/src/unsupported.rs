@@ -1,5 +1,5 @@
-//! Fields whose behaviour does not exist yet. They are refused by name: a field that is silently ignored is worse than one that
-//! is missing. The specs are taken apart completely, so that a new field cannot be forgotten here.
+//! Fields whose behaviour does not exist, or not where they are used. They are refused by name: a field that is silently ignored is
+//! worse than one that is missing. The specs are taken apart completely, so that a new field cannot be forgotten here.
 
 use bascule_crds::VrrpGroupSpec;
 use bascule_crds::vrrp_group::{Authentication, Hmac, HmacKey};
@@ -31,12 +31,9 @@ pub(crate) fn vrrp_group(trust: Trust, spec: &VrrpGroupSpec, problems: &mut Prob
     } = spec;
     if let Some(Authentication { hmac, simple }) = authentication {
         let mut secret = |used: bool, field: String| {
-            if used {
-                let way_out = match trust {
-                    Trust::Files => "Secrets need a cluster; use file",
-                    Trust::Cluster => "Secrets are not supported by this version; use file",
-                };
-                problems.add(Reason::Unsupported, field, way_out);
+            // In a cluster the agents read them.
+            if used && trust == Trust::Files {
+                problems.add(Reason::Unsupported, field, "Secrets need a cluster; use file");
             }
         };
         let secret_of_simple = simple.as_ref().is_some_and(|one| one.secret_ref.is_some());

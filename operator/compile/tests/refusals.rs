@@ -49,11 +49,11 @@ fn object(kind: &str, name: &str, spec: &Value) -> Object {
     }
 }
 
-/// The reference says that this is not in this version.
+/// The reference says that this works in a cluster only.
 fn documented(what: &str) {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/manifests.md");
     let page = std::fs::read_to_string(page).unwrap();
-    let told = page.lines().find(|line| line.starts_with("Not in this version")).unwrap();
+    let told = page.lines().find(|line| line.starts_with("In a cluster only")).unwrap();
     assert!(told.contains(&format!("`{what}`")), "{what} is not among: {told}");
 }
 
@@ -101,6 +101,11 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         ("spec.authentication.simple.secretRef", json!({"simple": {"secretRef": secret}})),
     ] {
         let object = group(&json!({"authentication": authentication}));
+        let mut compiler = Compiler::new(Trust::Cluster);
+        compiler.declare_director("dir1");
+        compiler.apply([Change::Put(object.clone())]);
+        let carried = &compiler.compiled().nodes["dir1"].director.vrrp;
+        assert_eq!(carried.len(), 1, "in a cluster: {:?}", compiler.compiled().conditions);
         refused(object, Unsupported, field, "Secrets need a cluster; use file");
         documented(&format!("VrrpGroup {}", field.replace("[0]", "[]")));
     }

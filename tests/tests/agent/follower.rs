@@ -31,9 +31,14 @@ impl Follower {
         let updates = Arc::new(Mutex::new(Vec::new()));
         let theirs = Arc::clone(&updates);
         let cluster = Which { kubeconfig: Some(kubeconfig.to_owned()), namespace: Some(NAMESPACE.into()) };
-        let options =
-            Options { cluster, director: director.into(), remembered, keeper: Some(Arc::clone(&keeper)) };
-        let api = Api::spawn(options, move |update| theirs.lock().unwrap().push(update))?;
+        let options = Options {
+            cluster,
+            director: director.into(),
+            remembered,
+            keeper: Some(Arc::clone(&keeper)),
+            secrets: Arc::default(),
+        };
+        let api = Api::spawn(options, move |update| theirs.lock().unwrap().push(update), || {})?;
         Ok(Self { api, updates, keeper })
     }
 

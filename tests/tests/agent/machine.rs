@@ -1,9 +1,10 @@
 //! A machine: a network namespace with two interfaces, whose loopback reaches the host's API server through a relay.
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -34,6 +35,38 @@ fn ip(arguments: &str) -> Result<String> {
         Command::new("ip").args(arguments.split_whitespace()).stdin(Stdio::null()).output().context("ip")?;
     ensure!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// What comes in by an interface, IPv4, without the frame's header; waits 5 s at most for each.
+fn packet_socket(interface: &CStr) -> io::Result<OwnedFd> {
+    let protocol = u16::try_from(libc::ETH_P_IP).map_err(io::Error::other)?.to_be();
+    // SAFETY: it has no preconditions.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was opened above, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: the string ends with a zero.
+    let index = unsafe { libc::if_nametoindex(interface.as_ptr()) };
+    if index == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all zero is a value of it.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+    address.sll_protocol = protocol;
+    address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
+    let patience = libc::timeval { tv_sec: 5, tv_usec: 0 };
+    let [of_address, of_patience] =
+        [size_of_val(&address), size_of_val(&patience)].map(|size| u32::try_from(size).unwrap_or(0));
+    // SAFETY: both are as long as is said, and live until the calls have ended.
+    let failed = unsafe {
+        let (option, value) = (libc::SO_RCVTIMEO, (&raw const patience).cast());
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value, of_patience) != 0
+            || libc::bind(socket.as_raw_fd(), (&raw const address).cast(), of_address) != 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(socket) }
 }
 
 /// The namespace; it goes when this is dropped.
@@ -128,6 +161,37 @@ impl Machine {
             Ok(answer)
         });
         Ok(asking.join().map_err(|_| anyhow::anyhow!("the thread that asks panicked"))??)
+    }
+
+    /// The next VRRP advertisement that leaves by an interface, from its IPv4 header on.
+    pub(crate) fn advertisement(&self, interface: &str) -> Result<Vec<u8>> {
+        let file = File::open(Path::new("/run/netns").join(&self.namespace))?;
+        // The other end, where it comes in.
+        let interface = CString::new(format!("far-{interface}"))?;
+        let listening = thread::spawn(move || -> io::Result<Vec<u8>> {
+            // SAFETY: the descriptor is that of a namespace, and only this thread changes over.
+            if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let socket = packet_socket(&interface)?;
+            let begin = Instant::now();
+            let mut frame = vec![0; 2048];
+            loop {
+                // SAFETY: the buffer is as long as is said.
+                let length =
+                    unsafe { libc::read(socket.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len()) };
+                let Ok(length) = usize::try_from(length) else { return Err(io::Error::last_os_error()) };
+                // VRRP is protocol 112.
+                if length > 20 && frame[0] >> 4 == 4 && frame[9] == 112 {
+                    frame.truncate(length);
+                    return Ok(frame);
+                }
+                if begin.elapsed() > PATIENCE {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+        });
+        Ok(listening.join().map_err(|_| anyhow::anyhow!("the thread that listens panicked"))??)
     }
 
     /// The addresses of an interface.

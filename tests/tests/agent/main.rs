@@ -1,5 +1,5 @@
 //! `bascule-agent` told by the Kubernetes API: against a real kube-apiserver, with the operator beside it, and with exactly the rights of
-//! `agent/deploy/rbac.yaml`. One test, because one server serves all; the parts build on each other.
+//! `agent/deploy/rbac.yaml`, and those to Secrets that the chart gives. One test, because one server serves all; the parts build on each other.
 
 #[path = "../operator/agent.rs"]
 #[allow(dead_code, reason = "the operator's own tests use more of it")]
@@ -12,6 +12,7 @@ mod flush;
 mod follower;
 mod machine;
 mod running;
+mod secrets;
 mod source;
 
 use std::time::Instant;
@@ -39,6 +40,7 @@ fn against_a_real_api_server() {
     ];
     if machine::can_run() {
         parts.push(("a machine is told by the API", running::a_machine_is_told));
+        parts.push(("keys of a group in Secrets", secrets::keys_of_a_group));
     }
     let mut cluster = Cluster::start().expect("a cluster with the operator");
     for (name, part) in parts {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 
 /// Everything that can be switched on.
-const EVERYTHING: [&str; 11] = [
+const EVERYTHING: [&str; 12] = [
     "crds={\"install\": false}",
     "imagePullSecrets=[{\"name\": \"registry\"}]",
     "operator.image={\"repository\": \"registry.example/bascule-operator\", \
@@ -17,6 +17,7 @@ const EVERYTHING: [&str; 11] = [
     "agent.exec.enabled=true",
     "agent.file.enabled=true",
     "agent.metrics.enabled=true",
+    "agent.vrrpSecrets=[\"vrrp\", \"vrrp.more\"]",
     "outsideDirectors=[\"lb1\"]",
     "networkPolicy.metricsFrom=[{\"namespaceSelector\": {\"matchLabels\": {\"kubernetes.io/metadata.name\": \"monitoring\"}}}]",
     "monitoring.serviceMonitor={\"enabled\": true, \"labels\": {\"release\": \"prometheus\"}}",
@@ -110,6 +111,46 @@ fn rights_are_those_of_the_programs_and_name_no_everything() {
     assert_eq!(rules("ClusterRole", "bascule-agent"), programs(agent, "ClusterRole", "bascule-agent", ""));
 }
 
+/// Agents may read the Secrets that are named, in the release's namespace, and without any none.
+#[test]
+fn secrets_are_granted_by_name_alone() {
+    let of_secrets = |objects: &[Value]| -> Vec<Value> {
+        let rules = |one: &Value| {
+            let rules = one["rules"].as_array().cloned().unwrap_or_default();
+            rules.into_iter().filter(|rule| rule["resources"].to_string().contains("secrets"))
+        };
+        let agents = objects.iter().filter(|one| {
+            one["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("bascule-agent"))
+        });
+        agents
+            .flat_map(|one| rules(one).map(|rule| json!([one["kind"], one["metadata"]["namespace"], rule])))
+            .collect()
+    };
+    let bound = |objects: &[Value]| {
+        let name = "bascule-agent-vrrp-secrets";
+        let one = objects.iter().find(|one| one["kind"] == "RoleBinding" && one["metadata"]["name"] == name);
+        one.map(|one| {
+            one["subjects"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|one| one["name"].clone())
+                .collect::<Vec<_>>()
+        })
+    };
+    let none = helm().objects(&["outsideDirectors=[\"lb1\"]"]).expect("objects");
+    assert_eq!((of_secrets(&none), bound(&none)), (Vec::new(), None));
+    let some = helm().objects(&EVERYTHING).expect("objects");
+    let rule = json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["vrrp", "vrrp.more"],
+        "verbs": ["get", "list", "watch"]});
+    assert_eq!(of_secrets(&some), [json!(["Role", bascule_tests::operator::NAMESPACE, rule])]);
+    assert_eq!(bound(&some), Some(vec![json!("bascule-agent"), json!("bascule-agent-lb1")]));
+    let outside = helm()
+        .objects(&["agent.enabled=false", "agent.vrrpSecrets=[\"vrrp\"]", "outsideDirectors=[\"lb1\"]"])
+        .expect("objects");
+    assert_eq!(bound(&outside), Some(vec![json!("bascule-agent-lb1")]));
+}
+
 /// The agent has two capabilities, and more only where a value asks for it.
 #[test]
 fn capabilities() {
@@ -149,6 +190,7 @@ pub(crate) fn refused_values(cluster: &mut Cluster) -> Result<()> {
         ("operator.image.digest=\"sha256:abc\"", "digest"),
         ("agent.metrics.address=\"192.0.2.1\"", "address"),
         ("outsideDirectors=[\"Lb1\"]", "outsideDirectors"),
+        ("agent.vrrpSecrets=[\"*\"]", "vrrpSecrets"),
         ("agent.terminationGracePeriodSeconds=0", "terminationGracePeriodSeconds"),
     ] {
         let output = cluster.helm.output(["template", "bascule", CHART, "--set-json", value])?;

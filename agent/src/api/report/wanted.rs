@@ -15,6 +15,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::api::source::Owned;
 use crate::reconcile::{PlaneName, Report};
+use crate::secrets::Reason;
 use crate::status::{HealthStatus, ObjectStatus, Status};
 use crate::vrrp::GroupStatus;
 
@@ -198,17 +199,14 @@ pub fn config(
     let mut conditions = Conditions::new(owned.generation);
     let missing: Vec<String> = report.missing().map(|(plane, what)| format!("{plane}: {what}")).collect();
     let mut failures = report.failures().filter(|(_, one)| one.reason.hinders() && one.bindings.is_empty());
-    let refused: Vec<String> = groups
-        .iter()
-        .filter_map(|group| Some(format!("VrrpGroup {}: {}", group.group, group.refused.as_ref()?)))
-        .collect();
-    let pending = (report.serial < told || !report.settled()) && missing.is_empty();
+    let (refused, reading) = refused(groups);
+    let pending = reading || (report.serial < told || !report.settled()) && missing.is_empty();
     if let Some(why) = owned.unusable {
         conditions.add("Programmed", "False", "Unsupported", &stays(why, owned.spec.is_some()));
     } else if let Some((plane, first)) = failures.next() {
         conditions.add("Programmed", "False", first.reason.as_str(), &format!("{plane}: {first}"));
-    } else if !refused.is_empty() {
-        conditions.add("Programmed", "False", "Refused", &refused.join("; "));
+    } else if let Some((reason, words)) = &refused {
+        conditions.add("Programmed", "False", reason, words);
     } else if !missing.is_empty() {
         conditions.add("Programmed", "False", "Missing", &missing.join("; "));
     } else if pending {
@@ -257,8 +255,34 @@ fn is_empty(report: &Report, told: u64) -> bool {
     !PlaneName::ALL.into_iter().any(left)
 }
 
+/// Why groups cannot be carried out as they are configured, in a word and in words; and whether one waits for a Secret to be read,
+/// which is soon over.
+fn refused(groups: &[GroupStatus]) -> (Option<(&'static str, String)>, bool) {
+    let refused: Vec<(&GroupStatus, &String)> =
+        groups.iter().filter_map(|group| Some((group, group.refused.as_ref()?))).collect();
+    let lacks =
+        |group: &GroupStatus| group.secrets.iter().filter(|one| !one.in_force).find_map(|one| one.reason);
+    let reasons: Vec<Option<Reason>> = refused.iter().map(|(group, _)| lacks(group)).collect();
+    let reading = reasons.iter().flatten().any(|reason| *reason == Reason::SecretNotRead);
+    let words: Vec<_> =
+        refused.iter().map(|(group, why)| format!("VrrpGroup {}: {why}", group.group)).collect();
+    let reason = reasons.first().map(|reason| reason.map_or("Refused", Reason::as_str));
+    (reason.map(|reason| (reason, words.join("; "))), reading)
+}
+
 fn degraded(groups: &[GroupStatus], conditions: &mut Conditions) {
     let mut told = Vec::new();
+    let mut reason = "Groups";
+    // What a running group will miss one day comes first: nothing else shows it.
+    for group in groups {
+        for one in group.secrets.iter().filter(|one| one.in_force) {
+            let Some(lost) = one.reason else { continue };
+            if told.is_empty() {
+                reason = lost.as_str();
+            }
+            told.push(format!("VrrpGroup {}: {}", group.group, one.message));
+        }
+    }
     for group in groups {
         let failing = group.failing.iter().map(|one| format!("{one} fails"));
         let lacking = group.lacking.iter().map(|one| format!("it lacks {one}"));
@@ -270,7 +294,7 @@ fn degraded(groups: &[GroupStatus], conditions: &mut Conditions) {
     }
     if !told.is_empty() {
         told.truncate(8);
-        conditions.add("Degraded", "True", "Groups", &told.join("; "));
+        conditions.add("Degraded", "True", reason, &told.join("; "));
     }
 }
 
@@ -285,210 +309,20 @@ fn told_group(group: &GroupStatus, time: Timestamp) -> ToldGroup {
     let since = since.and_then(|since| time.checked_sub(since).ok());
     // To the second: that is how it is written.
     let since = since.and_then(|since| Timestamp::from_second(since.as_second()).ok());
+    // Of one that does not run, why it does not says more.
+    let reason = match (&group.refused, group.state) {
+        (Some(why), GroupState::Initialize) => why,
+        _ => &group.reason,
+    };
     ToldGroup {
         group: group.group.clone(),
         state,
         priority: group.priority,
         last_transition: since.map(Time),
-        reason: (!group.reason.is_empty()).then(|| words(&group.reason)),
+        reason: (!reason.is_empty()).then(|| words(reason)),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use bascule_compile::BindingKey;
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::api::heard::Place;
-    use crate::manifests;
-    use crate::reconcile::{Failure, FailureReason, PlaneReport};
-    use crate::status::CheckStatus as Check;
-
-    fn spec(servers: usize) -> VirtualServiceBindingSpec {
-        let servers: Vec<Value> = (0..servers)
-            .map(|n| {
-                json!({"name": format!("s{n}"), "address": "172.16.193.10", "weight": u32::from(n != 1),
-                    "targetPorts": [80], "forwarding": {}})
-            })
-            .collect();
-        let spec = json!({
-            "virtualService": "web", "director": "dir1", "addresses": ["192.16.193.30"],
-            "ports": [{"protocol": "TCP", "port": 80}], "scheduler": {"name": "wrr"}, "sourceNat": "Auto",
-            "realServers": servers,
-        });
-        serde_json::from_value(spec).unwrap()
-    }
-
-    fn said(programmed: &str, ready: &str) -> Vec<manifests::Condition> {
-        let condition = |type_: &str, status: &str| manifests::Condition {
-            type_: type_.into(),
-            status: status.into(),
-            reason: type_.into(),
-            message: String::new(),
-        };
-        vec![condition("Programmed", programmed), condition("Ready", ready)]
-    }
-
-    fn status(
-        spec: &VirtualServiceBindingSpec,
-        unusable: Option<&str>,
-        object: &ObjectStatus,
-    ) -> Wanted<VirtualServiceBindingStatus> {
-        let place = Place { namespace: "tp".into(), name: "web-hash".into() };
-        let key = Some(BindingKey::new("tp", "web"));
-        let (generation, spec) = (Some(7), Some(spec));
-        binding(&Owned { place: &place, key, generation, spec, unusable, status: &Value::Null }, Some(object))
-    }
-
-    fn words(wanted: &Wanted<VirtualServiceBindingStatus>, type_: &str) -> String {
-        let one = wanted.status.conditions.iter().find(|one| one.type_ == type_).unwrap();
-        format!("{} {} of {:?}", one.status, one.reason, one.observed_generation)
-    }
-
-    #[test]
-    fn of_many_real_servers_those_that_are_not_up_come_first() {
-        let spec = spec(100);
-        let health = |n: usize| {
-            let passing = n != 90;
-            let check = Check {
-                name: "answers".into(),
-                passing: Some(passing),
-                message: if passing { format!("connected in {n} ms") } else { "x".repeat(500) },
-                ..Check::default()
-            };
-            let state = if passing { "Up" } else { "Down" };
-            let (name, weight) = (format!("s{n}"), u16::from(passing));
-            HealthStatus { name, state: state.into(), weight, checks: vec![check], ..HealthStatus::default() }
-        };
-        let object = ObjectStatus {
-            conditions: said("True", "True"),
-            real_servers: (0..100).map(health).collect(),
-            ..ObjectStatus::default()
-        };
-        let wanted = status(&spec, None, &object);
-        let Wanted { status, pending } = &wanted;
-        assert!(!pending);
-        assert_eq!((status.real_servers_up, status.real_servers_total), (Some(98), Some(100)));
-        assert_eq!(status.real_servers.len(), 64);
-        let first: Vec<_> = status.real_servers.iter().take(3).map(|one| (&*one.name, one.state)).collect();
-        let expected =
-            [("s1", RealServerState::Draining), ("s90", RealServerState::Down), ("s0", RealServerState::Up)];
-        assert_eq!(first, expected);
-        let message = |at: usize| status.real_servers[at].checks[0].message.as_ref();
-        assert_eq!(message(1).map(String::len), Some(128), "bounded");
-        assert_eq!(message(2), None, "what passes needs no words");
-        assert_eq!(words(&wanted, "Programmed"), "True Programmed of Some(7)");
-    }
-
-    #[test]
-    fn what_is_not_known_yet_is_pending_and_what_cannot_be_used_is_said() {
-        let (spec, object) = (spec(1), |programmed, ready| ObjectStatus {
-            conditions: said(programmed, ready),
-            ..ObjectStatus::default()
-        });
-        let wanted = status(&spec, None, &object("Unknown", "False"));
-        assert!(wanted.pending);
-        assert_eq!(words(&wanted, "Programmed"), "False Pending of Some(7)");
-        assert!(status(&spec, None, &object("True", "Unknown")).pending);
-        let wanted = status(&spec, Some("spec.colour: not known"), &object("True", "True"));
-        assert!(!wanted.pending);
-        assert_eq!(words(&wanted, "Programmed"), "False Unsupported of Some(7)");
-        let message = &wanted.status.conditions[0].message;
-        assert_eq!(message, "spec.colour: not known; its last good form stays in force");
-        // In no kernel: nobody is sent there.
-        assert_eq!(wanted.status.real_servers[0].state, RealServerState::Starting);
-        assert_eq!(wanted.status.real_servers_up, Some(0));
-    }
-
-    fn handing_over() -> GroupStatus {
-        GroupStatus {
-            group: "front".into(),
-            state: GroupState::Active,
-            releasing: false,
-            reason: "r".repeat(200),
-            seconds_in_state: 12.7,
-            priority: 200,
-            hold: false,
-            stands_by: false,
-            refused: None,
-            failing: Vec::new(),
-            lacking: vec!["10.0.0.1/32".into()],
-            instances: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn the_time_of_a_transition_is_that_of_the_state() {
-        let group = handing_over();
-        let told = told_group(&group, Timestamp::from_second(1000).unwrap());
-        assert_eq!(told.last_transition, Some(Time(Timestamp::from_second(987).unwrap())));
-        assert_eq!((told.state, told.reason.map(|reason| reason.len())), (VrrpState::Active, Some(128)));
-        let mut conditions = Conditions::new(None);
-        degraded(&[group], &mut conditions);
-        assert_eq!(conditions.list[0].message, "VrrpGroup front: it lacks 10.0.0.1/32");
-    }
-
-    #[test]
-    fn a_flush_is_over_when_nothing_is_left_and_not_before() {
-        let spec: DirectorConfigSpec =
-            serde_json::from_value(json!({"director": "dir1", "flush": "flush-1-ab"})).unwrap();
-        let place = Place { namespace: String::new(), name: "dir1".into() };
-        let flushed = |report: &Report, groups: Vec<GroupStatus>, unusable: Option<&str>| {
-            let owned = Owned {
-                place: &place,
-                key: None,
-                generation: Some(3),
-                spec: Some(&spec),
-                unusable,
-                status: &Value::Null,
-            };
-            let mut status = Status::default();
-            status.vrrp.groups = groups;
-            let machine = Machine { report, told: 7, kernel: "", time: Timestamp::UNIX_EPOCH };
-            let wanted = config(&owned, &status, machine);
-            assert_eq!(wanted.pending, wanted.status.flushed.is_none() && unusable.is_none());
-            wanted.status.flushed
-        };
-        let plane = |serial, settled| PlaneReport { serial, settled, ..PlaneReport::default() };
-        let report = |change: Option<(PlaneName, PlaneReport)>| {
-            let planes = PlaneName::ALL.into_iter().map(|name| (name, Arc::new(plane(7, true))));
-            let mut report = Report { serial: 7, planes: planes.collect(), ..Report::default() };
-            report.planes.extend(change.map(|(name, plane)| (name, Arc::new(plane))));
-            report
-        };
-        let failing = |reason| {
-            let failure = Failure {
-                object: "o".into(),
-                reason,
-                message: "m".into(),
-                bindings: [BindingKey::new("tp", "web")].into(),
-                nat_rules: [].into(),
-            };
-            PlaneReport { failures: Arc::new([("o".into(), failure)].into()), ..plane(7, true) }
-        };
-        let name = Some("flush-1-ab".to_owned());
-        assert_eq!(flushed(&report(None), Vec::new(), None), name);
-        assert_eq!(flushed(&report(None), Vec::new(), Some("not understood")), None);
-        assert_eq!(
-            flushed(&report(None), vec![handing_over()], None),
-            None,
-            "a group that hands over has its addresses"
-        );
-        let missing = PlaneReport { missing: Some("no module ip_vs".into()), ..plane(0, false) };
-        let table = [
-            (PlaneName::Ipvs, plane(6, true), None, "not carried out yet"),
-            (PlaneName::Ipvs, plane(7, false), None, "not looked at yet"),
-            (PlaneName::Ipvs, failing(FailureReason::Refused), None, "it could not be removed"),
-            (PlaneName::Ipvs, failing(FailureReason::Ledger), name.clone(), "the ledger is not the kernel"),
-            (PlaneName::Sysctl, failing(FailureReason::NotManaged), name.clone(), "settings stay"),
-            (PlaneName::Ipvs, missing, name, "where there is no table nothing is in it"),
-        ];
-        for (plane, said, wanted, why) in table {
-            assert_eq!(flushed(&report(Some((plane, said))), Vec::new(), None), wanted, "{why}");
-        }
-        assert_eq!(flushed(&Report::default(), Vec::new(), None), None, "nothing is known");
-    }
-}
+#[path = "wanted_tests.rs"]
+mod tests;

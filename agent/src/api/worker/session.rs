@@ -10,6 +10,7 @@ use crate::api::connect::{Connection, PATIENCE};
 use crate::api::fetch;
 use crate::api::heard::{Heard, Item, Trouble};
 use crate::api::report::plan::Write;
+use crate::api::secrets;
 use crate::api::wanted::Wanted;
 use crate::api::watch::Watches;
 use crate::api::write::{self, Failure};
@@ -34,6 +35,7 @@ pub(super) enum Done {
 pub(super) struct Session {
     connection: Connection,
     pub(super) watches: Watches,
+    pub(super) secrets: secrets::Watches,
     running: JoinSet<Done>,
     /// When the Lease is renewed next.
     renew_at: Instant,
@@ -44,11 +46,12 @@ impl Session {
         connection: Connection,
         director: &str,
         wanted: &Arc<Wanted>,
-        to: &mpsc::Sender<Heard>,
+        (to, of_keys): (&mpsc::Sender<Heard>, &mpsc::Sender<secrets::Told>),
         now: Instant,
     ) -> Self {
         let watches = Watches::spawn(&connection.client, director, wanted, to);
-        Self { connection, watches, running: JoinSet::new(), renew_at: now }
+        let secrets = secrets::Watches::new(&connection.client, &connection.namespace, of_keys);
+        Self { connection, watches, secrets, running: JoinSet::new(), renew_at: now }
     }
 
     pub(super) fn tick(&mut self, now: Instant, director: &str) {

@@ -1,4 +1,4 @@
-//! Has the slices read of Services that come to be named.
+//! Has read what comes to be named: the slices of Services, and Secrets.
 
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ impl Worker {
             self.wanted.set(services);
         }
         let Some(session) = session else { return };
+        self.follow_keys(session);
         if Instant::now() >= self.fetch_at {
             for service in self.source.fetches() {
                 session.fetch(&self.director, &self.wanted, service);

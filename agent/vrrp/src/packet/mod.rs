@@ -37,7 +37,7 @@ pub const PRIORITY_OWNER: u8 = 255;
 /// Length of what comes before the addresses, both versions.
 const HEADER: usize = 8;
 /// Length of version 2's Authentication Data (RFC 3768 section 5.3.10).
-const SIMPLE: usize = 8;
+pub const SIMPLE: usize = 8;
 
 /// Version of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
