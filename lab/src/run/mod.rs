@@ -2,6 +2,8 @@
 
 mod captures;
 mod collect;
+mod cores;
+mod dumps;
 mod error;
 pub(crate) mod folder;
 mod judge;
@@ -27,7 +29,9 @@ use std::sync::Arc;
 pub use error::Error;
 pub(crate) use loads::Lines;
 pub use recording::Recording;
-pub use result::{ConnectionsResult, Judged, LoadResult, ScenarioResult, StepResult, Summary, Verdict};
+pub use result::{
+    ConnectionsResult, CoreDump, Judged, LoadResult, ScenarioResult, StepResult, Summary, Verdict,
+};
 pub use session::{Up, missing, up};
 
 pub use crate::cancel::Cancel;
@@ -168,7 +172,8 @@ fn until_decided(
 fn doubt(scenario: &Scenario, result: &mut ScenarioResult) {
     let Some(limit) = scenario.requires.lateness else { return };
     let worst = result.steps.iter().map(|step| step.lateness_ms).fold(0.0, f64::max);
-    if result.verdict == Verdict::Failed && worst > limit.get().as_secs_f64() * 1000.0 {
+    let dumped = !result.core_dumps.is_empty();
+    if result.verdict == Verdict::Failed && !dumped && worst > limit.get().as_secs_f64() * 1000.0 {
         result.verdict = Verdict::Undecided;
         result.reason = format!("the machine stood still for {worst:.1} ms; {}", result.reason);
     }

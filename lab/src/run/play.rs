@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::RunOptions;
 use super::captures::Capture;
+use super::dumps::Dumps;
 use super::error::{Error, Result};
 use super::judge;
 use super::loads::Load;
@@ -57,6 +58,7 @@ pub(super) struct Player<'a> {
     pub(super) captures: Vec<Capture>,
     pub(super) clock: WallClock,
     pub(super) random: u64,
+    pub(super) dumps: &'a mut Dumps,
 }
 
 impl Player<'_> {
@@ -309,7 +311,15 @@ impl Player<'_> {
     }
 
     /// Whether everything that should run still does.
-    fn supervise(&self) -> Result<Vec<Judged>> {
+    fn supervise(&mut self) -> Result<Vec<Judged>> {
+        let findings = self
+            .dumps
+            .news(self.timeline)
+            .map_err(|error| Error::harness(format!("looking for what dumped core: {error}")))?;
+        let mut judged = Vec::new();
+        if !findings.is_empty() {
+            judged.push(Judged { kind: "coreDump".into(), findings, after_seconds: None });
+        }
         for capture in &self.captures {
             let up = self.world.node(&capture.node).is_ok_and(|node| node.is_up());
             if let Some(why) = capture.ended().filter(|_| up) {
@@ -321,7 +331,6 @@ impl Player<'_> {
                 return Err(Error::harness(why));
             }
         }
-        let mut judged = Vec::new();
         for (node, program, exit) in self.programs.ended() {
             if !is_manager(&program) {
                 return Err(Error::harness(format!("{program} of {node} ended by itself ({exit})")));

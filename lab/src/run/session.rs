@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::captures::Capture;
 use super::collect::{collect, nearest, nearest_frames};
+use super::dumps::Dumps;
 use super::error::{Error, Result};
 use super::logs::Logs;
 use super::play::Player;
@@ -200,7 +201,8 @@ pub(super) fn run(
     }
     let built = now();
     let canary = Canary::start()?;
-    let timeline = match set_up_and_play(scenario, options, folder, &canary, &mut result) {
+    let mut dumps = Dumps::begin(scenario, folder);
+    let timeline = match set_up_and_play(scenario, options, folder, &canary, &mut dumps, &mut result) {
         Ok(timeline) => timeline,
         Err(Early { error, timeline }) => {
             // A failure that was found before counts for more than a harness that broke over it, and both are said.
@@ -217,6 +219,7 @@ pub(super) fn run(
             timeline.unwrap_or_else(|| Timeline::new(built))
         }
     };
+    dumps.end(&timeline, &mut result, folder)?;
     result.setup_seconds = Duration::from_nanos(timeline.start().saturating_sub(built)).as_secs_f64();
     timeline.write(&folder.join("timeline.jsonl"))?;
     (options.print)(table::scenario(&result, &timeline).trim_end());
@@ -250,6 +253,7 @@ fn set_up_and_play(
     options: &RunOptions,
     folder: &Path,
     canary: &Canary,
+    dumps: &mut Dumps,
     result: &mut ScenarioResult,
 ) -> Result<Timeline, Early> {
     let logs_folder = folder.join("logs");
@@ -291,6 +295,7 @@ fn set_up_and_play(
         captures: recorded_links,
         clock: WallClock::now(),
         random: result.seed,
+        dumps,
     };
     result.started_unix_ns = clock::realtime_ns().saturating_sub(now().saturating_sub(line.start()));
     let mut moments = Moments::default();

@@ -20,7 +20,7 @@ use super::judge::{self, Looks};
 use super::look::judge_frames;
 use super::result::{Judged, ScenarioResult, StepResult, Summary, Verdict};
 use super::timeline::Timeline;
-use super::{doubt, session, table};
+use super::{doubt, dumps, session, table};
 use crate::expect::{self, Finding, Lateness, Span, holders, requests, worst};
 use crate::scenario::expectation::{Expectation, HoldersExpectation, Kind, When, Window};
 use crate::scenario::step::Action;
@@ -149,6 +149,8 @@ impl Judge<'_> {
             result.verdict = Verdict::Undecided;
             result.reason = format!("step `{}` was not played; this needs a live run", step.name);
         }
+        // What a process did between two steps is of no step.
+        dumps::fail(&mut result);
         doubt(self.scenario, &mut result);
         result
     }
