@@ -1,6 +1,7 @@
 //! Runs scenarios: builds the network, starts the programs, plays the steps, writes down what happened and what came of it.
 
 mod captures;
+mod check;
 mod collect;
 mod cores;
 mod dumps;
@@ -26,6 +27,7 @@ mod wallclock;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use check::Checked;
 pub use error::Error;
 pub(crate) use loads::Lines;
 pub use recording::Recording;
@@ -63,7 +65,8 @@ pub struct RunOptions {
     pub keep_going: bool,
     /// Whether no further scenario is played when one has not passed.
     pub fail_fast: bool,
-    /// Whether no step is played: the network is built, its programs are started, and everything is taken down.
+    /// Whether no step is played: the network is built, its programs are started, and everything is taken down. Of what is up: whether no
+    /// agent and no peer is started.
     pub topology_only: bool,
     /// Called before each step.
     pub pause: Option<Halt>,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::mpsc::Receiver;
 
 use super::captures::Capture;
 use super::collect::{collect, nearest, nearest_frames};
@@ -88,6 +89,12 @@ pub struct Up {
     /// The network.
     pub world: World,
     pub(super) scenario: Scenario,
+    /// Where its logs are, in `logs/`.
+    pub(super) folder: PathBuf,
+    /// Who had which address, as far as a check has taken it in,
+    pub(super) history: Arc<Mutex<History>>,
+    /// and what has been notified since.
+    pub(super) events: Mutex<Receiver<Watched>>,
     cancel: Cancel,
 }
 
@@ -141,7 +148,12 @@ impl Up {
 fn build(scenario: &Scenario, options: &RunOptions, logs: PathBuf) -> Result<World> {
     let mut programs = BTreeMap::new();
     if scenario.topology.nodes.iter().any(|node| node.agent.is_some()) {
-        programs.insert("bascule-agent".to_owned(), agent(options)?);
+        match agent(options) {
+            Ok(path) => drop(programs.insert("bascule-agent".to_owned(), path)),
+            // Where none is started none need be there.
+            Err(_) if options.topology_only => {}
+            Err(error) => return Err(error),
+        }
     }
     let dir = WorldDir {
         label: scenario.name.clone(),
@@ -154,7 +166,7 @@ fn build(scenario: &Scenario, options: &RunOptions, logs: PathBuf) -> Result<Wor
     Ok(World::build(&scenario.topology, &dir, &progress)?)
 }
 
-/// Builds the network of a scenario and starts its programs; plays no step.
+/// Builds the network of a scenario and starts its programs; plays no step. With `topology_only` its servers are all that is started.
 ///
 /// # Errors
 /// When the machine lacks something, or the network cannot be built.
@@ -163,14 +175,24 @@ pub fn up(scenario: &Scenario, options: &RunOptions) -> Result<Up> {
     if !missing.is_empty() {
         return Err(Error::harness(missing.join("; ")));
     }
-    let logs = options.out.join(&scenario.name).join("logs");
-    let world = build(scenario, options, logs)?;
+    let by_hand = options.topology_only.then(|| scenario.by_hand());
+    let scenario = by_hand.as_ref().unwrap_or(scenario);
+    let folder = options.out.join(&scenario.name);
+    let world = build(scenario, options, folder.join("logs"))?;
+    let events = world.watch().ok_or_else(|| Error::harness("the world is watched already"))?;
     let started = Programs::new(&scenario.topology, &world).start_all();
     if let Err(error) = started {
         world.tear_down()?;
         return Err(error);
     }
-    Ok(Up { world, scenario: scenario.clone(), cancel: options.cancel.clone() })
+    Ok(Up {
+        world,
+        scenario: scenario.clone(),
+        folder,
+        history: Arc::default(),
+        events: Mutex::new(events),
+        cancel: options.cancel.clone(),
+    })
 }
 
 /// Plays a scenario once. An error is one of writing results; all others are verdicts.
@@ -366,7 +388,7 @@ fn watch(
 }
 
 /// Puts a notification on the timeline.
-fn note(timeline: &Timeline, watched: &Watched) {
+pub(super) fn note(timeline: &Timeline, watched: &Watched) {
     let node = &watched.node;
     match &watched.event {
         Event::AddressAdded { interface, address, prefix, label, initial } => timeline.put(
