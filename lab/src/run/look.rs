@@ -8,8 +8,8 @@ use super::play::Player;
 use super::programs::{MANIFESTS, director};
 use crate::expect::bound::{self, Measured};
 use crate::expect::{
-    self, Finding, Span, Verdict, claims, connections, frames, holders, kernel, metric, reals, requests,
-    status, text,
+    self, Finding, Span, Verdict, claims, connections, events, frames, holders, kernel, metric, reals,
+    requests, status, text,
 };
 use crate::scenario::expectation::{
     ClaimsExpectation, CommandExpectation, Count, Established, FramesExpectation, HoldersExpectation,
@@ -78,6 +78,11 @@ impl Player<'_> {
             Kind::Log(expected) => Ok(vec![self.log(expected)]),
             Kind::Command(expected) => self.command(expected),
             Kind::Metric(expected) => Ok(vec![self.metric(expected)?]),
+            Kind::Event(expected) => {
+                let streams = self.streams.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let window = self.span(&expected.window);
+                Ok(vec![events::judge(expected, streams.get(&*expected.node), window)])
+            }
             Kind::Rest(expected) => {
                 let history = self.history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 Ok(vec![holders::at_rest(expected, &history, now())])

@@ -6,6 +6,7 @@ mod collect;
 mod cores;
 mod dumps;
 mod error;
+mod events;
 pub(crate) mod folder;
 mod judge;
 mod loads;

@@ -10,6 +10,7 @@ use super::RunOptions;
 use super::captures::Capture;
 use super::dumps::Dumps;
 use super::error::{Error, Result};
+use super::events::Streams;
 use super::judge;
 use super::loads::Load;
 use super::logs::Logs;
@@ -53,6 +54,7 @@ pub(super) struct Player<'a> {
     pub(super) logs: &'a Logs,
     pub(super) history: Arc<Mutex<History>>,
     pub(super) tables: Arc<Tables>,
+    pub(super) streams: Arc<Streams>,
     pub(super) marks: Vec<Mark>,
     pub(super) loads: BTreeMap<String, Load>,
     pub(super) captures: Vec<Capture>,

@@ -13,6 +13,7 @@ use super::captures::Capture;
 use super::collect::{collect, nearest, nearest_frames};
 use super::dumps::Dumps;
 use super::error::{Error, Result};
+use super::events::{self, Streams};
 use super::logs::Logs;
 use super::play::Player;
 use super::programs::Programs;
@@ -296,6 +297,14 @@ fn set_up_and_play(
         recorded_links.push(Capture::start(&world, &node, &interface)?);
     }
 
+    let streams: Arc<Streams> = Arc::default();
+    let listening = events::Watch::start(
+        &scenario.steps,
+        &scenario.topology,
+        &world,
+        &streams,
+        &Arc::downgrade(&timeline),
+    )?;
     let looking = reals::Watch::start(&scenario.steps, &world, &tables, &Arc::downgrade(&timeline))?;
 
     let line = timeline.get_or_init(|| Timeline::new(now()));
@@ -312,6 +321,7 @@ fn set_up_and_play(
         logs: &logs,
         history,
         tables,
+        streams,
         marks: Vec::new(),
         loads: BTreeMap::new(),
         captures: recorded_links,
@@ -341,7 +351,7 @@ fn set_up_and_play(
     let nearest = nearest(result, &logs, line.start());
     result.nearest_log_lines = nearest;
     drop(player);
-    drop(looking);
+    drop((looking, listening));
     // What goes now goes because the lab takes it down.
     over.store(true, Ordering::Relaxed);
     let down = world.tear_down();

@@ -13,6 +13,7 @@ use super::captures::Capture;
 use super::collect::collect;
 use super::dumps::Dumps;
 use super::error::{Error, Result};
+use super::events::{self, Streams};
 use super::logs::Logs;
 use super::play::Player;
 use super::programs::Programs;
@@ -75,6 +76,14 @@ impl Up {
         let tables: Arc<Tables> = Arc::default();
         let _looking =
             reals::Watch::start(&scenario.steps, &self.world, &tables, &Arc::downgrade(&timeline))?;
+        let streams: Arc<Streams> = Arc::default();
+        let _listening = events::Watch::start(
+            &scenario.steps,
+            &scenario.topology,
+            &self.world,
+            &streams,
+            &Arc::downgrade(&timeline),
+        )?;
         let mut player = Player {
             scenario: &scenario,
             options,
@@ -85,6 +94,7 @@ impl Up {
             logs: &logs,
             history: Arc::clone(&self.history),
             tables,
+            streams,
             marks: Vec::new(),
             loads: BTreeMap::new(),
             captures: Vec::new(),

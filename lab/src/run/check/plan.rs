@@ -131,6 +131,7 @@ impl Planner<'_> {
             Kind::AgentStatus(expected) if !runs(&expected.node) => needed(),
             Kind::Plan(expected) if !runs(&expected.node) => needed(),
             Kind::Metric(expected) if !runs(&expected.node) => needed(),
+            Kind::Event(expected) if !runs(&expected.node) => needed(),
             Kind::Log(expected) if !runs(&expected.node) && is_manager(&expected.program) => needed(),
             Kind::Command(expected)
                 if !runs(&expected.node) && expected.command.contains("bascule-agent") =>
