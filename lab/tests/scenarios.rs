@@ -122,6 +122,53 @@ fn a_plain_scenario_passes_and_leaves_its_results() {
     }
 }
 
+/// A scenario whose steps have nothing to say against a command in the background that ends by `signal`.
+fn with_an_end_by(signal: &str) -> Scenario {
+    let command = format!("(sh -c 'echo $$ >/run/short; kill -{signal} $$' >/dev/null 2>&1 &)");
+    let gone = "test -s /run/short && ! test -d /proc/$(cat /run/short)";
+    let scenario = json!({
+        "summary": "A command in the background ends by a signal.",
+        "topology": {
+            "networks": [{"name": "inside"}],
+            "nodes": [{"name": "SRV1", "links": [{"network": "inside", "interface": "enp0s3", "addresses": ["172.16.193.10/16"]}]}],
+        },
+        "steps": [
+            {"name": "it begins", "exec": {"node": "SRV1", "command": command}},
+            {"name": "it has gone", "wait": {"within": "60s", "until": [{"command": {"node": "SRV1", "command": gone}}]}},
+        ],
+    });
+    load("short", &scenario.to_string()).unwrap_or_else(|problems| panic!("{}", told(&problems)))
+}
+
+#[test]
+fn a_process_that_dumps_core_fails_the_run_whatever_the_steps_say() {
+    let out = tempfile::tempdir().unwrap();
+    let (result, text) = play(with_an_end_by("TERM"), out.path());
+    assert_eq!((result.verdict, result.core_dumps.len()), (Verdict::Passed, 0), "{text}");
+    let (result, text) = play(with_an_end_by("SEGV"), out.path());
+    assert_eq!(result.verdict, Verdict::Failed, "{text}");
+    let [dump] = &result.core_dumps[..] else { panic!("{text}") };
+    assert_eq!((&*dump.node, &*dump.program, &*dump.signal), ("SRV1", "sh", "SIGSEGV"));
+    assert!(dump.at_seconds > 0.0 && dump.at_seconds < result.duration_seconds + 60.0, "{dump:?}");
+    assert!(dump.core.is_some() || dump.why_no_core.is_some(), "{dump:?}");
+    let words = format!("sh of SRV1 (process {}) dumped core at", dump.pid);
+    let read = |file: &str| std::fs::read_to_string(out.path().join(file)).unwrap();
+    assert!(result.reason.contains(&words) && text.contains(&words) && text.contains("core file:"), "{text}");
+    let junit = read("junit.xml");
+    assert!(junit.contains("failures=\"1\"") && junit.contains(&words), "{junit}");
+    assert!(read("short/timeline.jsonl").contains("\"kind\":\"coreDump\""));
+    assert!(read("short/result.json").contains("\"coreDumps\": ["));
+    assert!(read("short/report.html").contains(&words));
+    // Judged again it has failed still.
+    let again = std::process::Command::new(env!("CARGO_BIN_EXE_bascule-lab"))
+        .arg("analyze")
+        .arg(out.path().join("short"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert!(again.status.code() == Some(1) && said.contains("recorded: failed, too"), "{said}");
+}
+
 /// The controls' file.
 fn controls() -> Value {
     let text = std::fs::read_to_string(folder().join("tests/controls.yaml")).unwrap();
@@ -135,7 +182,8 @@ const JUDGED: &str = "it is judged";
 /// A control as a scenario, with its fault or without.
 fn scenario(all: &Value, control: &Value, with_fault: bool) -> Scenario {
     let name = control["name"].as_str().unwrap();
-    let topology = if control["agent"] == true { &all["agentTopology"] } else { &all["topology"] };
+    let shared = if control["agent"] == true { &all["agentTopology"] } else { &all["topology"] };
+    let topology = control.get("topology").unwrap_or(shared);
     let list = |key: &str| control.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     let mut steps = list("steps");
     if let Some(fault) = control.get("fault").filter(|_| with_fault) {
@@ -222,7 +270,7 @@ fn every_kind_has_a_control() {
     for fault in schema["$defs"]["Fault"]["oneOf"].as_array().unwrap() {
         kinds.extend(fault["properties"].as_object().unwrap().keys().map(|kind| format!("fault {kind}")));
     }
-    assert_eq!(kinds.len(), 13 + 14, "{kinds:?}");
+    assert_eq!(kinds.len(), 14 + 14, "{kinds:?}");
     for kind in ELSEWHERE {
         assert!(kinds.remove(kind), "there is no {kind}");
     }

@@ -26,6 +26,9 @@ pub(super) struct UpArgs {
     /// Name of a shipped scenario, or a file.
     #[arg(value_name = "NAME|FILE")]
     scenario: String,
+    /// Starts no agent and no peer: directors are yours to configure, by `connect` or `exec`; `check` says whether it is right.
+    #[arg(long)]
+    topology_only: bool,
     /// Where it runs.
     #[arg(long, value_enum, default_value_t)]
     kernel: Kernel,
@@ -134,6 +137,9 @@ fn up_here(args: &UpArgs, scenario: &Scenario) -> Result<ExitCode> {
     let log = std::fs::File::create(folder.join("keeper.log")).context("creating the keeper's log")?;
     let mut command = Process::new("/proc/self/exe");
     command.arg("keep").arg("--scenario").arg(&file).current_dir("/");
+    if args.topology_only {
+        command.arg("--topology-only");
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     // SAFETY: setsid is a system call; it may be made between fork and exec.
     unsafe {
@@ -151,11 +157,18 @@ fn up_here(args: &UpArgs, scenario: &Scenario) -> Result<ExitCode> {
                 println!(
                     "  bascule-lab exec {first} -- ip address     a command in a node; without one, a shell"
                 );
+                if args.topology_only {
+                    println!("  bascule-lab check                          when you have configured it");
+                }
                 println!("  bascule-lab inject adminDown node={first} interface=…");
                 println!("  bascule-lab down                           when you are done");
                 return Ok(ExitCode::SUCCESS);
             }
-            Answer::Done(_) | Answer::Seen(_) | Answer::Recording(_) | Answer::Wrong(_) => {}
+            Answer::Done(_)
+            | Answer::Seen(_)
+            | Answer::Recording(_)
+            | Answer::Wrong(_)
+            | Answer::Checked { .. } => {}
         }
     }
     bail!("the keeper ended; {} says why", folder.join("keeper.log").display())
@@ -172,7 +185,9 @@ async fn up_there(args: &UpArgs) -> Result<ExitCode> {
         vm.put(&path, &there).await?;
         name = there;
     }
-    let mut command = inside(&programs, vec!["up".to_owned(), name]);
+    let mut arguments = vec!["up".to_owned(), name];
+    arguments.extend(args.topology_only.then(|| "--topology-only".to_owned()));
+    let mut command = inside(&programs, arguments);
     command.keep = true;
     Ok(ExitCode::from(vm.run(command, Interaction::Watch).await?))
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::inspect::Inspection;
-use crate::run::{Cancel, Recording, RunOptions, Up, up};
+use crate::run::{Cancel, Checked, Recording, RunOptions, Up, up};
 use crate::scenario::{Fault, load_file};
 use crate::vm::dir::ProcessId;
 
@@ -33,6 +33,11 @@ pub(super) enum Request {
     Inject(Fault),
     /// End a fault.
     Heal(Fault),
+    /// Is it as the scenario expects?
+    Check {
+        /// Whether the scenario's faults are played, too.
+        faults: bool,
+    },
     /// How is everything now?
     Inspect,
     /// Begin to record links, each `NODE` or `NODE:INTERFACE`; none: all.
@@ -60,6 +65,13 @@ pub(super) enum Answer {
         /// The keeper.
         keeper: ProcessId,
     },
+    /// So it was judged.
+    Checked {
+        /// The table.
+        text: String,
+        /// The exit code.
+        code: u8,
+    },
     /// This is how everything is.
     Seen(Box<Inspection>),
     /// These links are recorded.
@@ -77,6 +89,9 @@ pub(super) struct KeepArgs {
     /// The scenario's file.
     #[arg(long)]
     scenario: PathBuf,
+    /// Whether no agent and no peer is started.
+    #[arg(long)]
+    topology_only: bool,
 }
 
 fn socket() -> PathBuf {
@@ -133,6 +148,7 @@ fn start(args: &KeepArgs, folder: &Path, cancel: &Cancel) -> Result<(Up, UnixLis
     })?;
     let mut options = RunOptions::new(folder.to_owned())?;
     options.cancel = cancel.clone();
+    options.topology_only = args.topology_only;
     options.progress = std::sync::Arc::new(|line| say(&Answer::Progress(line.to_owned())));
     let standing = up(&scenario, &options).map_err(|error| anyhow!("{error}"))?;
     let nodes = standing.world.nodes().iter().map(|node| node.name().to_owned()).collect();
@@ -173,6 +189,7 @@ fn serve(standing: &Up, listener: &UnixListener, up: &Answer, cancel: &Cancel) -
             Ok(Request::Down) => return Ok(Some(stream)),
             Ok(Request::Inject(fault)) => played(standing.inject(&fault)),
             Ok(Request::Heal(fault)) => played(standing.heal(&fault)),
+            Ok(Request::Check { faults }) => check(standing, faults, &stream, &mut recording, cancel),
             Ok(Request::Inspect) => Answer::Seen(Box::new(standing.inspect())),
             Ok(Request::Record(links)) => record(standing, &links, &mut recording),
             Ok(Request::Recorded) => recorded(standing, &mut recording),
@@ -186,6 +203,40 @@ fn played(result: Result<crate::fault::Played, crate::run::Error>) -> Answer {
     match result {
         Ok(played) => Answer::Done(played.proof),
         Err(error) => Answer::Failed(error.to_string()),
+    }
+}
+
+/// Judges it, and tells how it goes. It ends early when nobody listens any more, or the keeper has to.
+fn check(
+    standing: &Up,
+    faults: bool,
+    stream: &UnixStream,
+    recording: &mut Option<Recording>,
+    keeper: &Cancel,
+) -> Answer {
+    // The links are recorded for the check; whoever recorded them is told so at his end.
+    if let Some(mut before) = recording.take() {
+        before.stop();
+    }
+    let options = stream.try_clone().and_then(|listener| {
+        let mut options = RunOptions::new(PathBuf::from(FOLDER))?;
+        let (cancel, keeper) = (options.cancel.clone(), keeper.clone());
+        let listener = std::sync::Mutex::new(listener);
+        options.progress = std::sync::Arc::new(move |line| {
+            let mut listener = listener.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let told = answer(&mut listener, &Answer::Progress(line.to_owned()));
+            if told.is_err() || keeper.is_cancelled() {
+                cancel.cancel();
+            }
+        });
+        Ok(options)
+    });
+    match options
+        .map_err(|error| error.to_string())
+        .and_then(|options| standing.check(faults, &options).map_err(|error| error.to_string()))
+    {
+        Ok(Checked { text, code }) => Answer::Checked { text, code },
+        Err(reason) => Answer::Failed(reason),
     }
 }
 
@@ -226,20 +277,36 @@ fn answer(stream: &mut UnixStream, answer: &Answer) -> Result<()> {
 }
 
 fn read_line<T: serde::de::DeserializeOwned>(stream: &UnixStream) -> Result<T> {
+    read_from(&mut BufReader::new(stream))
+}
+
+fn read_from<T: serde::de::DeserializeOwned>(reader: &mut BufReader<&UnixStream>) -> Result<T> {
     let mut line = String::new();
-    BufReader::new(stream.take(MAX_LINE)).read_line(&mut line).context("reading from the keeper's socket")?;
+    reader.take(MAX_LINE).read_line(&mut line).context("reading from the keeper's socket")?;
     serde_json::from_str(&line).context("reading a line of the keeper's socket")
 }
 
 /// Asks the keeper of this kernel. `None` when there is none.
 pub(super) fn ask(request: &Request) -> Result<Option<Answer>> {
+    ask_telling(request, |_| {})
+}
+
+/// The same, told meanwhile how it goes.
+pub(super) fn ask_telling(request: &Request, mut tell: impl FnMut(&str)) -> Result<Option<Answer>> {
     let Ok(mut stream) = UnixStream::connect(socket()) else { return Ok(None) };
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(Duration::from_secs(5)))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line).context("asking the keeper")?;
-    read_line(&stream).map(Some)
+    // One reader for all lines: it reads ahead.
+    let mut reader = BufReader::new(&stream);
+    loop {
+        match read_from(&mut reader)? {
+            Answer::Progress(line) => tell(&line),
+            last => return Ok(Some(last)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod analyze;
 mod annotate;
 mod away;
 mod chaos;
+mod check;
 mod compare;
 mod drawn;
 mod graph;
@@ -45,6 +46,8 @@ Examples:
   bascule-lab inject adminDown node=SRV1 interface=enp0s3   break something,
   bascule-lab watch                                 see what becomes of it,
   bascule-lab down                                  and remove it
+  bascule-lab up tp-ipvs --topology-only          the same without the agent, to type the TP's lines in, and then
+  bascule-lab check tp-ipvs                         to see whether they are right
 
 Exit codes of `run` and `compare`: 0 all passed; 1 any failed, error or undecided; 2 bad input; else 3 if any is unsupported.";
 
@@ -85,6 +88,8 @@ enum Command {
     Exec(hand::ExecArgs),
     /// Open a shell in a node of what is up.
     Connect(hand::ConnectArgs),
+    /// Judge what is up as it was configured by hand: what is right, what is wrong, and what to type.
+    Check(check::CheckArgs),
     /// Play a fault in what is up.
     Inject(hand::FaultArgs),
     /// End a fault that was injected.
@@ -178,6 +183,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Up(args) => hand::up(&args),
         Command::Exec(args) => hand::exec(&args),
         Command::Connect(args) => hand::shell(&args),
+        Command::Check(args) => check::run(&args),
         Command::Inject(args) => hand::inject(&args),
         Command::Heal(args) => hand::heal(&args),
         Command::Inspect(args) => look::inspect(&args),

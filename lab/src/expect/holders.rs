@@ -57,6 +57,29 @@ impl History {
         Self { changes, lost }
     }
 
+    /// Only who has which address at the end of what was taken in, since when; and what was lost, after which that is not certain.
+    #[must_use]
+    pub fn present(&self) -> Self {
+        let mut present = Self { changes: BTreeMap::new(), lost: self.lost.clone() };
+        for (address, changes) in &self.changes {
+            let mut held: BTreeMap<(&str, &str), &Change> = BTreeMap::new();
+            for change in changes {
+                let place = (change.node.as_str(), change.interface.as_str());
+                if change.added {
+                    held.insert(place, change);
+                } else {
+                    held.remove(&place);
+                }
+            }
+            let mut changes: Vec<Change> = held.into_values().cloned().collect();
+            changes.sort_by_key(|change| change.at);
+            if !changes.is_empty() {
+                present.changes.insert(*address, changes);
+            }
+        }
+        present
+    }
+
     /// The nodes that have it at the end of what was taken in.
     pub fn holders(&self, address: IpAddr) -> BTreeSet<&str> {
         let mut held = BTreeSet::new();
@@ -337,6 +360,36 @@ mod tests {
         assert_eq!(verdict(&gap(1000), &[], (0, 400)), Verdict::Failed, "nobody ever had it");
         // It ends without a holder.
         assert_eq!(verdict(&gap(99), &events[..2], (0, 300)), Verdict::Failed);
+    }
+
+    #[test]
+    fn what_came_before_the_present_does_not_count_in_it() {
+        let bound = Some(Bound { at_most: crate::scenario::Span::from_millis(10), from: None });
+        let expected = HoldersExpectation {
+            nodes: Some(vec!["dir2".into()]),
+            longest_gap: bound.clone(),
+            longest_overlap: bound,
+            ..expectation()
+        };
+        let mut history = History::default();
+        for event in [
+            event(100, "dir1", true),
+            event(200, "dir1", false),
+            event(300, "dir1", true),
+            event(310, "dir2", true),
+            event(400, "dir1", false),
+        ] {
+            history.put(&event);
+        }
+        let judged = |history: &History| {
+            worst(&judge(&expected, history, Span { since: 0, until: 900 * MS }, &|_| Duration::ZERO))
+        };
+        assert_eq!(judged(&history), Verdict::Failed, "gaps and overlaps of the past");
+        let mut present = history.present();
+        assert_eq!(judged(&present), Verdict::Passed);
+        present.put(&event(500, "dir2", false));
+        assert_eq!(judged(&present), Verdict::Failed, "those that come count");
+        assert!(present.present().changes.is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod bound;
 pub mod claims;
 pub mod connections;
+pub mod events;
 pub mod frames;
 pub mod holders;
 pub mod ipvsadm;

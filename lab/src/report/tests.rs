@@ -59,7 +59,8 @@ fn leave(folder: &Path, name: &str, words: &str, packets: Vec<Packet>, seconds: 
     let finding = json!({"verdict": "failed", "wanted": words, "seen": words});
     let step = json!({"name": words, "action": "expect", "verdict": "failed", "atSeconds": 0.5, "durationSeconds": 0.4, "latenessMs": 1.0,
         "judged": [{"kind": "exec", "findings": [finding]}]});
-    let result = json!({"name": name, "summary": words, "verdict": "failed", "reason": words, "kernel": "6.1.0", "seed": 7, "run": 1, "attempts": 1,
+    let dump = json!({"node": words, "program": words, "of": words, "pid": 7, "signal": "SIGSEGV", "atSeconds": 0.5, "core": words, "log": [words]});
+    let result = json!({"name": name, "summary": words, "coreDumps": [dump], "verdict": "failed", "reason": words, "kernel": "6.1.0", "seed": 7, "run": 1, "attempts": 1,
         "startedUnixNs": START, "durationSeconds": seconds, "setupSeconds": 1.0, "latenessMs": 3.0, "steps": [step],
         "loads": {words: {"from": "dir2", "target": words, "sent": 2, "ok": 1, "failed": 1, "answerers": {words: 1}, "lateMaxMs": 0.0}}});
     write("result.json", &result.to_string());

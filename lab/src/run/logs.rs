@@ -11,6 +11,8 @@ use crate::world::now;
 const MAX_NOTED: usize = 100_000;
 /// As much of a file is read at once, in bytes.
 const MAX_READ: u64 = 16 << 20;
+/// As much of a file's end is looked at for its last lines, in bytes.
+const MAX_TAIL: u64 = 64 << 10;
 
 /// The log files of a run: `FOLDER/NODE/PROGRAM.log`.
 pub(super) struct Logs {
@@ -101,6 +103,15 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The last lines of a program's log.
+pub(super) fn last(folder: &Path, node: &str, program: &str, most: usize) -> Vec<String> {
+    let path = folder.join(node).join(format!("{program}.log"));
+    let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+    let text = read(&path, size.saturating_sub(MAX_TAIL), size).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(most)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
 fn read(path: &Path, from: u64, to: u64) -> std::io::Result<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = std::fs::File::open(path)?;
@@ -132,5 +143,7 @@ mod tests {
         assert!(logs.written("dir2", "agent", all).is_empty());
         let last = logs.around(all, 1);
         assert_eq!(last, [Line { of: "dir1/agent".into(), text: "three".into() }]);
+        assert_eq!(super::last(folder.path(), "dir1", "agent", 2), ["two", "three"]);
+        assert!(super::last(folder.path(), "dir2", "agent", 2).is_empty());
     }
 }

@@ -8,8 +8,8 @@ use super::play::Player;
 use super::programs::{MANIFESTS, director};
 use crate::expect::bound::{self, Measured};
 use crate::expect::{
-    self, Finding, Span, Verdict, claims, connections, frames, holders, kernel, metric, reals, requests,
-    status, text,
+    self, Finding, Span, Verdict, claims, connections, events, frames, holders, kernel, metric, reals,
+    requests, status, text,
 };
 use crate::scenario::expectation::{
     ClaimsExpectation, CommandExpectation, Count, Established, FramesExpectation, HoldersExpectation,
@@ -78,6 +78,11 @@ impl Player<'_> {
             Kind::Log(expected) => Ok(vec![self.log(expected)]),
             Kind::Command(expected) => self.command(expected),
             Kind::Metric(expected) => Ok(vec![self.metric(expected)?]),
+            Kind::Event(expected) => {
+                let streams = self.streams.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let window = self.span(&expected.window);
+                Ok(vec![events::judge(expected, streams.get(&*expected.node), window)])
+            }
             Kind::Rest(expected) => {
                 let history = self.history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 Ok(vec![holders::at_rest(expected, &history, now())])
@@ -256,7 +261,8 @@ impl Player<'_> {
         let recorded = capture.map(|capture| capture.read(self.world)).transpose()?;
         let window = self.span(&expected.window);
         let lateness = |span| self.canary.lateness(span).of_a_chain();
-        Ok(judge_frames(expected, recorded.as_ref(), &|time| self.monotonic(time), window, &lateness))
+        let passing = recorded.map(|recorded| passing(expected, &recorded, &|time| self.monotonic(time)));
+        Ok(judge_frames(expected, passing.as_ref(), window, &lateness))
     }
 
     fn log(&self, expected: &LogExpectation) -> Finding {
@@ -300,19 +306,22 @@ impl Player<'_> {
     }
 }
 
-/// Judges the frames of a link; none: it is not recorded. `monotonic` is the time of a frame on the clock of the run.
-pub(super) fn judge_frames(
+/// Of what is recorded of a link, what passes an expectation's filter.
+pub(super) struct Passing {
+    /// When, on the clock of the run, in the order of time.
+    times: Vec<u64>,
+    /// Of how many frames.
+    of: usize,
+    /// How many more were lost to the capture.
+    dropped: u64,
+}
+
+/// Filters the frames of a link. `monotonic` is the time of a frame on the clock of the run.
+pub(super) fn passing(
     expected: &FramesExpectation,
-    recorded: Option<&Recorded>,
+    recorded: &Recorded,
     monotonic: &dyn Fn(u64) -> u64,
-    window: Span,
-    lateness: &dyn Fn(Span) -> Duration,
-) -> Vec<Finding> {
-    let place = format!("{} {}", expected.node, expected.interface);
-    let wanted = format!("{} frames {} on {place}", expected.count, frames::words(&expected.filter));
-    let Some(recorded) = recorded else {
-        return vec![Finding::of(false, wanted, "the link is not recorded")];
-    };
+) -> Passing {
     let mut times: Vec<u64> = recorded
         .packets
         .iter()
@@ -320,15 +329,31 @@ pub(super) fn judge_frames(
         .map(|packet| monotonic(packet.time_ns))
         .collect();
     times.sort_unstable();
+    Passing { times, of: recorded.packets.len(), dropped: recorded.dropped }
+}
+
+/// Judges the frames of a link; none: it is not recorded.
+pub(super) fn judge_frames(
+    expected: &FramesExpectation,
+    passing: Option<&Passing>,
+    window: Span,
+    lateness: &dyn Fn(Span) -> Duration,
+) -> Vec<Finding> {
+    let place = format!("{} {}", expected.node, expected.interface);
+    let wanted = format!("{} frames {} on {place}", expected.count, frames::words(&expected.filter));
+    let Some(Passing { times, of, dropped }) = passing else {
+        return vec![Finding::of(false, wanted, "the link is not recorded")];
+    };
+    let dropped = *dropped;
     let within = || times.iter().filter(|at| window.contains(**at));
     let (count, last) = (within().count() as u64, within().next_back().copied());
-    let mut seen = format!("{count} of {} frames", recorded.packets.len());
-    if recorded.dropped > 0 {
-        seen = format!("{seen}; {} were lost to the capture", recorded.dropped);
+    let mut seen = format!("{count} of {of} frames");
+    if dropped > 0 {
+        seen = format!("{seen}; {dropped} were lost to the capture");
     }
     let mut finding = Finding::of(expected.count.admits(count), wanted, seen).at(last);
     // Among those that were lost there may have been any.
-    if recorded.dropped > 0 && expected.count.admits_any(count, count + recorded.dropped) {
+    if dropped > 0 && expected.count.admits_any(count, count + dropped) {
         let certain = matches!(expected.count, Count::Limits(Limits { at_most: None, .. }))
             && finding.verdict == Verdict::Passed;
         if !certain {
@@ -337,7 +362,7 @@ pub(super) fn judge_frames(
     }
     let mut findings = vec![finding];
     if let Some(bound) = &expected.longest_gap {
-        let gap = frames::longest_gap(&times, window);
+        let gap = frames::longest_gap(times, window);
         let what = format!("the longest time without frames {} on {place}", frames::words(&expected.filter));
         let measured = Measured {
             seen: Duration::from_nanos(gap.until - gap.since),
@@ -346,9 +371,9 @@ pub(super) fn judge_frames(
             lateness: lateness(gap),
         };
         let mut finding = bound::judge(&what, measured, bound).at(Some(gap.until));
-        if recorded.dropped > 0 && finding.verdict == Verdict::Failed {
+        if dropped > 0 && finding.verdict == Verdict::Failed {
             finding.verdict = Verdict::Undecided;
-            finding.seen = format!("{}; {} frames were lost to the capture", finding.seen, recorded.dropped);
+            finding.seen = format!("{}; {dropped} frames were lost to the capture", finding.seen);
         }
         findings.push(finding);
     }

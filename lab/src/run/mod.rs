@@ -1,8 +1,12 @@
 //! Runs scenarios: builds the network, starts the programs, plays the steps, writes down what happened and what came of it.
 
 mod captures;
+mod check;
 mod collect;
+mod cores;
+mod dumps;
 mod error;
+mod events;
 pub(crate) mod folder;
 mod judge;
 mod loads;
@@ -24,10 +28,13 @@ mod wallclock;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use check::Checked;
 pub use error::Error;
 pub(crate) use loads::Lines;
 pub use recording::Recording;
-pub use result::{ConnectionsResult, Judged, LoadResult, ScenarioResult, StepResult, Summary, Verdict};
+pub use result::{
+    ConnectionsResult, CoreDump, Judged, LoadResult, ScenarioResult, StepResult, Summary, Verdict,
+};
 pub use session::{Up, missing, up};
 
 pub use crate::cancel::Cancel;
@@ -59,7 +66,8 @@ pub struct RunOptions {
     pub keep_going: bool,
     /// Whether no further scenario is played when one has not passed.
     pub fail_fast: bool,
-    /// Whether no step is played: the network is built, its programs are started, and everything is taken down.
+    /// Whether no step is played: the network is built, its programs are started, and everything is taken down. Of what is up: whether no
+    /// agent and no peer is started.
     pub topology_only: bool,
     /// Called before each step.
     pub pause: Option<Halt>,
@@ -168,7 +176,8 @@ fn until_decided(
 fn doubt(scenario: &Scenario, result: &mut ScenarioResult) {
     let Some(limit) = scenario.requires.lateness else { return };
     let worst = result.steps.iter().map(|step| step.lateness_ms).fold(0.0, f64::max);
-    if result.verdict == Verdict::Failed && worst > limit.get().as_secs_f64() * 1000.0 {
+    let dumped = !result.core_dumps.is_empty();
+    if result.verdict == Verdict::Failed && !dumped && worst > limit.get().as_secs_f64() * 1000.0 {
         result.verdict = Verdict::Undecided;
         result.reason = format!("the machine stood still for {worst:.1} ms; {}", result.reason);
     }

@@ -8,7 +8,9 @@ use serde_json::json;
 
 use super::RunOptions;
 use super::captures::Capture;
+use super::dumps::Dumps;
 use super::error::{Error, Result};
+use super::events::Streams;
 use super::judge;
 use super::loads::Load;
 use super::logs::Logs;
@@ -52,11 +54,13 @@ pub(super) struct Player<'a> {
     pub(super) logs: &'a Logs,
     pub(super) history: Arc<Mutex<History>>,
     pub(super) tables: Arc<Tables>,
+    pub(super) streams: Arc<Streams>,
     pub(super) marks: Vec<Mark>,
     pub(super) loads: BTreeMap<String, Load>,
     pub(super) captures: Vec<Capture>,
     pub(super) clock: WallClock,
     pub(super) random: u64,
+    pub(super) dumps: &'a mut Dumps,
 }
 
 impl Player<'_> {
@@ -309,7 +313,15 @@ impl Player<'_> {
     }
 
     /// Whether everything that should run still does.
-    fn supervise(&self) -> Result<Vec<Judged>> {
+    fn supervise(&mut self) -> Result<Vec<Judged>> {
+        let findings = self
+            .dumps
+            .news(self.timeline)
+            .map_err(|error| Error::harness(format!("looking for what dumped core: {error}")))?;
+        let mut judged = Vec::new();
+        if !findings.is_empty() {
+            judged.push(Judged { kind: "coreDump".into(), findings, after_seconds: None });
+        }
         for capture in &self.captures {
             let up = self.world.node(&capture.node).is_ok_and(|node| node.is_up());
             if let Some(why) = capture.ended().filter(|_| up) {
@@ -321,7 +333,6 @@ impl Player<'_> {
                 return Err(Error::harness(why));
             }
         }
-        let mut judged = Vec::new();
         for (node, program, exit) in self.programs.ended() {
             if !is_manager(&program) {
                 return Err(Error::harness(format!("{program} of {node} ended by itself ({exit})")));

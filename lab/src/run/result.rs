@@ -110,6 +110,57 @@ pub struct ConnectionsResult {
     pub lost: u64,
 }
 
+/// A process that ended by a signal which dumps core, and which the lab did not send.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CoreDump {
+    /// The node.
+    pub node: String,
+    /// The process's command name, at most 15 bytes.
+    pub program: String,
+    /// The program that the lab started and that it is or belongs to, by the name of its log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
+    /// The process's number inside the node.
+    pub pid: i32,
+    /// The signal: `SIGSEGV`, …
+    pub signal: String,
+    /// When, in seconds since the scenario began.
+    pub at_seconds: f64,
+    /// The core file, from the folder of results.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub core: Option<String>,
+    /// Why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_no_core: Option<String>,
+    /// The last lines of its log before that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+}
+
+impl CoreDump {
+    /// In a line.
+    pub(super) fn words(&self) -> String {
+        let of = self.of.as_ref().filter(|of| **of != self.program);
+        let of = of.map_or_else(String::new, |of| format!(", of {of}"));
+        format!(
+            "{} of {} (process {}{of}) dumped core at {:.3} s: {}",
+            self.program, self.node, self.pid, self.at_seconds, self.signal
+        )
+    }
+
+    /// All that is known of it.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let core = match (&self.core, &self.why_no_core) {
+            (Some(core), _) => core.clone(),
+            (None, why) => why.clone().unwrap_or_else(|| "none".to_owned()),
+        };
+        let mut lines = vec![self.words(), format!("  core file: {core}")];
+        lines.extend(self.log.iter().map(|line| format!("  it logged: {line}")));
+        lines
+    }
+}
+
 /// What came of a scenario.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -145,6 +196,9 @@ pub struct ScenarioResult {
     /// The held connections.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub connections: BTreeMap<String, ConnectionsResult>,
+    /// Processes that dumped core.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub core_dumps: Vec<CoreDump>,
     /// Lines of logs around what went wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nearest_log_lines: Vec<String>,
@@ -172,6 +226,7 @@ impl ScenarioResult {
             steps: Vec::new(),
             loads: BTreeMap::new(),
             connections: BTreeMap::new(),
+            core_dumps: Vec::new(),
             nearest_log_lines: Vec::new(),
             nearest_frames: Vec::new(),
         }
@@ -237,6 +292,12 @@ fn first_line(text: &str) -> &str {
 
 fn detail(result: &ScenarioResult) -> String {
     let mut text = result.reason.clone();
+    for dump in &result.core_dumps {
+        for line in dump.lines() {
+            text.push('\n');
+            text.push_str(&line);
+        }
+    }
     for line in result.nearest_log_lines.iter().chain(&result.nearest_frames) {
         text.push('\n');
         text.push_str(line);
@@ -279,6 +340,7 @@ pub(super) fn example(name: &str, verdict: Verdict) -> ScenarioResult {
         steps: Vec::new(),
         loads: BTreeMap::new(),
         connections: BTreeMap::new(),
+        core_dumps: Vec::new(),
         nearest_log_lines: Vec::new(),
         nearest_frames: Vec::new(),
     }

@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::mpsc::Receiver;
 
 use super::captures::Capture;
 use super::collect::{collect, nearest, nearest_frames};
+use super::dumps::Dumps;
 use super::error::{Error, Result};
+use super::events::{self, Streams};
 use super::logs::Logs;
 use super::play::Player;
 use super::programs::Programs;
@@ -87,6 +90,12 @@ pub struct Up {
     /// The network.
     pub world: World,
     pub(super) scenario: Scenario,
+    /// Where its logs are, in `logs/`.
+    pub(super) folder: PathBuf,
+    /// Who had which address, as far as a check has taken it in,
+    pub(super) history: Arc<Mutex<History>>,
+    /// and what has been notified since.
+    pub(super) events: Mutex<Receiver<Watched>>,
     cancel: Cancel,
 }
 
@@ -140,7 +149,12 @@ impl Up {
 fn build(scenario: &Scenario, options: &RunOptions, logs: PathBuf) -> Result<World> {
     let mut programs = BTreeMap::new();
     if scenario.topology.nodes.iter().any(|node| node.agent.is_some()) {
-        programs.insert("bascule-agent".to_owned(), agent(options)?);
+        match agent(options) {
+            Ok(path) => drop(programs.insert("bascule-agent".to_owned(), path)),
+            // Where none is started none need be there.
+            Err(_) if options.topology_only => {}
+            Err(error) => return Err(error),
+        }
     }
     let dir = WorldDir {
         label: scenario.name.clone(),
@@ -153,7 +167,7 @@ fn build(scenario: &Scenario, options: &RunOptions, logs: PathBuf) -> Result<Wor
     Ok(World::build(&scenario.topology, &dir, &progress)?)
 }
 
-/// Builds the network of a scenario and starts its programs; plays no step.
+/// Builds the network of a scenario and starts its programs; plays no step. With `topology_only` its servers are all that is started.
 ///
 /// # Errors
 /// When the machine lacks something, or the network cannot be built.
@@ -162,14 +176,24 @@ pub fn up(scenario: &Scenario, options: &RunOptions) -> Result<Up> {
     if !missing.is_empty() {
         return Err(Error::harness(missing.join("; ")));
     }
-    let logs = options.out.join(&scenario.name).join("logs");
-    let world = build(scenario, options, logs)?;
+    let by_hand = options.topology_only.then(|| scenario.by_hand());
+    let scenario = by_hand.as_ref().unwrap_or(scenario);
+    let folder = options.out.join(&scenario.name);
+    let world = build(scenario, options, folder.join("logs"))?;
+    let events = world.watch().ok_or_else(|| Error::harness("the world is watched already"))?;
     let started = Programs::new(&scenario.topology, &world).start_all();
     if let Err(error) = started {
         world.tear_down()?;
         return Err(error);
     }
-    Ok(Up { world, scenario: scenario.clone(), cancel: options.cancel.clone() })
+    Ok(Up {
+        world,
+        scenario: scenario.clone(),
+        folder,
+        history: Arc::default(),
+        events: Mutex::new(events),
+        cancel: options.cancel.clone(),
+    })
 }
 
 /// Plays a scenario once. An error is one of writing results; all others are verdicts.
@@ -200,7 +224,8 @@ pub(super) fn run(
     }
     let built = now();
     let canary = Canary::start()?;
-    let timeline = match set_up_and_play(scenario, options, folder, &canary, &mut result) {
+    let mut dumps = Dumps::begin(scenario, folder);
+    let timeline = match set_up_and_play(scenario, options, folder, &canary, &mut dumps, &mut result) {
         Ok(timeline) => timeline,
         Err(Early { error, timeline }) => {
             // A failure that was found before counts for more than a harness that broke over it, and both are said.
@@ -217,6 +242,7 @@ pub(super) fn run(
             timeline.unwrap_or_else(|| Timeline::new(built))
         }
     };
+    dumps.end(&timeline, &mut result, folder)?;
     result.setup_seconds = Duration::from_nanos(timeline.start().saturating_sub(built)).as_secs_f64();
     timeline.write(&folder.join("timeline.jsonl"))?;
     (options.print)(table::scenario(&result, &timeline).trim_end());
@@ -250,6 +276,7 @@ fn set_up_and_play(
     options: &RunOptions,
     folder: &Path,
     canary: &Canary,
+    dumps: &mut Dumps,
     result: &mut ScenarioResult,
 ) -> Result<Timeline, Early> {
     let logs_folder = folder.join("logs");
@@ -270,6 +297,14 @@ fn set_up_and_play(
         recorded_links.push(Capture::start(&world, &node, &interface)?);
     }
 
+    let streams: Arc<Streams> = Arc::default();
+    let listening = events::Watch::start(
+        &scenario.steps,
+        &scenario.topology,
+        &world,
+        &streams,
+        &Arc::downgrade(&timeline),
+    )?;
     let looking = reals::Watch::start(&scenario.steps, &world, &tables, &Arc::downgrade(&timeline))?;
 
     let line = timeline.get_or_init(|| Timeline::new(now()));
@@ -286,11 +321,13 @@ fn set_up_and_play(
         logs: &logs,
         history,
         tables,
+        streams,
         marks: Vec::new(),
         loads: BTreeMap::new(),
         captures: recorded_links,
         clock: WallClock::now(),
         random: result.seed,
+        dumps,
     };
     result.started_unix_ns = clock::realtime_ns().saturating_sub(now().saturating_sub(line.start()));
     let mut moments = Moments::default();
@@ -314,7 +351,7 @@ fn set_up_and_play(
     let nearest = nearest(result, &logs, line.start());
     result.nearest_log_lines = nearest;
     drop(player);
-    drop(looking);
+    drop((looking, listening));
     // What goes now goes because the lab takes it down.
     over.store(true, Ordering::Relaxed);
     let down = world.tear_down();
@@ -361,7 +398,7 @@ fn watch(
 }
 
 /// Puts a notification on the timeline.
-fn note(timeline: &Timeline, watched: &Watched) {
+pub(super) fn note(timeline: &Timeline, watched: &Watched) {
     let node = &watched.node;
     match &watched.event {
         Event::AddressAdded { interface, address, prefix, label, initial } => timeline.put(

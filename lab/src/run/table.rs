@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::result::{ScenarioResult, Summary, Verdict};
+use super::result::{CoreDump, ScenarioResult, Summary, Verdict};
 use super::timeline::Timeline;
 use crate::expect;
 
@@ -78,6 +78,12 @@ pub(super) fn scenario(result: &ScenarioResult, timeline: &Timeline) -> String {
     }
     text.push_str(&events(timeline));
     text.push_str(&measured(result));
+    for line in result.core_dumps.iter().flat_map(CoreDump::lines) {
+        text.push_str(&format!("\n  {line}"));
+    }
+    if !result.core_dumps.is_empty() {
+        text.push('\n');
+    }
     text.push_str(&why(result));
     text
 }

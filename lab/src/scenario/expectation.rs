@@ -10,6 +10,7 @@ use super::topology::Name;
 use super::value::Span;
 
 pub use super::connections::{ConnectionsExpectation, Established};
+pub use super::events::EventExpectation;
 pub use super::frames::{ClaimsExpectation, FrameFilter, FrameProtocol, FramesExpectation, TcpFlag};
 pub use super::measures::{MetricExpectation, RestExpectation};
 pub use super::reals::{Presence, RealServersExpectation};
@@ -67,6 +68,8 @@ pub enum Kind {
     Command(CommandExpectation),
     /// A figure of an agent's.
     Metric(MetricExpectation),
+    /// What an agent told on its stream of events.
+    Event(EventExpectation),
     /// That addresses have stopped moving.
     Rest(RestExpectation),
 }
@@ -87,6 +90,7 @@ impl Kind {
             Self::Log(_) => "log",
             Self::Command(_) => "command",
             Self::Metric(_) => "metric",
+            Self::Event(_) => "event",
             Self::Rest(_) => "rest",
         }
     }
@@ -95,7 +99,7 @@ impl Kind {
 /// How an expectation is written: exactly one kind, and perhaps `within`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename = "Expectation", rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-exactly-one" = ["requests", "holders", "kernel", "realServers", "connections", "frames", "claims", "agentStatus", "plan", "log", "command", "metric", "rest"], "x-at-most-one" = ["within", "always", "never"]))]
+#[schemars(extend("x-exactly-one" = ["requests", "holders", "kernel", "realServers", "connections", "frames", "claims", "agentStatus", "plan", "log", "command", "metric", "event", "rest"], "x-at-most-one" = ["within", "always", "never"]))]
 pub struct ExpectationForm {
     /// It need not hold at once, but within this of the step's beginning, plus the lateness that the canary measured meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -143,6 +147,9 @@ pub struct ExpectationForm {
     /// A figure of an agent's `/metrics`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     metric: Option<MetricExpectation>,
+    /// What an agent told on its stream of events: transitions of groups, and what checks changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    event: Option<EventExpectation>,
     /// That addresses have come to rest: none came or went for a while. With `within`: until when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rest: Option<RestExpectation>,
@@ -165,6 +172,7 @@ impl TryFrom<ExpectationForm> for Expectation {
             form.log.map(Kind::Log),
             form.command.map(Kind::Command),
             form.metric.map(Kind::Metric),
+            form.event.map(Kind::Event),
             form.rest.map(Kind::Rest),
         ]
         .into_iter()
@@ -211,6 +219,7 @@ impl From<Expectation> for ExpectationForm {
             Kind::Log(kind) => form.log = Some(kind),
             Kind::Command(kind) => form.command = Some(kind),
             Kind::Metric(kind) => form.metric = Some(kind),
+            Kind::Event(kind) => form.event = Some(kind),
             Kind::Rest(kind) => form.rest = Some(kind),
         }
         form

@@ -3,6 +3,7 @@
 pub mod bond;
 mod check;
 pub mod connections;
+pub mod events;
 pub mod expectation;
 pub mod fault;
 pub mod frames;

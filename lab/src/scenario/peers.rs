@@ -114,6 +114,28 @@ impl Scenario {
     }
 }
 
+impl Scenario {
+    /// The same where no agent and no peer runs until somebody starts it: what decides on a node is somebody's hand.
+    #[must_use]
+    pub fn by_hand(&self) -> Self {
+        let mut scenario = self.clone();
+        for node in &mut scenario.topology.nodes {
+            if let Some(agent) = &mut node.agent {
+                agent.start = false;
+            }
+            match &mut node.peer {
+                Some(Peer::Keepalived(peer)) => peer.start = false,
+                Some(Peer::Heartbeat(peer)) => peer.start = false,
+                Some(Peer::Frr(peer)) => peer.start = false,
+                // It is lines that are typed: those of the person.
+                Some(Peer::Ipvsadm(_)) => node.peer = None,
+                None => {}
+            }
+        }
+        scenario
+    }
+}
+
 /// The scenario with a peer in Bascule's place; and where each of its steps is in the scenario's file.
 pub(super) fn applied(scenario: &Scenario, peer: &str, place: &InPlace) -> (Scenario, Vec<String>) {
     let mut applied = scenario.clone();

@@ -270,6 +270,7 @@ fn expectations_that_cannot_be_decided() {
     refuses("{within: 1s, rest: {quietFor: 2s}}", ".rest.quietFor", "could not be seen in time");
     refuses("{rest: {quietFor: 2s, nodes: [SRV2]}}", ".rest.nodes[0]", "did you mean `SRV1`?");
     refuses("{metric: {node: SRV1, name: x, equals: 1}}", ".metric.node", "has no agent");
+    refuses("{event: {node: SRV1, group: front}}", ".event.node", "has no agent");
     refuses(
         "{frames: {node: SRV1, interface: enp0s3, count: {atLeast: 3, atMost: 2}}}",
         ".frames.count",
@@ -280,6 +281,49 @@ fn expectations_that_cannot_be_decided() {
         "steps[0].wait.until[0].always",
         "an `expect` step",
     );
+}
+
+#[test]
+fn events_are_of_what_an_agent_is_told_and_asked_for() {
+    let manifests = "\
+        agent: {manifests: {a.yaml: \"kind: VrrpGroup\\nmetadata: {name: front}\\nspec: {NOTIFY}\\n---\\nkind: VirtualService\\n\
+        metadata: {name: web, namespace: tp}\\nspec: {realServers: [{name: srv1}]}\\n\"}}";
+    let with = |notify: &str, event: &str| {
+        let server = "      servers:\n        - {name: apache2, http: [80]}\n";
+        let agent = manifests.replace("NOTIFY", notify);
+        let text = GOOD.replacen(server, &format!("{server}      {}\n", agent.trim_start()), 1);
+        let text =
+            text.replacen("requests: {load: pages, ok: 10}", &format!("event: {{node: SRV1, {event}}}"), 1);
+        load("plain.yaml", &text).err().unwrap_or_default()
+    };
+    let stream = "notify: {eventStream: true}";
+    for good in [
+        "group: front",
+        "group: front, from: Backup, to: Active, reason: heard, count: {atMost: 2}, window: {since: ClientB asks}",
+        "virtualService: tp/web, realServer: srv1, to: Down",
+        "virtualService: tp/web, quorum: Lost",
+    ] {
+        let problems = with(stream, good);
+        assert!(problems.is_empty(), "{good}: {problems:?}");
+    }
+    let refuses = |notify: &str, event: &str, field: &str, words: &str| {
+        let problems = with(notify, event);
+        let [problem] = problems.as_slice() else { panic!("`{event}` gives {problems:?}") };
+        let place = format!("steps[1].expect[0].event{field}");
+        assert!(problem.field == place && problem.message.contains(words), "`{event}` gives {problem:?}");
+    };
+    refuses("", "group: front", ".node", "eventStream: true");
+    refuses(stream, "group: frnt", ".group", "did you mean `front`?");
+    refuses(stream, "virtualService: tp/wob", ".virtualService", "did you mean `tp/web`?");
+    refuses(stream, "virtualService: tp/web, realServer: srv2", ".realServer", "did you mean `srv1`?");
+    refuses(stream, "to: Active", "", "give it `group` or `virtualService`");
+    refuses(stream, "group: front, virtualService: tp/web", "", "only one of them");
+    refuses(stream, "group: front, realServer: srv1", ".realServer", "belongs to `virtualService`");
+    refuses(stream, "virtualService: tp/web, quorum: Met, to: Up", ".quorum", "leave them out");
+    refuses(stream, "group: front, to: Down", ".to", "a state of a real server");
+    refuses(stream, "virtualService: tp/web, from: Active", ".from", "a state of a group");
+    refuses(stream, "group: front, to: Master", ".to", "Active");
+    refuses(stream, "group: front, window: {since: later}", ".window.since", "there is no step");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::netlink::namespace_of;
 use super::node::{Booted, Node};
 use super::run::CANCELLED;
 use super::watch::{Sink, Watch};
-use super::{cgroup, inventory, pidfd, spawner};
+use super::{cgroup, inventory, journal, pidfd, spawner};
 
 /// How long a node may take from its start to taking requests. Generous: an emulated machine that is busy.
 const BOOT: Duration = Duration::from_mins(1);
@@ -50,6 +50,7 @@ impl Node {
             parent: std::process::id().cast_signed(),
             hostname: self.hostname().to_owned(),
             socket,
+            journal: self.logs().join(journal::FILE),
             cgroup: cgroup::make(&self.0.shared.registration.id, self.name()),
             machine: self.0.mounts.clone(),
         };

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -18,11 +19,12 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork, getppid, setsid};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, getpgid, getppid, getsid, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Doing, Error, Result};
+use super::journal::{self, Entry};
 use super::mounts;
 use super::pidfd;
 use super::protocol::{self, Exit, Reply, Request};
@@ -42,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) hostname: String,
     /// Where requests are taken; at most 107 bytes.
     pub(crate) socket: PathBuf,
+    /// Where it writes down what dumped core: of the machine's files.
+    pub(crate) journal: PathBuf,
     /// The group of processes that it joins, a folder of the cgroup2 file system.
     pub(crate) cgroup: Option<PathBuf>,
     /// Its disk. None: the switch, which has no mounts of its own.
@@ -107,6 +111,7 @@ fn outer(path: &Path) -> Result<ExitCode> {
     setsid().doing(|| "leaving the lab's session".into())?;
     let listener =
         protocol::listen_at(&config.socket).doing(|| format!("listening at {}", config.socket.display()))?;
+    let journal = journal::open(&config.journal).doing(|| format!("opening {}", config.journal.display()))?;
     let mut namespaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID;
     if config.machine.is_some() {
         namespaces |= CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
@@ -118,7 +123,7 @@ fn outer(path: &Path) -> Result<ExitCode> {
     match unsafe { fork() }.doing(|| "forking".into())? {
         ForkResult::Child => {
             drop(held);
-            std::process::exit(match inner(&config, &listener, &alive) {
+            std::process::exit(match inner(&config, &listener, &alive, journal) {
                 Ok(never) => match never {},
                 Err(error) => {
                     eprintln!("{error}");
@@ -129,7 +134,7 @@ fn outer(path: &Path) -> Result<ExitCode> {
         }
         ForkResult::Parent { child } => {
             Status::Forked { pid: child.as_raw() }.say();
-            drop((alive, listener));
+            drop((alive, listener, journal));
             silence().doing(|| "closing standard output".into())?;
             loop {
                 match waitpid(child, None) {
@@ -146,7 +151,12 @@ fn outer(path: &Path) -> Result<ExitCode> {
 }
 
 /// Process 1 of the node.
-fn inner(config: &Config, listener: &OwnedFd, alive: &OwnedFd) -> Result<std::convert::Infallible> {
+fn inner(
+    config: &Config,
+    listener: &OwnedFd,
+    alive: &OwnedFd,
+    journal: File,
+) -> Result<std::convert::Infallible> {
     prctl::set_pdeathsig(Signal::SIGKILL).doing(|| "asking to die with the outer process".into())?;
     // Had the outer process ended before the line above, nobody would end this one: the pipe would be at its end.
     if nix::unistd::read(alive, &mut [0]) == Ok(0) {
@@ -171,7 +181,9 @@ fn inner(config: &Config, listener: &OwnedFd, alive: &OwnedFd) -> Result<std::co
     nix::unistd::chdir("/").doing(|| "changing to /".into())?;
     Status::Ready.say();
     silence().doing(|| "closing standard output".into())?;
-    serve(listener, &signals)
+    // The switch sees the machine's /proc, in which numbers are others.
+    let mut dead = Dead { journal, written: 0, names: config.machine.is_some() };
+    serve(listener, &signals, &mut dead)
 }
 
 /// Replaces standard input and output by `/dev/null`: the lab reads its pipe to the end.
@@ -186,9 +198,11 @@ fn silence() -> io::Result<()> {
 struct Connection {
     socket: OwnedFd,
     child: Option<Pid>,
+    /// Whether a person types in it.
+    terminal: bool,
 }
 
-fn serve(listener: &OwnedFd, signals: &SignalFd) -> Result<std::convert::Infallible> {
+fn serve(listener: &OwnedFd, signals: &SignalFd, dead: &mut Dead) -> Result<std::convert::Infallible> {
     let mut connections: BTreeMap<i32, Connection> = BTreeMap::new();
     loop {
         let (ready, accepting, children) = {
@@ -219,7 +233,7 @@ fn serve(listener: &OwnedFd, signals: &SignalFd) -> Result<std::convert::Infalli
         }
         if children {
             while let Ok(Some(_)) = signals.read_signal() {}
-            reap(&mut connections);
+            reap(&mut connections, dead);
         }
         if accepting
             && let Ok(fd) =
@@ -227,7 +241,7 @@ fn serve(listener: &OwnedFd, signals: &SignalFd) -> Result<std::convert::Infalli
         {
             // SAFETY: `accept4` has just made it for us.
             let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-            connections.insert(fd, Connection { socket, child: None });
+            connections.insert(fd, Connection { socket, child: None, terminal: false });
         }
     }
 }
@@ -239,6 +253,7 @@ fn handle(connection: &mut Connection) -> bool {
         Ok(Some((request, files))) if connection.child.is_none() => match start(&request, files) {
             Ok((child, pidfd)) => {
                 connection.child = Some(child);
+                connection.terminal = request.terminal;
                 protocol::send(socket, &Reply::Started { pid: child.as_raw() }, &[pidfd.as_raw_fd()]).is_ok()
             }
             Err(error) => {
@@ -296,18 +311,70 @@ fn start(request: &Request, files: Vec<OwnedFd>) -> io::Result<(Pid, OwnedFd)> {
 }
 
 /// Collects everything that has ended: children, and orphans of the node.
-fn reap(connections: &mut BTreeMap<i32, Connection>) {
-    loop {
-        let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => (pid, Exit::Code(code)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Signal(signal as i32)),
-            Ok(WaitStatus::StillAlive) | Err(_) => return,
-            Ok(_) => continue,
-        };
+fn reap(connections: &mut BTreeMap<i32, Connection>, dead: &mut Dead) {
+    while let Some((pid, exit)) = ended() {
+        if let Exit::Signal(signal) = exit
+            && journal::dumps_core(signal)
+        {
+            // What a person does at a terminal, as Ctrl-\, is that person's.
+            let session = getsid(Some(pid)).ok();
+            let by_hand = connections.values().any(|one| one.terminal && one.child == session);
+            if !by_hand {
+                // Before its end is told: who knows of that finds this.
+                dead.note(pid, signal);
+            }
+        }
+        // SAFETY: nothing is written; the process has ended and is ours.
+        unsafe { libc::waitpid(pid.as_raw(), std::ptr::null_mut(), libc::WNOHANG) };
         let key = connections.iter().find(|(_, one)| one.child == Some(pid)).map(|(key, _)| *key);
         if let Some(connection) = key.and_then(|key| connections.remove(&key)) {
             // The other side may have gone; the process has ended all the same.
             let _ = protocol::send(connection.socket.as_raw_fd(), &Reply::Exited(exit), &[]);
+        }
+    }
+}
+
+/// A process that has ended and is still to be collected, and how it ended.
+fn ended() -> Option<(Pid, Exit)> {
+    // SAFETY: the structure is plain data, and outlives the call.
+    let (result, info) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        (libc::waitid(libc::P_ALL, 0, &raw mut info, options), info)
+    };
+    // SAFETY: waitid(2) has filled in these fields; the number stays 0 where nothing has ended.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if result != 0 || pid == 0 {
+        return None;
+    }
+    let exit = if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) };
+    Some((Pid::from_raw(pid), exit))
+}
+
+/// Writes down what dumped core.
+struct Dead {
+    journal: File,
+    written: u32,
+    names: bool,
+}
+
+impl Dead {
+    /// Notes a process that has ended and is still to be collected.
+    fn note(&mut self, pid: Pid, signal: i32) {
+        if self.written >= journal::MOST {
+            return;
+        }
+        self.written += 1;
+        let comm = |pid: Pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let entry = Entry::Ended {
+            at: super::now(),
+            pid: pid.as_raw(),
+            group: getpgid(Some(pid)).map_or(pid.as_raw(), Pid::as_raw),
+            program: if self.names { comm(pid).trim_end().to_owned() } else { String::new() },
+            signal,
+        };
+        if let Err(error) = entry.write(&self.journal) {
+            eprintln!("writing down that process {pid} dumped core: {error}");
         }
     }
 }

@@ -21,6 +21,7 @@ mod impair;
 mod init;
 pub mod inventory;
 pub mod janitor;
+pub mod journal;
 mod links;
 mod mounts;
 mod netlink;

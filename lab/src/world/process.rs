@@ -11,9 +11,11 @@ use nix::unistd::Pid;
 
 use super::error::{Doing, Error, Result};
 use super::files::ready;
+use super::journal::{self, Entry};
 use super::pidfd;
 use super::protocol::{self, Exit, Reply};
 use super::run::CANCELLED;
+use super::watch::now;
 use crate::cancel::Cancel;
 
 /// How often a log is looked at for a line.
@@ -151,6 +153,7 @@ impl Process {
 
     /// Sends it a signal, and never another process that has got its number.
     pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.note(signal, false)?;
         pidfd::signal(self.0.pidfd.as_fd(), signal).doing(|| format!("sending {signal} to {}", self.0.name))
     }
 
@@ -159,8 +162,18 @@ impl Process {
         if self.0.pid <= 1 || !self.alive() {
             return Err(Error::wrong(format!("{} has ended already", self.0.name)));
         }
+        self.note(signal, true)?;
         killpg(Pid::from_raw(self.0.pid), signal)
             .doing(|| format!("sending {signal} to the group of {}", self.0.name))
+    }
+
+    /// Writes down that the lab is about to send a signal by which it would else have failed by itself.
+    fn note(&self, signal: Signal, group: bool) -> Result<()> {
+        let logs = self.log().and_then(Path::parent).filter(|_| journal::dumps_core(signal as i32));
+        let Some(logs) = logs else { return Ok(()) };
+        Entry::Sent { at: now(), pid: self.0.inside, signal: signal as i32, group }
+            .append(logs)
+            .doing(|| format!("writing down that {signal} is sent to {}", self.0.name))
     }
 
     /// Ends it: SIGTERM, and SIGKILL to its group when it has not ended in time. Once the run was told to end, that is not long.

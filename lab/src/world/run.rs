@@ -11,10 +11,12 @@ use nix::sys::signal::Signal;
 
 use super::error::{Doing, Error, Result};
 use super::files::in_memory;
+use super::journal::Entry;
 use super::mounts::INSIDE;
 use super::node::ANSWER;
 use super::process::Process;
 use super::protocol::{Exit, Request};
+use super::watch::now;
 use crate::cancel::Cancel;
 
 /// How long output is still read after a command has ended while something that it left behind holds it open.
@@ -283,8 +285,9 @@ impl Spawn {
         let file = std::fs::OpenOptions::new().append(true).create(true).open(&log).doing(what)?;
         let from = file.metadata().doing(what)?.len();
         let errors = file.try_clone().doing(what)?.into();
+        let at = now();
         let null = std::fs::File::open("/dev/null").doing(|| "opening /dev/null".into())?.into();
-        Process::start(
+        let process = Process::start(
             &self.name,
             socket,
             &request(node, &self.argv, &self.env),
@@ -293,6 +296,11 @@ impl Spawn {
             ANSWER,
             cancel,
         )
-        .map_err(|error| error.of(node))
+        .map_err(|error| error.of(node))?;
+        let (pid, name) = (process.node_pid(), self.name.clone());
+        Entry::Started { at, pid, name }
+            .append(logs)
+            .doing(|| format!("writing down what was started on {node}"))?;
+        Ok(process)
     }
 }

@@ -4,5 +4,6 @@
 mod boot;
 mod built;
 mod common;
+mod dumps;
 mod faults;
 mod left;

@@ -11,6 +11,12 @@ function drawSummary() {
   byId('text').textContent = R.summary || '';
   byId('reason').textContent = R.reason || '';
   byId('reason').hidden = !R.reason;
+  const dumps = R.coreDumps || [];
+  byId('dumps').hidden = !dumps.length;
+  put(clear(byId('dumps')), {}, dumps.map((d) => el('li', {},
+    el('button', { class: 'link', onclick: () => choose(d.atSeconds, 'dumps') }, seconds(d.atSeconds)),
+    ` ${d.node}: ${d.program}${d.of && d.of !== d.program ? ` (${d.of})` : ''} ${d.pid}: ${d.signal}. ${w('coreFile')}: ${d.core || d.whyNoCore || ''}`,
+    d.log && d.log.length > 0 && el('pre', {}, d.log.join('\n')))));
   const facts = [
     ['kernel', R.kernel], ['seed', R.seed], R.run > 1 && ['run', R.run], R.attempts > 1 && ['attempts', R.attempts],
     ['duration', seconds(R.durationSeconds, 1)], ['setup', seconds(R.setupSeconds, 1)], ['lateness', number(R.latenessMs, 1) + ' ms'],

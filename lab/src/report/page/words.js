@@ -25,6 +25,7 @@ const WORDS = {
     changed: 'changed at', noManifests: 'None.', noLogs: 'No program wrote anything.', logSearch: 'Only lines with', lines: '{n} lines',
     state: 'State', addresses: 'Addresses', runs: 'Runs', faultsNow: 'Faults', linkDown: 'down', holds: 'has', noTopology: 'The scenario is not with the results.',
     made: 'Made by bascule-lab {version}.', copy: 'Copy', copied: 'Copied', hidden: 'not recorded', noRequests: 'No load ran.', director: 'director', other: 'Machine',
+    coreFile: 'Core file',
     noTime: 'These results do not say when they began; frames and logs have no place in time.',
   },
   fr: {
@@ -53,6 +54,7 @@ const WORDS = {
     changed: 'modifié à', noManifests: 'Aucun.', noLogs: 'Aucun programme n’a rien écrit.', logSearch: 'Seulement les lignes avec', lines: '{n} lignes',
     state: 'État', addresses: 'Adresses', runs: 'Programmes', faultsNow: 'Pannes', linkDown: 'coupée', holds: 'a', noTopology: 'Le scénario n’est pas avec les résultats.',
     made: 'Fait par bascule-lab {version}.', copy: 'Copier', copied: 'Copié', hidden: 'non enregistrée', noRequests: 'Aucune charge.', director: 'directeur', other: 'Machine',
+    coreFile: 'Fichier core',
     noTime: 'Ces résultats ne disent pas quand ils ont commencé ; trames et journaux n’ont pas de place dans le temps.',
   },
 };

@@ -9,20 +9,21 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use records::{Records, at};
 
 use super::error::{Error, Result as RunResult};
 use super::judge::{self, Looks};
-use super::look::judge_frames;
+use super::look::{self, Passing, judge_frames};
 use super::result::{Judged, ScenarioResult, StepResult, Summary, Verdict};
 use super::timeline::Timeline;
-use super::{doubt, session, table};
+use super::{doubt, dumps, session, table};
 use crate::expect::{self, Finding, Lateness, Span, holders, requests, worst};
-use crate::scenario::expectation::{Expectation, HoldersExpectation, Kind, When, Window};
+use crate::scenario::expectation::{Expectation, FramesExpectation, HoldersExpectation, Kind, When, Window};
 use crate::scenario::step::Action;
 use crate::scenario::{Scenario, Step};
 
@@ -48,7 +49,8 @@ pub(crate) fn judge(folder: &Path, other: Option<Scenario>) -> Result<Judgement,
     let records = Records::read(folder).map_err(|error| error.to_string())?;
     let scenario = other.unwrap_or_else(|| records.scenario.clone());
     fits(&records, &scenario)?;
-    let mut judge = Judge { records: &records, scenario: &scenario, counts: [0; 3] };
+    let mut judge =
+        Judge { records: &records, scenario: &scenario, counts: [0; 3], filtered: Filtered::default() };
     let result = judge.all();
     let counts = judge.counts;
     let recorded = records.result.clone();
@@ -112,6 +114,7 @@ struct Judge<'a> {
     records: &'a Records,
     scenario: &'a Scenario,
     counts: [usize; 3],
+    filtered: Filtered,
 }
 
 impl Judge<'_> {
@@ -149,6 +152,8 @@ impl Judge<'_> {
             result.verdict = Verdict::Undecided;
             result.reason = format!("step `{}` was not played; this needs a live run", step.name);
         }
+        // What a process did between two steps is of no step.
+        dumps::fail(&mut result);
         doubt(self.scenario, &mut result);
         result
     }
@@ -281,6 +286,7 @@ impl Judge<'_> {
                     end: next.max(*start),
                     lateness,
                     patient,
+                    filtered: &self.filtered,
                 };
                 let judged = judge(&replay).map_err(|error| error.to_string())?;
                 let verdicts =
@@ -323,6 +329,29 @@ fn undecided(kind: &Kind, why: &str) -> Judged {
     Judged { kind: kind.name().to_owned(), findings: vec![finding], after_seconds: None }
 }
 
+/// The frames that pass each filter: decoding a recording takes long, and it is looked at a hundred times a second of it.
+#[derive(Default)]
+struct Filtered(RefCell<Vec<(FramesExpectation, Rc<Passing>)>>);
+
+impl Filtered {
+    /// Those of an expectation; none if its link was not recorded.
+    fn of(&self, records: &Records, expected: &FramesExpectation) -> Option<Rc<Passing>> {
+        let same = |other: &FramesExpectation| {
+            other.node == expected.node
+                && other.interface == expected.interface
+                && other.filter == expected.filter
+        };
+        let mut known = self.0.borrow_mut();
+        if let Some((_, passing)) = known.iter().find(|(other, _)| same(other)) {
+            return Some(Rc::clone(passing));
+        }
+        let link = records.link(&expected.node, &expected.interface)?;
+        let passing = Rc::new(look::passing(expected, link, &|time| time));
+        known.push((expected.clone(), Rc::clone(&passing)));
+        Some(passing)
+    }
+}
+
 /// A run whose clock is that of the records.
 struct Replay<'a> {
     records: &'a Records,
@@ -333,6 +362,7 @@ struct Replay<'a> {
     lateness: Duration,
     /// Whether a look gives a notification the time to be read, as in a run. Where something is waited for it is looked for more often instead.
     patient: bool,
+    filtered: &'a Filtered,
 }
 
 impl Replay<'_> {
@@ -402,8 +432,9 @@ impl Looks for Replay<'_> {
             Kind::Rest(expected) => Ok(vec![holders::at_rest(expected, &self.records.history(now), now)]),
             Kind::Frames(expected) => {
                 let window = self.span(&expected.window);
-                let link = self.records.link(&expected.node, &expected.interface);
-                Ok(judge_frames(expected, link, &|time| time, window, &|span| self.late(span).of_a_chain()))
+                let passing = self.filtered.of(self.records, expected);
+                let lateness = |span| self.late(span).of_a_chain();
+                Ok(judge_frames(expected, passing.as_deref(), window, &lateness))
             }
             _ => Err(Error::harness("this is not recorded")),
         }

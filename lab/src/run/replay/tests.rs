@@ -291,3 +291,77 @@ fn what_is_no_recording_is_told() {
     std::fs::write(folder.path().join("result.json"), "{}").unwrap();
     told("result.json");
 }
+
+/// An ARP request of 10.0.0.2 for 10.0.0.9, and a datagram, as they were recorded on SRV1 at these seconds.
+fn capture(folder: &Path, started: u64, arp: &[f64], udp: &[f64]) {
+    use crate::annotate::file::{self, Capture, ETHERNET, Link};
+    use crate::annotate::{Known, tests::hex};
+    use crate::programs::pcapng::{Direction, Packet};
+    let packet = |seconds: f64, text: &str| {
+        let (data, at) = (hex(text), at(seconds) - START);
+        let original_length = u32::try_from(data.len()).unwrap();
+        Packet {
+            interface: 0,
+            time_ns: started + at,
+            original_length,
+            direction: Direction::Inbound,
+            data,
+            comment: None,
+        }
+    };
+    let request =
+        "ffffffffffff020000000102 0806 00010800060400010200 00000102 0a000002 000000000000 0a000009";
+    let datagram =
+        "020000000101020000000102 0800 4500001c0000400040110000 0a000002 0a000001 1000003500080000";
+    let mut packets: Vec<Packet> = arp.iter().map(|seconds| packet(*seconds, request)).collect();
+    packets.extend(udp.iter().map(|seconds| packet(*seconds, datagram)));
+    file::sort(&mut packets);
+    let link = Link { name: "SRV1/eth0".into(), kind: ETHERNET, snap_length: 65_535, ..Link::default() };
+    let mut bytes = Vec::new();
+    let capture = Capture { links: vec![link], packets };
+    file::write(&mut bytes, "mine", &capture, &Known::default(), |_| None).unwrap();
+    std::fs::write(folder.join("capture.pcapng"), bytes).unwrap();
+}
+
+#[test]
+fn frames_are_judged_from_the_capture_and_filtered_once() {
+    let started = 1_800_000_000_000_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    recording(folder.path(), |result, _| result.started_unix_ns = started);
+    capture(folder.path(), started, &[1.0, 2.0, 6.2], &[0.5]);
+    let soon = "{within: 2s, holders: {address: 10.0.0.10, nodes: [SRV1]}}";
+    let frames = |count: &str| {
+        let filter =
+            "{within: 2s, frames: {node: SRV1, interface: eth0, filter: {protocol: arp}, count: COUNT}}";
+        let other = SCENARIO.replace(soon, &filter.replace("COUNT", count));
+        let judgement = judge(folder.path(), Some(scenario(&other))).unwrap();
+        let one = judgement.result.steps[3].judged[0].clone();
+        (one.findings[0].verdict, one.after_seconds, one.findings[0].seen.clone())
+    };
+    let (verdict, after, seen) = frames("3");
+    assert_eq!(verdict, expect::Verdict::Passed, "{seen}");
+    assert!(
+        after.is_some_and(|after| (1.2..1.3).contains(&after)) && seen.contains("3 of 4"),
+        "{after:?} {seen}"
+    );
+    assert_eq!(frames("4").0, expect::Verdict::Failed);
+
+    let records = Records::read(folder.path()).unwrap();
+    let filtered = Filtered::default();
+    let expected = |protocol: &str, interface: &str| -> FramesExpectation {
+        let value =
+            json!({"node": "SRV1", "interface": interface, "filter": {"protocol": protocol}, "count": 1});
+        serde_json::from_value(value).unwrap()
+    };
+    let first = filtered.of(&records, &expected("arp", "eth0")).unwrap();
+    let more = FramesExpectation {
+        count: crate::scenario::expectation::Count::Exactly(7),
+        ..expected("arp", "eth0")
+    };
+    assert!(
+        Rc::ptr_eq(&first, &filtered.of(&records, &more).unwrap()),
+        "the same frames, whatever is expected"
+    );
+    assert!(!Rc::ptr_eq(&first, &filtered.of(&records, &expected("udp", "eth0")).unwrap()));
+    assert!(filtered.of(&records, &expected("arp", "eth1")).is_none(), "not recorded");
+}

@@ -180,6 +180,11 @@ impl<'a> Checker<'a> {
                 self.agent_of(&expected.node, &path);
                 self.metric(expected, &path);
             }
+            Kind::Event(expected) => {
+                self.agent_of(&expected.node, &path);
+                self.window(&expected.window, &path, names);
+                self.event(expected, &path);
+            }
             Kind::Rest(expected) => self.rest(expected, expectation.when, &path),
         }
     }

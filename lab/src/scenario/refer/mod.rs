@@ -1,5 +1,6 @@
 //! Checks what a scenario refers to: nodes, networks, interfaces, servers, loads, steps; and what no schema can say.
 
+mod events;
 mod expectations;
 mod network;
 mod peers;
