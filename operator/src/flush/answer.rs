@@ -17,10 +17,8 @@ pub(super) enum Answer {
 /// Reads the status of a DirectorConfig.
 pub(super) fn answer(config: &DirectorConfig, flush: &str) -> Answer {
     let Some(status) = &config.status else { return Answer::Silent };
-    if status.flushed.as_deref() == Some(flush) {
-        return Answer::Flushed;
-    }
-    // Before the flush is named there is nothing to be heard of it; afterwards the newest generation has it.
+    // Before the flush is named there is nothing to be heard of it; afterwards the newest generation has it. What was said of an earlier
+    // one does not count: an operator that did not know yet may have taken the flush away between the two.
     let named = config.spec.flush.as_deref() == Some(flush);
     let (heard, now) = (status.observed_generation, config.metadata.generation);
     if !named || heard < now {
@@ -32,6 +30,9 @@ pub(super) fn answer(config: &DirectorConfig, flush: &str) -> Answer {
             config.name_any(),
             words(now)
         ));
+    }
+    if status.flushed.as_deref() == Some(flush) {
+        return Answer::Flushed;
     }
     let failing = status.conditions.iter().find(|one| one.type_ == "Programmed" && one.status != "True");
     let groups: Vec<&str> = status.vrrp.iter().map(|group| group.group.as_str()).collect();
@@ -68,6 +69,18 @@ mod tests {
             ("no status", Some("f"), Value::Null, "silent"),
             ("flushed", Some("f"), json!({"observedGeneration": 3, "flushed": "f"}), "flushed"),
             ("another flush", Some("f"), json!({"observedGeneration": 3, "flushed": "e"}), "not done"),
+            (
+                "of an earlier generation",
+                Some("f"),
+                json!({"observedGeneration": 2, "flushed": "f"}),
+                "has not answered",
+            ),
+            (
+                "taken away meanwhile",
+                None,
+                json!({"observedGeneration": 3, "flushed": "f"}),
+                "has not answered",
+            ),
             (
                 "older word",
                 Some("f"),
