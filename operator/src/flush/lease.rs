@@ -15,7 +15,7 @@ use crate::election::Timing;
 use crate::names::{ELECTION_LEASE, MANAGER};
 
 /// After all is clean, so long no operator leads: time to remove them.
-const AFTERWARDS: Duration = Duration::from_secs(60);
+pub(super) const AFTERWARDS: Duration = Duration::from_secs(60);
 /// Between two tries to take it.
 const AGAIN: Duration = Duration::from_millis(200);
 

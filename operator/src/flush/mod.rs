@@ -36,7 +36,7 @@ const NAMED: usize = 50;
 pub struct Outcome {
     /// Directors whose agents have said that nothing is left.
     pub flushed: Vec<String>,
-    /// Directors for which no agent has ever spoken: none has put anything into a kernel.
+    /// Directors for which no agent has ever spoken: as far as can be seen there is none.
     pub silent: Vec<String>,
     /// The others, and why not.
     pub unanswered: Vec<(String, String)>,
@@ -53,7 +53,11 @@ impl Outcome {
             count => writeln!(text, "{count} directors are clean: {}", self.flushed.join(", ")),
         };
         if !self.silent.is_empty() {
-            let _ = writeln!(text, "no agent has ever spoken for: {}", self.silent.join(", "));
+            let _ = writeln!(
+                text,
+                "no agent has ever spoken for, and none was waited for: {}",
+                self.silent.join(", ")
+            );
         }
         for (director, why) in self.unanswered.iter().take(NAMED) {
             let _ = writeln!(text, "NOT CLEAN: {director}: {why}");
@@ -74,25 +78,34 @@ pub async fn run(client: Client, namespace: &str, identity: &str, patience: Dura
     let timing = Timing::DEFAULT;
     let patience = patience.max(LEAST);
     let deadline = Instant::now() + patience;
-    let held = Held::take(client.clone(), namespace, identity, patience + timing.lease, deadline).await?;
+    let lasting = patience + LEAST + timing.lease + lease::AFTERWARDS;
+    let held = Held::take(client.clone(), namespace, identity, lasting, deadline).await?;
     // Until then whoever led before may have something under way, or begin it because it has not heard yet.
     let alone = Instant::now() + timing.renew + timing.request;
+    // Never over before it can be well.
+    let deadline = deadline.max(alone + LOOK + timing.request);
     let flush = held.name();
     tracing::info!(flush, "the operators are held back; agents are asked to take everything away");
     let configs = Api::<DirectorConfig>::all(client);
     let mut told = 0;
     loop {
+        let begun = Instant::now();
         let outcome = look(&configs, &flush, timing.request).await;
         let now = Instant::now();
         match outcome {
             Ok(outcome) => {
-                let done = outcome.unanswered.is_empty() && now >= alone;
+                // What was looked at before may have been taken back since.
+                let done = outcome.unanswered.is_empty() && begun >= alone;
                 if outcome.flushed.len() > told {
                     told = outcome.flushed.len();
                     tracing::info!(flushed = told, waiting = outcome.unanswered.len(), "answered");
                 }
-                if done || now >= deadline {
-                    held.end(outcome.unanswered.is_empty()).await;
+                if done {
+                    held.end(true).await;
+                    return Ok(outcome);
+                }
+                if now >= deadline && !outcome.unanswered.is_empty() {
+                    held.end(false).await;
                     return Ok(outcome);
                 }
             }
@@ -184,7 +197,7 @@ mod tests {
             Outcome { flushed: vec!["lb1".into()], silent: vec!["lb9".into()], unanswered: unanswered(1) };
         assert_eq!(
             outcome.text(),
-            "lb1 is clean\nno agent has ever spoken for: lb9\nNOT CLEAN: dir0: its agent says nothing\n"
+            "lb1 is clean\nno agent has ever spoken for, and none was waited for: lb9\nNOT CLEAN: dir0: its agent says nothing\n"
         );
         let many = Outcome { unanswered: unanswered(NAMED + 3), ..Outcome::default() };
         assert_eq!(many.text().lines().count(), NAMED + 2);

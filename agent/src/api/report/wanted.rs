@@ -242,13 +242,14 @@ pub fn config(
 }
 
 /// Whether the planes hold nothing of ours any more once they have carried out an update that wants nothing: what one could not take
-/// away is a failure of it, and where the kernel has no such table there is nothing in it. Settings are not taken away.
+/// away is a failure of it, and one that lacks something has not looked (where the kernel has no such table, and nothing is wanted of it,
+/// a plane lacks nothing). Settings are not taken away.
 fn is_empty(report: &Report, told: u64) -> bool {
     let left = |plane: PlaneName| match report.planes.get(&plane) {
-        Some(said) if said.missing.is_some() => false,
         Some(said) => {
-            let failures = said.failures.values().any(|failure| failure.reason.hinders());
-            said.serial < told || !said.settled || failures && plane != PlaneName::Sysctl
+            let failures =
+                said.missing.is_some() || said.failures.values().any(|failure| failure.reason.hinders());
+            said.serial < told || (!said.settled || failures) && plane != PlaneName::Sysctl
         }
         None => true,
     };

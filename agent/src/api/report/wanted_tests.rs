@@ -235,14 +235,14 @@ fn a_flush_is_over_when_nothing_is_left_and_not_before() {
         None,
         "a group that hands over has its addresses"
     );
-    let missing = PlaneReport { missing: Some("no module ip_vs".into()), ..plane(0, false) };
+    let missing = PlaneReport { missing: Some("netlink: no buffer space".into()), ..plane(7, true) };
     let table = [
         (PlaneName::Ipvs, plane(6, true), None, "not carried out yet"),
         (PlaneName::Ipvs, plane(7, false), None, "not looked at yet"),
         (PlaneName::Ipvs, failing(FailureReason::Refused), None, "it could not be removed"),
         (PlaneName::Ipvs, failing(FailureReason::Ledger), name.clone(), "the ledger is not the kernel"),
-        (PlaneName::Sysctl, failing(FailureReason::NotManaged), name.clone(), "settings stay"),
-        (PlaneName::Ipvs, missing, name, "where there is no table nothing is in it"),
+        (PlaneName::Sysctl, failing(FailureReason::NotManaged), name, "settings stay"),
+        (PlaneName::Ipvs, missing, None, "it cannot say what is there"),
     ];
     for (plane, said, wanted, why) in table {
         assert_eq!(flushed(&report(Some((plane, said))), Vec::new(), None), wanted, "{why}");

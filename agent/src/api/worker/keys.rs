@@ -35,6 +35,10 @@ impl Worker {
     pub(super) fn name_keys(&mut self) {
         let Some(mut book) = self.secrets.book().filter(|_| self.source.is_started()) else { return };
         let (told, _) = self.source.told();
+        // A flush may be taken back: what was in force is needed then, whatever has become of its Secret.
+        if told.director.flush.is_some() {
+            return;
+        }
         book.want(told.director.vrrp.iter().flat_map(key::named_by).collect::<BTreeSet<_>>());
     }
 
