@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Version of frames and messages. Host and machine must agree; a client that meets another one starts the machine anew.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The executor's first words, and what a client learns of the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,15 @@ pub enum Request {
     Run(Command),
     /// Write a file; its contents follow as input.
     Put {
+        /// Absolute path; missing directories are made.
+        path: String,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Copy a file of the host, which the machine sees, into its own memory.
+    Copy {
+        /// Absolute path on the host, whether the machine hides it or not.
+        from: String,
         /// Absolute path; missing directories are made.
         path: String,
         /// Permission bits.

@@ -1,7 +1,7 @@
 //! Files between host and machine.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
@@ -71,6 +71,34 @@ pub(super) async fn put(path: &str, mode: u32, client: &Client, inbox: &mut mpsc
     }
     drop(file);
     finished(fs::rename(temporary(Path::new(path)), path).with_context(|| format!("naming {path}")))
+}
+
+/// Bytes of one read of the host's files: each is a round trip.
+const COPY_READ: usize = 512 << 10;
+
+/// Copies a file of the host, past what the machine has mounted over it; it appears at its place when it is complete.
+pub(super) async fn copy(from: String, path: String, mode: u32) -> Done {
+    let copied = tokio::task::spawn_blocking(move || {
+        copy_from(Path::new(HOST_VIEW), &from, &path, mode)
+            .inspect_err(|_| drop(fs::remove_file(temporary(Path::new(&path)))))
+    });
+    finished(copied.await.unwrap_or_else(|error| Err(error.into())))
+}
+
+fn copy_from(view: &Path, from: &str, path: &str, mode: u32) -> Result<()> {
+    let real = view.join(absolute(from)?.strip_prefix("/")?);
+    let mut source = fs::File::open(real).with_context(|| format!("opening {from} of the host"))?;
+    let mut file = create(path, mode)?;
+    let mut buffer = vec![0; COPY_READ];
+    loop {
+        let length = source.read(&mut buffer).with_context(|| format!("reading {from} of the host"))?;
+        if length == 0 {
+            break;
+        }
+        file.write_all(&buffer[..length]).with_context(|| format!("writing {path}"))?;
+    }
+    drop(file);
+    fs::rename(temporary(Path::new(path)), path).with_context(|| format!("naming {path}"))
 }
 
 fn temporary(path: &Path) -> PathBuf {
@@ -216,4 +244,27 @@ fn expose_one(path: &Path, shared: &Shared) -> Result<()> {
         .with_context(|| format!("showing {} of the host", path.display()))?;
     exposed.push(path.to_owned());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_the_host_is_copied_whole_or_not_at_all() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let view = base.path().join("host");
+        fs::create_dir_all(view.join("opt")).expect("writable");
+        let contents: Vec<u8> = (0..COPY_READ * 2 + 7).map(|at| (at % 251) as u8).collect();
+        fs::write(view.join("opt/tool"), &contents).expect("writable");
+        let to = base.path().join("programs/set/tool");
+        let at = to.to_str().expect("UTF-8");
+        copy_from(&view, "/opt/tool", at, 0o755).expect("copied");
+        assert_eq!(fs::read(&to).expect("there"), contents);
+        assert_eq!(fs::metadata(&to).expect("there").permissions().mode() & 0o111, 0o111);
+        for (from, at) in [("/opt/none", at), ("/../opt/tool", at), ("opt/tool", at), ("/opt/tool", "tool")] {
+            copy_from(&view, from, at, 0o755).expect_err("refused");
+        }
+        assert_eq!(fs::read(&to).expect("what was there stays"), contents);
+    }
 }
