@@ -11,6 +11,7 @@ mod endpoints;
 mod flush;
 mod follower;
 mod machine;
+mod rights;
 mod running;
 mod secrets;
 mod source;
@@ -41,6 +42,7 @@ fn against_a_real_api_server() {
     if machine::can_run() {
         parts.push(("a machine is told by the API", running::a_machine_is_told));
         parts.push(("keys of a group in Secrets", secrets::keys_of_a_group));
+        parts.push(("each right of an agent is missed", rights::each_right_is_missed));
     }
     let mut cluster = Cluster::start().expect("a cluster with the operator");
     for (name, part) in parts {

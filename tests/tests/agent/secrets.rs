@@ -70,6 +70,7 @@ pub(crate) fn keys_of_a_group(cluster: &mut Cluster) -> Result<()> {
         .and_then(|()| refused(cluster, &machine, &first))
         .and_then(|()| replaced(cluster, &machine, &first))
         .and_then(|()| removed(cluster, &machine, &first))
+        .and_then(|()| kept_by_a_flush(cluster, &machine, &first, &directory))
         .with_context(|| first.log())?;
     let second = without_api_server(cluster, &machine, first, &kubeconfig, &directory)?;
     nothing_shows_them(cluster, &machine, &second, &directory)?;
@@ -215,6 +216,36 @@ fn removed(cluster: &Cluster, machine: &Machine, agent: &Agent) -> Result<()> {
         Ok(())
     })?;
     Ok(())
+}
+
+/// A flush takes the group away and not its key: when it is taken back, the key is in force, though its Secret has gone meanwhile.
+fn kept_by_a_flush(cluster: &Cluster, machine: &Machine, agent: &Agent, directory: &Path) -> Result<()> {
+    let flush = |operations: &str| {
+        cluster.server.kubectl_ok(["patch", "dc", DIRECTOR, "--type=json", "-p", operations]).map(drop)
+    };
+    // It would take the flush back.
+    cluster.operator.signal(libc::SIGSTOP);
+    let flushed = flush(r#"[{"op":"add","path":"/spec/flush","value":"by-hand"}]"#).and_then(|()| {
+        cluster.kubectl(&format!("delete secret vrrp -n {NAMESPACE}"))?;
+        eventually("it is empty", || {
+            let config = cluster.get(&format!("dc {DIRECTOR}"))?;
+            ensure!(config["status"]["flushed"] == "by-hand", "{config}");
+            Ok(())
+        })?;
+        ensure!(!machine.addresses("eth0")?.contains(ADDRESS));
+        ensure!(fs::read_to_string(directory.join(FILE))?.contains(KEYS[1].1), "the key is gone");
+        flush(r#"[{"op":"remove","path":"/spec/flush"}]"#)
+    });
+    cluster.operator.signal(libc::SIGCONT);
+    flushed?;
+    eventually("it has everything again", || {
+        ensure!(machine.addresses("eth0")?.contains(ADDRESS));
+        let group = seen(machine, agent, "keyed")?;
+        ensure!(group["state"] == "Active" && group["secrets"][0]["inForce"] == true, "{group}");
+        Ok(())
+    })?;
+    ensure!(is_signed_with(&machine.advertisement("eth0")?, KEYS[1].0)?);
+    cluster.apply(&secret("vrrp", KEYS[1].0))
 }
 
 /// An agent that starts without an API server has the key.
