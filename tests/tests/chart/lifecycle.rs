@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::cluster::Cluster;
 
 /// See the README beside it.
-const OLDER: &str = "tests/tests/chart/fixtures/bascule-0.0.9.tgz";
+pub(crate) const OLDER: &str = "tests/tests/chart/fixtures/bascule-0.0.9.tgz";
 /// Without the hook: no kubelet would run its Job here.
 const UNINSTALL: [&str; 5] = ["uninstall", "bascule", "--no-hooks", "--namespace", NAMESPACE];
 /// A kind that the older chart does not have.

@@ -11,6 +11,7 @@ mod lifecycle;
 mod plain;
 mod pods;
 mod render;
+mod schemas;
 
 use std::time::Instant;
 
