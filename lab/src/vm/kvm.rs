@@ -15,6 +15,8 @@ use super::find::Kernel;
 
 /// How long the test boot may take. With working hardware virtualisation it takes less than two seconds.
 const PATIENCE: Duration = Duration::from_secs(12);
+/// How long it may be silent at first: the kernel's first line comes within half a second where it works, and never where it hangs.
+const SILENCE: Duration = Duration::from_secs(4);
 
 /// What came out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +124,7 @@ fn test_boot(qemu: &Path, kernel: &Kernel) -> Verdict {
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break Some(status),
-            Ok(None) if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(20)),
+            Ok(None) if start.elapsed() < patience(&said) => std::thread::sleep(Duration::from_millis(20)),
             Ok(None) | Err(_) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -138,6 +140,9 @@ fn test_boot(qemu: &Path, kernel: &Kernel) -> Verdict {
         return Verdict::Works { millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX) };
     }
     let reason = match status {
+        None if text.is_empty() => {
+            format!("a test boot with /dev/kvm said nothing within {} s", SILENCE.as_secs())
+        }
         None => format!("a test boot with /dev/kvm did not end within {} s", PATIENCE.as_secs()),
         Some(status) => {
             let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no word");
@@ -145,6 +150,11 @@ fn test_boot(qemu: &Path, kernel: &Kernel) -> Verdict {
         }
     };
     Verdict::Broken { reason }
+}
+
+/// How long it may take, by what it has said until now.
+fn patience(said: &Mutex<Vec<u8>>) -> Duration {
+    if said.lock().expect("readers do not panic").is_empty() { SILENCE } else { PATIENCE }
 }
 
 /// Reads a stream to its end and keeps the first 256 KiB.
