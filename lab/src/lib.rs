@@ -18,6 +18,7 @@ pub mod fault;
 mod import;
 pub mod inspect;
 pub mod programs;
+mod random;
 mod report;
 pub mod run;
 pub mod scenario;

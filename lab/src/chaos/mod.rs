@@ -10,7 +10,6 @@ mod hunt;
 mod menu;
 mod plan;
 mod plant;
-mod random;
 mod reduce;
 mod session;
 mod site;

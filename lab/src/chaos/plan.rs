@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::menu::{Effect, Part};
-use super::random::Random;
+use crate::random::Random;
 use crate::scenario::{Fault, Span};
 
 /// The most faults of a plan: a scenario has at most 256 steps, and each fault takes up to ten.

@@ -24,6 +24,7 @@ use crate::canary::Canary;
 use crate::expect::holders::History;
 use crate::expect::{Finding, Span, Verdict, worst};
 use crate::fault::{self, AGENT, Played, Restart};
+use crate::random::Random;
 use crate::scenario::step::{Action, Apply, Exec as ExecStep, RestartAgent, RestartHow};
 use crate::scenario::{Fault, Scenario, Step};
 use crate::world::{Exec, World, now};
@@ -59,7 +60,7 @@ pub(super) struct Player<'a> {
     pub(super) loads: BTreeMap<String, Load>,
     pub(super) captures: Vec<Capture>,
     pub(super) clock: WallClock,
-    pub(super) random: u64,
+    pub(super) random: Random,
     pub(super) dumps: &'a mut Dumps,
 }
 
@@ -250,11 +251,7 @@ impl Player<'_> {
 
     /// A random part of a tenth of a second, so that faults do not always fall on the same phase of everybody's timers.
     fn pause(&mut self) {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        std::thread::sleep(Duration::from_micros((z ^ (z >> 31)) % 100_000));
+        std::thread::sleep(self.random.time_below(Duration::from_millis(100)));
     }
 
     fn restart_agent(&mut self, restart: &RestartAgent) -> Result<()> {

@@ -29,6 +29,7 @@ use crate::expect::Span;
 use crate::expect::holders::History;
 use crate::fault::{self, Played, Restart};
 use crate::programs::clock;
+use crate::random::Random;
 use crate::scenario::{Fault, Scenario, Step, load, recorded, shipped};
 use crate::world::{Event, Watched, World, WorldDir, now, wallclock};
 
@@ -326,7 +327,7 @@ fn set_up_and_play(
         loads: BTreeMap::new(),
         captures: recorded_links,
         clock: WallClock::now(),
-        random: result.seed,
+        random: Random::new(result.seed),
         dumps,
     };
     result.started_unix_ns = clock::realtime_ns().saturating_sub(now().saturating_sub(line.start()));

@@ -16,6 +16,8 @@ use super::{Bench, BenchArgs, peer};
 use sample::Sample;
 use side::{Side, Site};
 
+use crate::random::Random;
+
 /// Time between two pings.
 pub(super) const PROBE: Duration = Duration::from_millis(10);
 /// Link loss is to take at most this part of the peer's time,
@@ -146,7 +148,7 @@ fn at(
     for side in &mut sides {
         side.await_ready()?;
     }
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut samples: Vec<Samples> =
         events.iter().map(|event| Samples { event: *event, ours: Vec::new(), peer: Vec::new() }).collect();
     let (begun, rounds) = (Instant::now(), args.runs);
@@ -158,7 +160,7 @@ fn at(
                 let number = (number + round as usize) % sides.len();
                 let side = &mut sides[number];
                 side.await_ready()?;
-                bench.pause(random.below(interval))?;
+                bench.pause(random.time_below(interval))?;
                 let sample = side.play(of.event).with_context(|| {
                     format!("{label}, run {round}, {} of {}", of.event.short(), side.name())
                 })?;
@@ -216,41 +218,4 @@ fn compare(
         }
     }
     Ok(comparisons)
-}
-
-/// A small generator of pseudo-random numbers (splitmix64): the phase of each event.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A time below a limit.
-    fn below(&mut self, limit: Duration) -> Duration {
-        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1);
-        Duration::from_nanos(self.next() % limit)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn phases_are_spread_over_the_interval() {
-        let mut random = Random(7);
-        let limit = Duration::from_secs(1);
-        let phases: Vec<Duration> = (0..1000).map(|_| random.below(limit)).collect();
-        assert!(phases.iter().all(|phase| *phase < limit));
-        for tenth in 0..10 {
-            let range = limit * tenth / 10..limit * (tenth + 1) / 10;
-            let count = phases.iter().filter(|phase| range.contains(phase)).count();
-            assert!((50..200).contains(&count), "{count} of 1000 in tenth {tenth}");
-        }
-    }
 }

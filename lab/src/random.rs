@@ -4,10 +4,10 @@ use std::time::Duration;
 
 /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -20,19 +20,24 @@ impl Random {
     }
 
     /// A number below `bound`; 0 if that is 0.
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }
 
     /// A length from `least` to `most`, both included, in whole milliseconds.
-    pub(super) fn between(&mut self, least: Duration, most: Duration) -> Duration {
+    pub(crate) fn between(&mut self, least: Duration, most: Duration) -> Duration {
         let milliseconds = |length: Duration| u64::try_from(length.as_millis()).unwrap_or(u64::MAX / 2);
         let room = milliseconds(most).saturating_sub(milliseconds(least));
         Duration::from_millis(milliseconds(least) + self.below(room + 1))
     }
 
+    /// A time below a limit.
+    pub(crate) fn time_below(&mut self, limit: Duration) -> Duration {
+        Duration::from_nanos(self.below(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// The index of one of several, each as likely as its weight says; none where all weights are 0.
-    pub(super) fn choose(&mut self, weights: &[u32]) -> Option<usize> {
+    pub(crate) fn choose(&mut self, weights: &[u32]) -> Option<usize> {
         let sum: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
         let mut left = (sum > 0).then(|| self.below(sum))?;
         for (index, weight) in weights.iter().enumerate() {
@@ -62,6 +67,19 @@ mod tests {
             assert!(drawn.contains(&Duration::from_millis(milliseconds)), "{milliseconds}");
         }
         assert!(drawn.iter().all(|length| (5..=9).contains(&length.as_millis())));
+    }
+
+    #[test]
+    fn phases_are_spread_over_the_interval() {
+        let mut random = Random::new(7);
+        let limit = Duration::from_secs(1);
+        let phases: Vec<Duration> = (0..1000).map(|_| random.time_below(limit)).collect();
+        assert!(phases.iter().all(|phase| *phase < limit));
+        for tenth in 0..10 {
+            let range = limit * tenth / 10..limit * (tenth + 1) / 10;
+            let count = phases.iter().filter(|phase| range.contains(phase)).count();
+            assert!((50..200).contains(&count), "{count} of 1000 in tenth {tenth}");
+        }
     }
 
     #[test]
