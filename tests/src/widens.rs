@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 /// What cannot be changed without another version: another value is another meaning.
-const SAME: [&str; 7] = [
+const SAME: [&str; 17] = [
     "type",
     "format",
     "default",
@@ -13,6 +13,17 @@ const SAME: [&str; 7] = [
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-map-type",
+    "x-kubernetes-embedded-resource",
+    // Which of two of these takes more nobody can say in general. Ours have none.
+    "oneOf",
+    "anyOf",
+    "allOf",
+    "not",
+    "multipleOf",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "uniqueItems",
 ];
 const AT_MOST: [&str; 4] = ["maxLength", "maxItems", "maxProperties", "maximum"];
 const AT_LEAST: [&str; 4] = ["minLength", "minItems", "minProperties", "minimum"];
@@ -33,6 +44,18 @@ pub fn narrowed(older: &Value, newer: &Value) -> Vec<String> {
             found.push(format!("{at} is no longer served"));
             continue;
         };
+        if version["subresources"] != now["subresources"] {
+            found.push(format!(
+                "{at}: subresources were {}, are {}",
+                version["subresources"], now["subresources"]
+            ));
+        }
+        // Agents of the older version ask by them.
+        for field in list(&version["selectableFields"]) {
+            if !list(&now["selectableFields"]).any(|one| one == field) {
+                found.push(format!("{at}: {} can no longer be selected by", field["jsonPath"]));
+            }
+        }
         let [before, now] = [version, now].map(|one| &one["schema"]["openAPIV3Schema"]);
         schema(&at, before, now, &mut found);
     }
@@ -196,6 +219,14 @@ mod tests {
         let mut newer = older.clone();
         newer["spec"]["versions"][0]["served"] = json!(false);
         assert_eq!(narrowed(&older, &newer), ["things.bascule.dev: v1alpha1 is no longer served"]);
+        let mut older = older;
+        older["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.director"}]);
+        let mut newer = older.clone();
+        newer["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.other"}]);
+        assert_eq!(
+            narrowed(&older, &newer),
+            ["things.bascule.dev: v1alpha1: \".spec.director\" can no longer be selected by"]
+        );
         let mut newer = older.clone();
         newer["spec"]["scope"] = json!("Cluster");
         assert_eq!(narrowed(&older, &newer), ["things.bascule.dev: /spec/scope is another one"]);

@@ -49,6 +49,8 @@ struct Cached {
     kernel: String,
     device: (u64, u32, u32),
     verdict: Verdict,
+    /// How many test boots in a row said nothing. One may have been slow; the second one is believed for good.
+    silent: u8,
 }
 
 /// The verdict on this computer, from the cache when nothing that matters has changed since the last test boot.
@@ -73,21 +75,26 @@ pub fn verdict(dir: &StateDir, qemu: &Path, kernel: &Kernel) -> Verdict {
         Ok((boot_id, (program.size(), program.mtime()), (device.rdev(), device.uid(), device.gid())))
     };
     let Ok((boot_id, program, device)) = identity() else {
-        return test_boot(qemu, kernel);
+        return test_boot(qemu, kernel).0;
     };
     let cache = dir.path().join("kvm.json");
     let known = fs::read(&cache).ok().and_then(|bytes| serde_json::from_slice::<Cached>(&bytes).ok());
+    let known = known.filter(|known| {
+        known.boot_id == boot_id
+            && known.qemu == program
+            && known.kernel == kernel.release
+            && known.device == device
+    });
+    let before = known.as_ref().map_or(0, |known| known.silent);
     if let Some(known) = known
-        && known.boot_id == boot_id
-        && known.qemu == program
-        && known.kernel == kernel.release
-        && known.device == device
+        && known.silent != 1
     {
         return known.verdict;
     }
-    let verdict = test_boot(qemu, kernel);
-    let cached =
-        Cached { boot_id, qemu: program, kernel: kernel.release.clone(), device, verdict: verdict.clone() };
+    let (verdict, was_silent) = test_boot(qemu, kernel);
+    let silent = if was_silent { before + 1 } else { 0 };
+    let (kernel, verdict) = (kernel.release.clone(), verdict);
+    let cached = Cached { boot_id, qemu: program, kernel, device, verdict: verdict.clone(), silent };
     if let Ok(bytes) = serde_json::to_vec(&cached) {
         // Without a cache the next call tests again.
         let _ = fs::write(cache, bytes);
@@ -96,14 +103,15 @@ pub fn verdict(dir: &StateDir, qemu: &Path, kernel: &Kernel) -> Verdict {
 }
 
 /// Boots the kernel without a root file system: it must come to its panic, and QEMU to its end, in time.
-fn test_boot(qemu: &Path, kernel: &Kernel) -> Verdict {
+/// And whether it ended because nothing was said.
+fn test_boot(qemu: &Path, kernel: &Kernel) -> (Verdict, bool) {
     let start = Instant::now();
     let mut command = Command::new(qemu);
     command
         .args(["-machine", "q35,accel=kvm", "-cpu", "host", "-m", "256M", "-smp", "1"])
         .args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio", "-kernel"])
         .arg(&kernel.image)
-        .args(["-append", "console=ttyS0 panic=-1"])
+        .args(["-append", "console=ttyS0 earlyprintk=serial,ttyS0 panic=-1"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -116,7 +124,7 @@ fn test_boot(qemu: &Path, kernel: &Kernel) -> Verdict {
     }
     let mut child = match command.spawn() {
         Ok(child) => child,
-        Err(error) => return Verdict::Broken { reason: format!("{}: {error}", qemu.display()) },
+        Err(error) => return (Verdict::Broken { reason: format!("{}: {error}", qemu.display()) }, false),
     };
     let said = Arc::new(Mutex::new(Vec::new()));
     let stdout = child.stdout.take().map(|stream| gather(stream, &said));
@@ -137,7 +145,8 @@ fn test_boot(qemu: &Path, kernel: &Kernel) -> Verdict {
     }
     let text = String::from_utf8_lossy(&said.lock().expect("readers do not panic")).into_owned();
     if text.contains("Linux version") && text.contains("Kernel panic") && status.is_some() {
-        return Verdict::Works { millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX) };
+        let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        return (Verdict::Works { millis }, false);
     }
     let reason = match status {
         None if text.is_empty() => {
@@ -149,7 +158,7 @@ fn test_boot(qemu: &Path, kernel: &Kernel) -> Verdict {
             format!("a test boot with /dev/kvm failed ({status}): {}", last.trim())
         }
     };
-    Verdict::Broken { reason }
+    (Verdict::Broken { reason }, status.is_none() && text.is_empty())
 }
 
 /// How long it may take, by what it has said until now.

@@ -43,8 +43,14 @@ pub struct Machine {
 /// What the kernel of an emulated machine is told. It takes the HPET for its clock, since nothing vouches for the TSC: each look at the
 /// time, of which every packet needs several, then leaves the guest under the emulator's big lock, and `clock_gettime` is a system call. But
 /// the emulated TSC is the host's clock on all processors. Nor has an emulator anything to mitigate, while each retpoline costs
-/// it two look-ups of translated code.
-const EMULATED: [&str; 3] = ["clocksource=tsc", "tsc=reliable", "mitigations=off"];
+/// it two look-ups of translated code. The drivers are those of devices that nothing here uses: udev would load them for seconds, KVM's alone
+/// for three.
+const EMULATED: [&str; 4] = [
+    "clocksource=tsc",
+    "tsc=reliable",
+    "mitigations=off",
+    "modprobe.blacklist=kvm_amd,kvm_intel,kvm,powernow_k8,acpi_cpufreq,ahci,sr_mod,iTCO_wdt,i6300esb,i2c_i801,lpc_ich,aesni_intel,psmouse,pcspkr",
+];
 
 impl Machine {
     /// Writes the script that the machine runs and gives the arguments of virtme-ng.

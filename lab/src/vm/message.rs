@@ -77,6 +77,8 @@ pub enum Request {
         path: String,
         /// Permission bits.
         mode: u32,
+        /// Its length in bytes: another one is refused.
+        length: u64,
     },
     /// Read a file or a whole directory.
     Get {

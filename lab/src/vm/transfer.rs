@@ -136,15 +136,16 @@ impl Vm {
     /// Brings a file of the host to a path of the machine: it copies what it sees itself, which is quicker than to send it. Where it
     /// does not see it (a file that only this user may read, say), it is sent.
     async fn bring(&mut self, from: &Path, to: &str) -> Result<()> {
-        if let Some(name) = from.to_str() {
-            let mode = fs::metadata(from)
-                .with_context(|| format!("looking at {}", from.display()))?
-                .permissions()
-                .mode()
-                & 0o777;
-            let request = Request::Copy { from: name.to_owned(), path: to.to_owned(), mode };
-            if self.simple(&request).await? == Done::Ok {
-                return Ok(());
+        // Without links: the machine would follow them in its own root.
+        let real = fs::canonicalize(from).with_context(|| format!("looking at {}", from.display()))?;
+        let metadata = fs::metadata(&real).with_context(|| format!("looking at {}", real.display()))?;
+        if let Some(name) = real.to_str() {
+            let mode = metadata.permissions().mode() & 0o777;
+            let request =
+                Request::Copy { from: name.to_owned(), path: to.to_owned(), mode, length: metadata.len() };
+            match self.simple(&request).await? {
+                Done::Ok => return Ok(()),
+                done => tracing::debug!("{name} is sent to the virtual machine: {done:?}"),
             }
         }
         self.put(from, to).await

@@ -27,7 +27,7 @@ fn in_front(service: &str, port: u16) -> String {
 }
 
 /// A slice of a Service; of each endpoint its address and whether it is `ready` or `finishing`.
-fn slice(service: &str, name: &str, endpoints: &[(&str, &str)]) -> String {
+pub(crate) fn slice(service: &str, name: &str, endpoints: &[(&str, &str)]) -> String {
     let endpoint = |(address, state): &(&str, &str)| {
         let ready = *state == "ready";
         json!({"addresses": [address], "conditions": {"ready": ready, "serving": true, "terminating": !ready}})

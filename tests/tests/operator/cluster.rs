@@ -104,14 +104,9 @@ impl Cluster {
                 }
             }
         }
-        for role in &roles {
-            // What was applied by others before would stay.
-            let (kind, meta) = (role["kind"].as_str().unwrap_or_default(), &role["metadata"]);
-            let namespace = meta["namespace"].as_str().map(|namespace| format!("-n {namespace}"));
-            let name = meta["name"].as_str().unwrap_or_default();
-            self.kubectl(&format!("delete {kind} {name} {}", namespace.unwrap_or_default()))?;
-        }
-        self.apply(&serde_json::json!({"apiVersion": "v1", "kind": "List", "items": roles}).to_string())?;
+        // In one step: at no moment it lacks more than this.
+        let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": roles}).to_string();
+        self.pipe(&["replace", "-f", "-"], &list)?;
         for (verb, resource) in asked {
             let call = format!(
                 "auth can-i {verb} {resource} -n {NAMESPACE} --as=system:serviceaccount:{NAMESPACE}:{account}"

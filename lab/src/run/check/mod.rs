@@ -99,7 +99,7 @@ impl Up {
             loads: BTreeMap::new(),
             captures: Vec::new(),
             clock: WallClock::now(),
-            random: now(),
+            random: crate::random::Random::new(now()),
             dumps: &mut dumps,
         };
         let mut result = ScenarioResult::new(&scenario, 0);

@@ -77,25 +77,29 @@ pub(super) async fn put(path: &str, mode: u32, client: &Client, inbox: &mut mpsc
 const COPY_READ: usize = 512 << 10;
 
 /// Copies a file of the host, past what the machine has mounted over it; it appears at its place when it is complete.
-pub(super) async fn copy(from: String, path: String, mode: u32) -> Done {
+pub(super) async fn copy(from: String, path: String, mode: u32, length: u64) -> Done {
     let copied = tokio::task::spawn_blocking(move || {
-        copy_from(Path::new(HOST_VIEW), &from, &path, mode)
+        copy_from(Path::new(HOST_VIEW), &from, &path, (mode, length))
             .inspect_err(|_| drop(fs::remove_file(temporary(Path::new(&path)))))
     });
     finished(copied.await.unwrap_or_else(|error| Err(error.into())))
 }
 
-fn copy_from(view: &Path, from: &str, path: &str, mode: u32) -> Result<()> {
+fn copy_from(view: &Path, from: &str, path: &str, (mode, length): (u32, u64)) -> Result<()> {
     let real = view.join(absolute(from)?.strip_prefix("/")?);
     let mut source = fs::File::open(real).with_context(|| format!("opening {from} of the host"))?;
     let mut file = create(path, mode)?;
-    let mut buffer = vec![0; COPY_READ];
+    let (mut buffer, mut copied) = (vec![0; COPY_READ], 0);
     loop {
-        let length = source.read(&mut buffer).with_context(|| format!("reading {from} of the host"))?;
-        if length == 0 {
+        let count = source.read(&mut buffer).with_context(|| format!("reading {from} of the host"))?;
+        if count == 0 {
             break;
         }
-        file.write_all(&buffer[..length]).with_context(|| format!("writing {path}"))?;
+        file.write_all(&buffer[..count]).with_context(|| format!("writing {path}"))?;
+        copied += count as u64;
+    }
+    if copied != length {
+        bail!("{from} of the host has {copied} bytes and not {length}");
     }
     drop(file);
     fs::rename(temporary(Path::new(path)), path).with_context(|| format!("naming {path}"))
@@ -259,12 +263,13 @@ mod tests {
         fs::write(view.join("opt/tool"), &contents).expect("writable");
         let to = base.path().join("programs/set/tool");
         let at = to.to_str().expect("UTF-8");
-        copy_from(&view, "/opt/tool", at, 0o755).expect("copied");
+        copy_from(&view, "/opt/tool", at, (0o755, contents.len() as u64)).expect("copied");
         assert_eq!(fs::read(&to).expect("there"), contents);
         assert_eq!(fs::metadata(&to).expect("there").permissions().mode() & 0o111, 0o111);
         for (from, at) in [("/opt/none", at), ("/../opt/tool", at), ("opt/tool", at), ("/opt/tool", "tool")] {
-            copy_from(&view, from, at, 0o755).expect_err("refused");
+            copy_from(&view, from, at, (0o755, contents.len() as u64)).expect_err("refused");
         }
+        copy_from(&view, "/opt/tool", at, (0o755, 7)).expect_err("another file than it is meant to be");
         assert_eq!(fs::read(&to).expect("what was there stays"), contents);
     }
 }

@@ -169,7 +169,7 @@ async fn serve(id: u32, mut inbox: mpsc::Receiver<Frame>, window: Arc<Semaphore>
             Err(error) => Done::Failed(format!("cannot read the request: {error}")),
             Ok(Request::Run(command)) => command::run(command, &client, &mut inbox, &shared).await,
             Ok(Request::Put { path, mode }) => files::put(&path, mode, &client, &mut inbox).await,
-            Ok(Request::Copy { from, path, mode }) => files::copy(from, path, mode).await,
+            Ok(Request::Copy { from, path, mode, length }) => files::copy(from, path, mode, length).await,
             Ok(Request::Get { path }) => files::get(&path, &client).await,
             Ok(Request::Has { path }) => files::has(&path),
             Ok(Request::Remove { path }) => files::remove(&path),
