@@ -15,8 +15,10 @@ use super::find::Kernel;
 
 /// How long the test boot may take. With working hardware virtualisation it takes less than two seconds.
 const PATIENCE: Duration = Duration::from_secs(12);
-/// How long it may be silent at first: the kernel's first line comes within half a second where it works, and never where it hangs.
+/// How long it may take to its kernel's first line, which comes within a second where it works, and never where it hangs.
 const SILENCE: Duration = Duration::from_secs(4);
+/// That line begins so.
+const BANNER: &str = "Linux version";
 
 /// What came out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +51,7 @@ struct Cached {
     kernel: String,
     device: (u64, u32, u32),
     verdict: Verdict,
-    /// How many test boots in a row said nothing. One may have been slow; the second one is believed for good.
+    /// In how many test boots in a row the kernel said nothing. One may have been slow; the second one is believed for good.
     silent: u8,
 }
 
@@ -103,7 +105,7 @@ pub fn verdict(dir: &StateDir, qemu: &Path, kernel: &Kernel) -> Verdict {
 }
 
 /// Boots the kernel without a root file system: it must come to its panic, and QEMU to its end, in time.
-/// And whether it ended because nothing was said.
+/// And whether it was ended because the kernel said nothing.
 fn test_boot(qemu: &Path, kernel: &Kernel) -> (Verdict, bool) {
     let start = Instant::now();
     let mut command = Command::new(qemu);
@@ -144,13 +146,13 @@ fn test_boot(qemu: &Path, kernel: &Kernel) -> (Verdict, bool) {
         let _ = reader.join();
     }
     let text = String::from_utf8_lossy(&said.lock().expect("readers do not panic")).into_owned();
-    if text.contains("Linux version") && text.contains("Kernel panic") && status.is_some() {
+    if text.contains(BANNER) && text.contains("Kernel panic") && status.is_some() {
         let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         return (Verdict::Works { millis }, false);
     }
     let reason = match status {
-        None if text.is_empty() => {
-            format!("a test boot with /dev/kvm said nothing within {} s", SILENCE.as_secs())
+        None if !text.contains(BANNER) => {
+            format!("the kernel of a test boot with /dev/kvm said nothing within {} s", SILENCE.as_secs())
         }
         None => format!("a test boot with /dev/kvm did not end within {} s", PATIENCE.as_secs()),
         Some(status) => {
@@ -158,12 +160,13 @@ fn test_boot(qemu: &Path, kernel: &Kernel) -> (Verdict, bool) {
             format!("a test boot with /dev/kvm failed ({status}): {}", last.trim())
         }
     };
-    (Verdict::Broken { reason }, status.is_none() && text.is_empty())
+    (Verdict::Broken { reason }, status.is_none() && !text.contains(BANNER))
 }
 
 /// How long it may take, by what it has said until now.
 fn patience(said: &Mutex<Vec<u8>>) -> Duration {
-    if said.lock().expect("readers do not panic").is_empty() { SILENCE } else { PATIENCE }
+    let said = String::from_utf8_lossy(&said.lock().expect("readers do not panic")).into_owned();
+    if said.contains(BANNER) { PATIENCE } else { SILENCE }
 }
 
 /// Reads a stream to its end and keeps the first 256 KiB.
