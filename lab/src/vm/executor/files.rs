@@ -259,7 +259,7 @@ mod tests {
         let base = tempfile::tempdir().expect("a temporary directory");
         let view = base.path().join("host");
         fs::create_dir_all(view.join("opt")).expect("writable");
-        let contents: Vec<u8> = (0..COPY_READ * 2 + 7).map(|at| (at % 251) as u8).collect();
+        let contents: Vec<u8> = (0..=250).cycle().take(COPY_READ * 2 + 7).collect();
         fs::write(view.join("opt/tool"), &contents).expect("writable");
         let to = base.path().join("programs/set/tool");
         let at = to.to_str().expect("UTF-8");
