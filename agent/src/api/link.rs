@@ -8,8 +8,8 @@ use super::heard::{Trouble, What};
 /// Being lost again within this time after it was said is not said again.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// A watch that was refused is tried again after a minute at most (`default_backoff` of kube's watcher: 30 s and as much of jitter), and nothing is heard where it is
-/// granted and nothing changes: after this time without another refusal it is.
+/// A watch that was refused is tried again after a minute at most (`default_backoff` of kube's watcher: 30 s and as much of jitter), and
+/// nothing is heard where it is granted and nothing changes: after this time without another refusal it is.
 const REFUSED_AGAIN: Duration = Duration::from_secs(90);
 
 /// How it stands, for the status and the metrics.
